@@ -1,0 +1,68 @@
+// Store: the one place where a study lives.
+//
+// Contract, kept by every implementation and tested by one suite over all of them (tests/controller/store_contract.h):
+//  - One Store object writes a file at a time. OpenSqliteStore takes an exclusive lock beside the file for as long as it
+//    lives; a second one gets an error that names the file and says that another controller holds it. The kernel
+//    releases the lock when the process dies, however it dies. Any number of read-only stores may be open meanwhile.
+//  - A call that returns has happened: it survives kill -9 of every process, and a power cut up to what the disk keeps
+//    of its promises. A call that fails has changed nothing.
+//  - Trials move waiting → running → complete | infeasible | failed, never back. A finished trial, its answers and its
+//    measurements never change again; an attempt to change them is an error that names the trial.
+//  - FinishTrial writes state, verdict and measurements in one transaction. AddAnswers is one transaction too; an answer
+//    already there (same stage, question and seed) is left as it is, so that a resumed trial may send it again.
+//  - Within a study at most one trial that is not failed has a given (kind, plan digest).
+//  - Reads see every write that returned before them.
+//  - Errors are values: a full disk, a file that is not a database or of a newer schema, a read-only folder. The message
+//    names the file. Nothing throws.
+//  - Thread-safe: any thread may call; calls are serialized.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "controller/study.h"
+
+namespace hproc::controller {
+
+class Store {
+ public:
+  virtual ~Store() = default;
+
+  // Names are unique within a store, 1 to 200 bytes of printable UTF-8.
+  virtual Result<Study> CreateStudy(const StudySpec& spec) = 0;
+  virtual Result<std::optional<Study>> FindStudy(std::string_view name) = 0;
+  virtual Result<std::vector<Study>> ListStudies() = 0;  // oldest first
+  virtual Result<void> SetStudyState(int64_t study_id, StudyState state) = 0;
+  virtual Result<void> SetStudyOutcome(int64_t study_id, const std::string& outcome_json) = 0;
+  virtual Result<void> SetStudyMeasure(int64_t study_id, const std::string& measure_json) = 0;
+
+  // Numbered from 0 within the study, in the order of the calls; state waiting.
+  virtual Result<Trial> AddTrial(int64_t study_id, const NewTrial& trial) = 0;
+  // waiting or running → running, with a new attempt.
+  virtual Result<int> StartAttempt(int64_t trial_id, const std::string& log_path) = 0;  // the attempt's number
+  virtual Result<void> EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict) = 0;
+  virtual Result<void> AddAnswers(int64_t trial_id, const std::vector<Answer>& answers) = 0;
+  // running → state, which is complete, infeasible or failed. Ends the open attempt too.
+  virtual Result<void> FinishTrial(int64_t trial_id, TrialState state, const Verdict& verdict,
+                                   const TrialMeasurements& measurements) = 0;
+
+  virtual Result<Trial> GetTrial(int64_t trial_id) = 0;
+  virtual Result<std::vector<Trial>> ListTrials(int64_t study_id) = 0;       // by number
+  virtual Result<std::vector<Answer>> ListAnswers(int64_t trial_id) = 0;     // by stage, question, seed
+};
+
+// For tests and dry runs.
+std::unique_ptr<Store> MakeMemoryStore();
+
+enum class OpenMode { kReadWrite, kReadOnly };
+
+// Creates the file and its schema where it does not exist (read-write only), migrates an older one.
+Result<std::unique_ptr<Store>> OpenSqliteStore(const std::filesystem::path& path, OpenMode mode);
+
+}  // namespace hproc::controller

@@ -1,0 +1,181 @@
+// What a study is made of: the words of the store, the JSON views and the search. Plain data; thread-compatible.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "evals/throughput.h"
+#include "quant/floors.h"
+#include "worker/protocol.h"
+
+namespace hproc::controller {
+
+// What a trial loads. Baselines are trials of the same study, judged by the same questions.
+enum class TrialKind { kPoint, kBaseline16Bit, kBaselineInt4 };
+
+// waiting ──▶ running ──▶ complete | infeasible | failed
+// States only move forward and the last three are frozen. A worker that dies of something that says nothing about the
+// point ends an attempt, not the trial: the trial stays running, gets a second attempt, and fails after that. A trial
+// found running by a controller that holds the study's lock is one whose controller died: it gets a further attempt.
+enum class TrialState { kWaiting, kRunning, kComplete, kInfeasible, kFailed };
+
+enum class Reason {
+  kNone,
+  // infeasible: a result, never retried
+  kOutOfMemory,
+  kGarbageOutput,
+  // failed: says nothing about the point
+  kCrash,
+  kHang,
+  kTimeout,
+  kKilled,
+  kHostOutOfMemory,
+  kContaminated,
+  kLoaderFault,
+  kProtocolError,
+  kDeviceLost,
+  kInterrupted,  // of an attempt: the controller stopped or died
+};
+
+std::string_view TrialKindName(TrialKind kind);    // "point", "baseline_16bit", "baseline_int4"
+std::string_view TrialStateName(TrialState state);  // "waiting", …
+std::string_view ReasonName(Reason reason);        // "none", "out_of_memory", …
+std::optional<TrialKind> TrialKindFromName(std::string_view name);
+std::optional<TrialState> TrialStateFromName(std::string_view name);
+std::optional<Reason> ReasonFromName(std::string_view name);
+
+// How a trial or an attempt ended.
+struct Verdict {
+  Reason reason = Reason::kNone;
+  std::string phase;          // where it ended: "load", "cache", "warmup", "probe", …; empty when complete
+  std::string device;         // the device that ran out
+  int64_t short_bytes = 0;    // what it lacked there
+  std::string message;        // one line for people: the tensor, the garbage rule, the signal
+
+  bool operator==(const Verdict&) const = default;
+};
+
+// How answers are produced and compared. Two studies with the same protocol digest may be charted together.
+struct EvalProtocol {
+  std::string task_id;         // "gsm8k/3.0", "wordmath/1"
+  std::string tasks_path;      // as given; not part of the digest
+  std::string tasks_sha256;
+  std::string shots_sha256;    // of the file the shots are drawn from; empty with 0 shots
+  int shots = 0;
+  int limit = 0;               // questions at most; 0: all
+  int seeds = 1;               // 1: greedy; more: sampled decoding under that many seeds
+  uint64_t order_seed = 1234;  // of the one order in which every trial meets the questions
+  int max_new_tokens = 420;
+
+  bool operator==(const EvalProtocol&) const = default;
+};
+
+// Everything that fixes a study. Written once.
+struct StudySpec {
+  std::string name;
+  std::string model_dir;
+  std::string fingerprint;  // of the checkpoint
+  worker::Deployment deployment;
+  int64_t memory_cap_bytes = 0;   // per device
+  int64_t headroom_bytes = 0;     // asked for beyond the target context and batch
+  std::string mode = "auto";      // "v2", "v2a", "auto"
+  std::string strategy = "predict";
+  quant::Floors lowest{.strict = 0.8, .lazy = 0.5, .head = 0.999};  // the operator's bounds
+  quant::Floors highest{.strict = 1, .lazy = 1, .head = 0.999};
+  double min_accuracy = 0;  // strict-match rate below which a point is not wanted; 0: no such bound
+  EvalProtocol eval;
+  std::string worker_version;
+  std::string device_name;
+
+  bool operator==(const StudySpec&) const = default;
+};
+
+enum class StudyState { kRunning, kInterrupted, kDone };
+std::string_view StudyStateName(StudyState state);
+std::optional<StudyState> StudyStateFromName(std::string_view name);
+
+struct Study {
+  int64_t id = 0;
+  StudySpec spec;
+  StudyState state = StudyState::kRunning;
+  std::string created_utc;   // RFC 3339
+  std::string outcome_json;  // what `tune --json` printed last; empty until done
+  std::string measure_json;  // result:measure of the rate table pass; empty until known
+};
+
+// One question answered by one trial. `question` is the index in the task file, not in the order.
+struct Answer {
+  std::string stage;  // "probe", "smoke", "screen", "full"
+  int question = 0;
+  int seed = 0;
+  std::string prompt_sha256;
+  std::string text;
+  std::string strict;    // extraction; "[invalid]" where there is none
+  std::string flexible;
+  bool strict_correct = false;
+  bool flexible_correct = false;
+  evals::FinishReason finish = evals::FinishReason::kEndToken;
+  int prompt_tokens = 0;
+  int generated_tokens = 0;
+
+  bool operator==(const Answer&) const = default;
+};
+
+// Sums over a trial's task answers (probes left out).
+struct AccuracyTally {
+  int total = 0;
+  int strict_correct = 0;
+  int flexible_correct = 0;
+  int invalid = 0;    // no strict extraction
+  int truncated = 0;  // ended by length or context
+  bool all_questions = false;  // false: stopped early, decides acceptance only and is never shown as accuracy
+
+  bool operator==(const AccuracyTally&) const = default;
+};
+
+// What a trial measured. Everything optional is null until its phase was reached.
+struct TrialMeasurements {
+  std::optional<worker::LoadResult> load;
+  std::optional<worker::MemoryEvent> memory;  // after warmup, or at the refusal
+  std::vector<worker::LedgerLine> predicted;
+  AccuracyTally accuracy;
+  std::vector<evals::ThroughputSample> throughput;
+  std::vector<std::pair<std::string, double>> phase_seconds;
+};
+
+struct NewTrial {
+  TrialKind kind = TrialKind::kPoint;
+  quant::Floors floors;
+  std::string plan_digest;
+  std::string plan_json;
+  int64_t predicted_bytes = 0;         // on the tightest device, everything counted
+  int64_t predicted_weight_bytes = 0;
+  double bits_per_weight = 0;
+  std::string purpose;  // why the search asked: "fit_edge_inside", "fit_edge_outside", "garbage_edge", "candidate", …
+};
+
+struct Attempt {
+  int number = 0;  // from 1
+  std::string started_utc;
+  std::string ended_utc;  // empty while it runs
+  Verdict verdict;
+  std::string log_path;   // the worker's stderr
+};
+
+struct Trial {
+  int64_t id = 0;   // of the row
+  int number = 0;   // within the study, from 0
+  int64_t study_id = 0;
+  NewTrial plan;
+  TrialState state = TrialState::kWaiting;
+  Verdict verdict;
+  std::vector<Attempt> attempts;
+  TrialMeasurements measured;
+  std::string created_utc;
+  std::string finished_utc;
+};
+
+}  // namespace hproc::controller

@@ -1,0 +1,43 @@
+#include "base/file.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+namespace hproc {
+namespace {
+
+std::filesystem::path TestFolder() {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / ("file_test" + std::to_string(::getpid()));
+  std::filesystem::create_directories(folder);
+  return folder;
+}
+
+TEST(WriteFileAtomically, ReplacesTheWholeFileAndLeavesNoTemporary) {
+  const std::filesystem::path folder = TestFolder();
+  ASSERT_TRUE(WriteFileAtomically(folder / "a", "a longer first version").ok());
+  ASSERT_TRUE(WriteFileAtomically(folder / "a", "second").ok());
+  EXPECT_EQ(*ReadFile(folder / "a", 100), "second");
+  int files = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder)) ++files;
+  EXPECT_EQ(files, 1);
+  std::filesystem::remove_all(folder);
+}
+
+TEST(WriteFileAtomically, NamesTheFolderThatIsMissing) {
+  const Result<void> written = WriteFileAtomically("/no/such/folder/file", "x");
+  ASSERT_FALSE(written.ok());
+  EXPECT_NE(written.error().message.find("/no/such/folder/file"), std::string::npos);
+}
+
+TEST(ReadFile, RefusesWhatIsMissingTooLargeOrNotAFile) {
+  const std::filesystem::path folder = TestFolder();
+  ASSERT_TRUE(WriteFileAtomically(folder / "a", "12345").ok());
+  EXPECT_FALSE(ReadFile(folder / "missing", 10).ok());
+  EXPECT_FALSE(ReadFile(folder / "a", 4).ok());
+  EXPECT_FALSE(ReadFile(folder, 10).ok());
+  EXPECT_EQ(*ReadFile(folder / "a", 5), "12345");
+  std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace hproc
