@@ -1,0 +1,183 @@
+#include "quant/matrix_quantizer.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "quant/channel_fit.h"
+#include "quant/half.h"
+
+namespace hproc::quant {
+namespace {
+
+// Centroids as stored: int8 or fp16.
+void AppendCentroids(const float* centroids, const XfpFormat& format, std::vector<uint8_t>& bytes) {
+  for (int k = 0; k < format.levels; ++k) {
+    if (format.centroids == Centroids::kInt8) {
+      bytes.push_back(static_cast<uint8_t>(static_cast<int8_t>(centroids[k])));
+    } else {
+      const uint16_t half = FloatToHalf(centroids[k]);
+      bytes.push_back(static_cast<uint8_t>(half & 255));
+      bytes.push_back(static_cast<uint8_t>(half >> 8));
+    }
+  }
+}
+
+template <typename To, typename From>
+void CopyAs(const std::vector<From>& values, std::byte* out) {
+  for (From value : values) {
+    const auto narrow = static_cast<To>(value);
+    std::memcpy(out, &narrow, sizeof(To));
+    out += sizeof(To);
+  }
+}
+
+}  // namespace
+
+void ChannelStats::Add(double cosine, double norm_ratio) {
+  if (channels == 0) min_norm_ratio = max_norm_ratio = norm_ratio;
+  ++channels;
+  min_cosine = std::min(min_cosine, cosine);
+  sum_cosine += cosine;
+  min_norm_ratio = std::min(min_norm_ratio, norm_ratio);
+  max_norm_ratio = std::max(max_norm_ratio, norm_ratio);
+}
+
+void ChannelStats::Add(const ChannelStats& other) {
+  if (other.channels == 0) return;
+  if (channels == 0) {
+    *this = other;
+    return;
+  }
+  channels += other.channels;
+  min_cosine = std::min(min_cosine, other.min_cosine);
+  sum_cosine += other.sum_cosine;
+  min_norm_ratio = std::min(min_norm_ratio, other.min_norm_ratio);
+  max_norm_ratio = std::max(max_norm_ratio, other.max_norm_ratio);
+}
+
+MatrixQuantizer::MatrixQuantizer(const TensorPlan& plan, std::span<const float> sample) : plan_(plan) {
+  HPROC_CHECK(plan.format.has_value(), "a kept tensor is not quantized");
+  layout_ = LayoutOf(plan.spec.rows, plan.spec.columns, *plan.format, plan.outliers);
+  if (plan.format->mode == Mode::kV2a) {
+    clusters_ = TrainClusters(sample, plan.spec.columns, plan.format->group_scales);
+    library_ = TrainLibrary(clusters_, plan.format->levels, plan.format->centroids);
+  }
+}
+
+void MatrixQuantizer::Encode(std::span<const float> values, Block& block) const {
+  const XfpFormat& format = *plan_.format;
+  const auto columns = static_cast<size_t>(plan_.spec.columns);
+  HPROC_CHECK(values.size() % columns == 0, "whole rows");
+  const size_t rows = values.size() / columns;
+  const auto row_bytes = static_cast<size_t>(CodeBytesPerRow(plan_.spec.columns, format.levels));
+  const double floor = LadderFloor(plan_.ladder_index);
+  block = Block{};
+  block.codes.resize(rows * row_bytes);
+  ChannelFitter channel_fitter;
+  LibraryFitter library_fitter(clusters_);
+  EncodedChannel encoded;
+  for (size_t r = 0; r < rows; ++r) {
+    const std::span<const float> row = values.subspan(r * columns, columns);
+    bool reached = false;
+    if (format.mode == Mode::kV2) {
+      channel_fitter.Reset(row);
+      reached = channel_fitter.FitToFloor(format.levels, format.centroids, floor);
+      channel_fitter.Encode(encoded);
+      const ChannelCode& code = channel_fitter.code();
+      AppendCentroids(code.centroids.data(), format, block.codebooks);
+      block.scales.push_back(code.scale);
+      block.stats.Add(code.cosine, code.norm_ratio);
+    } else {
+      library_fitter.Reset(row);
+      reached = library_fitter.FitToFloor(*library_, floor);
+      library_fitter.Encode(encoded);
+      const LibraryCode& code = library_fitter.code();
+      block.indices.insert(block.indices.end(), code.indices.begin(), code.indices.end());
+      block.scales.insert(block.scales.end(), code.scales.begin(), code.scales.end());
+      block.stats.Add(code.cosine, code.norm_ratio);
+    }
+    if (!reached && block.unreachable < 0) block.unreachable = static_cast<int64_t>(r);
+    PackRow(encoded.codes, format.levels, std::span(block.codes).subspan(r * row_bytes, row_bytes));
+    block.outlier_counts.push_back(static_cast<uint32_t>(encoded.outlier_columns.size()));
+    block.outlier_columns.insert(block.outlier_columns.end(), encoded.outlier_columns.begin(),
+                                 encoded.outlier_columns.end());
+    block.outlier_values.insert(block.outlier_values.end(), encoded.outlier_values.begin(),
+                                encoded.outlier_values.end());
+  }
+}
+
+Result<void> MatrixQuantizer::Store(int64_t first_row, const Block& block, std::span<std::byte> container) {
+  const XfpFormat& format = *plan_.format;
+  const auto rows = static_cast<int64_t>(block.outlier_counts.size());
+  HPROC_CHECK(first_row == stored_rows_ && first_row + rows <= plan_.spec.rows, "blocks in row order");
+  HPROC_CHECK(static_cast<int64_t>(container.size()) == layout_.total_bytes, "size of the container");
+  const auto new_outliers = static_cast<int64_t>(block.outlier_columns.size());
+  if (block.unreachable >= 0) {
+    return Error{plan_.spec.name + ": channel " + std::to_string(first_row + block.unreachable) +
+                 " cannot reach the floor of its plan; the plan belongs to another checkpoint"};
+  }
+  if (stored_outliers_ + new_outliers > plan_.outliers) {
+    return Error{plan_.spec.name + ": more outliers than the plan's " + std::to_string(plan_.outliers) +
+                 "; the plan belongs to another checkpoint"};
+  }
+  std::byte* base = container.data();
+  if (first_row == 0) std::memset(base, 0, container.size());  // gaps between sections too: equal plans, equal bytes
+  const int64_t row_bytes = CodeBytesPerRow(plan_.spec.columns, format.levels);
+  std::memcpy(base + layout_.codes + first_row * row_bytes, block.codes.data(), block.codes.size());
+  if (format.mode == Mode::kV2) {
+    std::memcpy(base + layout_.codebooks + first_row * format.levels * format.centroid_bytes(), block.codebooks.data(),
+                block.codebooks.size());
+  } else {
+    std::memcpy(base + layout_.indices + first_row * GroupsPerRow(plan_.spec.columns), block.indices.data(),
+                block.indices.size());
+  }
+  const int64_t scales_per_row = static_cast<int64_t>(block.scales.size()) / rows;
+  std::memcpy(base + layout_.scales + first_row * scales_per_row * 2, block.scales.data(), block.scales.size() * 2);
+  if (plan_.outliers > 0) {
+    int64_t before = stored_outliers_;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t row = first_row + r;
+      if (row % kOutlierRowBlock == 0) {
+        const auto start = static_cast<uint32_t>(before);
+        std::memcpy(base + layout_.outlier_starts + row / kOutlierRowBlock * 4, &start, 4);
+      }
+      before += block.outlier_counts[static_cast<size_t>(r)];
+    }
+    const int count_bytes = OutlierCountBytes(plan_.spec.columns);
+    std::byte* counts = base + layout_.outlier_counts + first_row * count_bytes;
+    if (count_bytes == 1) {
+      CopyAs<uint8_t>(block.outlier_counts, counts);
+    } else {
+      CopyAs<uint16_t>(block.outlier_counts, counts);
+    }
+    const int column_bytes = OutlierColumnBytes(plan_.spec.columns);
+    std::byte* outlier_columns = base + layout_.outlier_columns + stored_outliers_ * column_bytes;
+    if (column_bytes == 2) {
+      CopyAs<uint16_t>(block.outlier_columns, outlier_columns);
+    } else {
+      CopyAs<uint32_t>(block.outlier_columns, outlier_columns);
+    }
+    CopyAs<uint16_t>(block.outlier_values, base + layout_.outlier_values + stored_outliers_ * kOutlierValueBytes);
+  }
+  stored_rows_ += rows;
+  stored_outliers_ += new_outliers;
+  stats_.Add(block.stats);
+  return Ok();
+}
+
+Result<void> MatrixQuantizer::Finish(std::span<std::byte> container) {
+  HPROC_CHECK(stored_rows_ == plan_.spec.rows, "all rows stored");
+  if (stored_outliers_ != plan_.outliers) {
+    return Error{plan_.spec.name + ": " + std::to_string(stored_outliers_) + " outliers where the plan has " +
+                 std::to_string(plan_.outliers) + "; the plan belongs to another checkpoint"};
+  }
+  if (library_) {
+    std::vector<uint8_t> books;
+    for (const auto& book : library_->codebooks) AppendCentroids(book.data(), *plan_.format, books);
+    std::memcpy(container.data() + layout_.codebooks, books.data(), books.size());
+  }
+  return Ok();
+}
+
+}  // namespace hproc::quant

@@ -1,0 +1,108 @@
+// The rate table: for every tensor, mode and K, the outliers (hence the bytes) that any floor asks for.
+//
+// One pass over the checkpoint fills it; after that every pair of floors resolves to a plan and its bytes in
+// milliseconds (quant/plan.h), and the out-of-memory frontier is known before the first load. The numbers are not
+// estimates: quantize-on-load runs the same fits and stores the same outliers.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "quant/floors.h"
+#include "quant/library_fit.h"
+#include "quant/xfp_matrix.h"
+
+namespace hproc::quant {
+
+// One tensor of the model as the plan sees it; the experts of a projection in one layer are one tensor [E * out, in].
+struct TensorSpec {
+  std::string name;
+  Family family = Family::kKept;
+  int64_t rows = 0;
+  int64_t columns = 0;     // vectors: one row
+  int bytes_per_value = 2;  // as the checkpoint stores it: 2 or 4
+
+  int64_t weights() const { return rows * columns; }
+  int64_t kept_bytes() const { return weights() * bytes_per_value; }
+  bool operator==(const TensorSpec&) const = default;
+};
+
+// From `ladder_index` (quant/floors.h) up to the next step or to Candidate::highest.
+struct RateStep {
+  int ladder_index = 0;
+  int64_t outliers = 0;
+  float min_cosine = 1;     // the least over all channels
+  double mean_deficit = 0;  // mean over channels of 1 - cosine
+};
+
+// One way to store a tensor.
+struct Candidate {
+  XfpFormat format;
+  int highest = -1;             // highest ladder index every channel can reach; -1: none
+  std::vector<RateStep> steps;  // ascending; the first has ladder_index 0
+  const RateStep& StepAt(int ladder_index) const;
+};
+
+struct TensorRates {
+  TensorSpec spec;
+  std::vector<Candidate> candidates;  // empty for kept tensors
+};
+
+struct RateTable {
+  std::string fingerprint;  // of the checkpoint
+  std::vector<TensorRates> tensors;
+};
+
+// Which candidates a table holds.
+struct RateOptions {
+  bool v2 = true;
+  bool v2a = true;
+  bool group_scales = false;  // V2a with a scale per group
+  Centroids centroids = Centroids::kInt8;
+
+  bool operator==(const RateOptions&) const = default;
+};
+
+// Collects the rates of one tensor. Build from the sample first; then AddRows over all rows, from any number of
+// threads with one Accumulator each; then Finish. The result does not depend on how the rows were split.
+class TensorRateBuilder {
+ public:
+  // `sample`: the rows LibrarySampleRows(rows, columns) names, in order.
+  TensorRateBuilder(TensorSpec spec, const RateOptions& options, std::span<const float> sample);
+
+  class Accumulator;
+  std::unique_ptr<Accumulator> MakeAccumulator() const;
+  // `values`: whole rows, finite.
+  void AddRows(std::span<const float> values, Accumulator& accumulator) const;
+  TensorRates Finish(std::span<const std::unique_ptr<Accumulator>> accumulators) const;
+
+ private:
+  TensorSpec spec_;
+  std::vector<XfpFormat> formats_;
+  LibraryClusters clusters_;
+  std::vector<std::optional<Library>> libraries_;  // one a format; set for V2a
+};
+
+class TensorRateBuilder::Accumulator {
+ public:
+  ~Accumulator();
+
+ private:
+  friend class TensorRateBuilder;
+  explicit Accumulator(size_t formats);
+  struct PerFormat;
+  std::vector<PerFormat> formats_;
+};
+
+// A table as bytes and back. Decoding checks everything: the bytes may come from a disk that filled up half way.
+std::string EncodeRateTable(const RateTable& table);
+Result<RateTable> DecodeRateTable(std::string_view bytes);
+
+}  // namespace hproc::quant

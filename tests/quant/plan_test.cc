@@ -1,0 +1,112 @@
+#include "quant/plan.h"
+
+#include <gtest/gtest.h>
+
+namespace hproc::quant {
+namespace {
+
+Candidate MakeCandidate(int levels, int highest, std::vector<RateStep> steps, Mode mode = Mode::kV2) {
+  Candidate candidate;
+  candidate.format = {.mode = mode, .levels = levels, .centroids = Centroids::kInt8, .group_scales = false};
+  candidate.highest = highest;
+  candidate.steps = std::move(steps);
+  return candidate;
+}
+
+// One strict, one lazy and one kept tensor of 1000 x 640 with made-up rates.
+RateTable MakeTable() {
+  RateTable table;
+  table.fingerprint = "f";
+  for (Family family : {Family::kStrict, Family::kLazy}) {
+    TensorRates rates;
+    rates.spec = {.name = std::string(FamilyName(family)), .family = family, .rows = 1000, .columns = 640, .bytes_per_value = 2};
+    rates.candidates.push_back(MakeCandidate(4, LadderIndex(0.96),
+                                             {{.ladder_index = 0, .outliers = 0, .min_cosine = 0.93f, .mean_deficit = 0.06},
+                                              {.ladder_index = LadderIndex(0.935), .outliers = 20000, .min_cosine = 0.96f,
+                                               .mean_deficit = 0.04}}));
+    rates.candidates.push_back(MakeCandidate(
+        8, LadderIndex(0.98), {{.ladder_index = 0, .outliers = 0, .min_cosine = 0.98f, .mean_deficit = 0.016}}));
+    table.tensors.push_back(rates);
+  }
+  table.tensors.push_back({.spec = {.name = "norm", .family = Family::kKept, .rows = 1, .columns = 640, .bytes_per_value = 4},
+                           .candidates = {}});
+  return table;
+}
+
+int LevelsAt(const RateTable& table, double strict) {
+  const Plan plan = ResolvePlan(table, {.strict = strict, .lazy = 1, .head = 1}, ModePolicy::kAuto);
+  return plan.tensors[0].format ? plan.tensors[0].format->levels : 0;
+}
+
+TEST(ResolvePlan, TakesTheCheapestCandidateThatHoldsTheFloor) {
+  const RateTable table = MakeTable();
+  EXPECT_EQ(LevelsAt(table, 0.90), 4);
+  // K = 4 with 20,000 outliers: 160,000 + 82,000 bytes and more; K = 8 without: 240,000 + 10,000.
+  EXPECT_EQ(LevelsAt(table, 0.94), 4);
+  EXPECT_EQ(LevelsAt(table, 0.97), 8);
+  EXPECT_EQ(LevelsAt(table, 0.99), 0) << "kept where nothing holds the floor";
+}
+
+TEST(ResolvePlan, OneIsMetOnlyByKeeping) {
+  const Plan plan = ResolvePlan(MakeTable(), {.strict = 1, .lazy = 1, .head = 1}, ModePolicy::kAuto);
+  EXPECT_EQ(plan.total_bytes(), 2 * 1000 * 640 * 2 + 640 * 4);
+  EXPECT_EQ(plan.Digest(), KeptPlan(MakeTable()).Digest());
+}
+
+TEST(ResolvePlan, EachFamilyAnswersToItsOwnFloor) {
+  const Plan plan = ResolvePlan(MakeTable(), {.strict = 0.97, .lazy = 0.9, .head = 1}, ModePolicy::kAuto);
+  EXPECT_EQ(plan.tensors[0].format->levels, 8);
+  EXPECT_EQ(plan.tensors[1].format->levels, 4);
+  EXPECT_FALSE(plan.tensors[2].format.has_value());
+  const auto families = plan.Families();
+  EXPECT_EQ(families[static_cast<size_t>(Family::kKept)].bytes, 640 * 4);
+  EXPECT_EQ(families[static_cast<size_t>(Family::kStrict)].weights, 640000);
+}
+
+TEST(ResolvePlan, ObeysTheModePolicy) {
+  RateTable table = MakeTable();
+  table.tensors[0].candidates.push_back(MakeCandidate(
+      4, LadderIndex(0.97), {{.ladder_index = 0, .outliers = 0, .min_cosine = 0.97f, .mean_deficit = 0.02}}, Mode::kV2a));
+  const Floors floors{.strict = 0.96, .lazy = 0.9, .head = 1};
+  EXPECT_EQ(ResolvePlan(table, floors, ModePolicy::kAuto).tensors[0].format->mode, Mode::kV2a);
+  EXPECT_EQ(ResolvePlan(table, floors, ModePolicy::kV2).tensors[0].format->mode, Mode::kV2);
+  EXPECT_FALSE(ResolvePlan(table, floors, ModePolicy::kV2a).tensors[1].format.has_value());
+}
+
+TEST(PlanDigest, IsThatOfWhatIsStoredNotOfTheFloors) {
+  const RateTable table = MakeTable();
+  const Plan a = ResolvePlan(table, {.strict = 0.90, .lazy = 0.9, .head = 1}, ModePolicy::kAuto);
+  const Plan b = ResolvePlan(table, {.strict = 0.92, .lazy = 0.9, .head = 1}, ModePolicy::kAuto);
+  const Plan c = ResolvePlan(table, {.strict = 0.94, .lazy = 0.9, .head = 1}, ModePolicy::kAuto);
+  EXPECT_EQ(a.Digest(), b.Digest());
+  EXPECT_NE(a.Digest(), c.Digest());
+}
+
+TEST(PlanJson, ComesBackWhole) {
+  const Plan plan = ResolvePlan(MakeTable(), {.strict = 0.94, .lazy = 0.97, .head = 1}, ModePolicy::kAuto);
+  const Result<Plan> read = PlanFromJson(PlanToJson(plan));
+  ASSERT_TRUE(read.ok()) << read.error().message;
+  EXPECT_EQ(read->tensors, plan.tensors);
+  EXPECT_EQ(read->floors, plan.floors);
+}
+
+TEST(PlanJson, RefusesWhatDoesNotAddUp) {
+  const std::string json = PlanToJson(ResolvePlan(MakeTable(), {.strict = 0.94, .lazy = 0.97, .head = 1}, ModePolicy::kAuto));
+  const auto with = [&](std::string_view from, std::string_view to) {
+    std::string changed = json;
+    const size_t at = changed.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    changed.replace(at, from.size(), to);
+    return PlanFromJson(changed);
+  };
+  EXPECT_FALSE(with("\"rows\":1000", "\"rows\":1001").ok());  // digest
+  EXPECT_FALSE(with("\"rows\":1000", "\"rows\":-1").ok());
+  EXPECT_FALSE(with("\"levels\":4", "\"levels\":5").ok());
+  EXPECT_FALSE(with("\"family\":\"strict\"", "\"family\":\"loose\"").ok());
+  EXPECT_FALSE(with("\"outliers\":20000", "\"outliers\":\"many\"").ok());
+  EXPECT_FALSE(PlanFromJson("").ok());
+  EXPECT_FALSE(PlanFromJson("[]").ok());
+}
+
+}  // namespace
+}  // namespace hproc::quant
