@@ -1,0 +1,36 @@
+#include "kernels/matmul.h"
+
+#include "base/check.h"
+#include "kernels/matmul_backends.h"
+
+namespace hproc::kernels {
+
+MatmulCall WholeProduct(const Matrix& weight, const Activations& input, float* output) {
+  MatmulCall call;
+  call.weight = &weight;
+  call.rows = weight.rows;
+  call.input = &input;
+  call.tokens = input.tokens;
+  call.output = output;
+  call.output_stride = weight.rows;
+  return call;
+}
+
+void QuantizeActivations(const Context& context, const Activations& activations) {
+  HPROC_CHECK(activations.quantized != nullptr && activations.scales != nullptr, "room for rounded activations");
+  if (context.backend == Backend::kCpu) cpu::QuantizeActivations(context, activations);
+}
+
+void Matmul(const Context& context, std::span<const MatmulCall> calls) {
+  for (const MatmulCall& call : calls) {
+    HPROC_CHECK(call.weight->columns == call.input->columns, "columns of weight and input");
+    HPROC_CHECK(call.first_row >= 0 && call.first_row + call.rows <= call.weight->rows, "rows of the weight");
+    HPROC_CHECK(call.output_stride >= call.rows, "output stride");
+  }
+  switch (context.backend) {
+    case Backend::kReference: reference::Matmul(calls); return;
+    case Backend::kCpu: cpu::Matmul(context, calls); return;
+  }
+}
+
+}  // namespace hproc::kernels

@@ -1,0 +1,65 @@
+// Matrix products of activations with stored weights: y[t] = W x[t] for a few rows of W and a few tokens t.
+//
+// All that multiplies weights goes through here: projections, the head, and routed experts, which are row ranges of one
+// matrix with a list of tokens each. Several products that are ready at the same time are passed together and share one
+// parallel loop.
+//
+// Arithmetic of the CPU backend. Packed codes are expanded a few rows at a time into a tile that stays in cache, never
+// into a matrix. int8 centroids are multiplied with activations rounded to 14 bits and sign (one scale a token; the
+// error is below 1e-4 of the token's largest value) and summed as integers, so the result of a (row, token) pair is the same bits whatever
+// else is in the batch. Plain storage, fp16 centroids and group scales are multiplied in float32, in an order that
+// depends on the column count alone.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/context.h"
+#include "kernels/matrix.h"
+
+namespace hproc::kernels {
+
+// Rounded activations hold at most this in magnitude: 127 * 16383 * 1024 columns stay below 2^31.
+inline constexpr int kQuantizedActivationMax = 16383;
+inline constexpr int64_t kIntegerColumns = 1024;
+
+// Rows of rounded activations are padded with zeros to a multiple of this.
+inline constexpr int64_t kActivationPadding = quant::kUnitColumns;
+constexpr int64_t PaddedColumns(int64_t columns) {
+  return (columns + kActivationPadding - 1) / kActivationPadding * kActivationPadding;
+}
+
+// Activations [tokens, columns] in float32 and, once rounded, as whole numbers. A view of workspace memory.
+struct Activations {
+  int64_t tokens = 0;
+  int64_t columns = 0;
+  float* values = nullptr;       // [tokens, columns]
+  int16_t* quantized = nullptr;  // [tokens, PaddedColumns(columns)]
+  float* scales = nullptr;       // [tokens]: values = scale * quantized
+};
+
+// Fills `quantized` and `scales` from `values`. Not needed where every weight is plain; the reference backend ignores it.
+// Non-finite values round to zero with a non-finite scale, so that they show in the output.
+void QuantizeActivations(const Context& context, const Activations& activations);
+
+// One product: output[o(i)][r - first_row] = dot(weight row r, input token t(i)) for r in [first_row, first_row + rows)
+// and i in [0, tokens), where t(i) = input_tokens ? input_tokens[i] : i and o(i) likewise.
+struct MatmulCall {
+  const Matrix* weight = nullptr;
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  const Activations* input = nullptr;
+  int64_t tokens = 0;
+  const int32_t* input_tokens = nullptr;
+  const int32_t* output_rows = nullptr;
+  float* output = nullptr;
+  int64_t output_stride = 0;  // in floats
+};
+
+// The whole matrix times all tokens; output [tokens, weight.rows].
+MatmulCall WholeProduct(const Matrix& weight, const Activations& input, float* output);
+
+// Outputs of different calls must not overlap. Inputs with XFP weights must be rounded before.
+void Matmul(const Context& context, std::span<const MatmulCall> calls);
+
+}  // namespace hproc::kernels
