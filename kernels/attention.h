@@ -1,0 +1,66 @@
+// Causal attention of grouped heads over a cache of keys and values.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/context.h"
+#include "kernels/matrix.h"
+#include "kernels/sequence.h"
+
+namespace hproc::kernels {
+
+// Keys and values of one layer, [slot][kv head][position][head_dim] each, float32 or float16. float16 holds what
+// exceeds its range at its largest finite value.
+struct KvCache {
+  Storage storage = Storage::kFloat16;
+  void* keys = nullptr;
+  void* values = nullptr;
+  int64_t context = 0;  // positions a slot holds
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+
+  int64_t values_per_slot() const { return kv_heads * context * head_dim; }
+};
+
+// cosines[i] and sines[i] of position * inverse_frequencies[i], in float32 as the models were trained with.
+void RotaryAngles(int32_t position, std::span<const float> inverse_frequencies, float* cosines, float* sines);
+
+// Rotates the first 2 * pairs values of every head by its row's angles, value i with value i + pairs (the halves of the
+// rotated part, as in GPT-NeoX); the rest of the head stays.
+struct RotateCall {
+  float* values = nullptr;  // [rows, heads, head], in place
+  int64_t rows = 0;
+  int64_t heads = 0;
+  int64_t row_stride = 0;   // floats from row to row
+  int64_t head_stride = 0;  // and from head to head
+  int64_t pairs = 0;
+  const float* cosines = nullptr;  // [rows, pairs]
+  const float* sines = nullptr;
+};
+void Rotate(const Context& context, const RotateCall& call);
+
+// Writes keys and values of the pass into the cache.
+struct StoreKvCall {
+  std::span<const SequenceRun> runs;
+  const float* keys = nullptr;    // [rows, kv_heads * head_dim]
+  const float* values = nullptr;  // likewise
+  KvCache cache;
+};
+void StoreKeysValues(const Context& context, const StoreKvCall& call);
+
+// output[row] = softmax(query . keys * scale) values over positions [0, position of row], head by head; query head h
+// reads kv head h / (heads / kv_heads). The keys and values of the pass itself must be stored before.
+struct AttendCall {
+  std::span<const SequenceRun> runs;
+  const float* queries = nullptr;  // head h of a row at queries + row * query_stride + h * query_head_stride
+  int64_t query_stride = 0;
+  int64_t query_head_stride = 0;
+  int64_t heads = 0;
+  float scale = 1;
+  KvCache cache;
+  float* output = nullptr;  // [rows, heads * head_dim]
+};
+void Attend(const Context& context, const AttendCall& call);
+
+}  // namespace hproc::kernels

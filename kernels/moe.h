@@ -1,0 +1,60 @@
+// Routing of tokens to experts, and the small element-wise steps between the products of a feed-forward block.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/context.h"
+
+namespace hproc::kernels {
+
+// The `top` experts of each row by softmax probability (ties to the lower expert), and their probabilities divided by
+// their sum where `normalize`.
+struct RouteCall {
+  const float* logits = nullptr;  // [rows, experts]
+  int64_t rows = 0;
+  int64_t experts = 0;
+  int64_t top = 0;
+  bool normalize = true;
+  int32_t* chosen = nullptr;  // [rows, top]
+  float* weights = nullptr;   // [rows, top]
+};
+void Route(const Context& context, const RouteCall& call);
+
+// output = silu(gate) * up, rows of `columns`.
+struct SwiGluCall {
+  const float* gate = nullptr;
+  const float* up = nullptr;
+  int64_t input_stride = 0;  // of both
+  float* output = nullptr;   // [rows, columns]
+  int64_t rows = 0;
+  int64_t columns = 0;
+};
+void SwiGlu(const Context& context, const SwiGluCall& call);
+
+// values[row][head][i] *= sigmoid(gate[row][head][i]): the output gate of Qwen3.5's attention.
+struct SigmoidGateCall {
+  float* values = nullptr;  // [rows, heads, columns]
+  const float* gate = nullptr;
+  int64_t gate_row_stride = 0;
+  int64_t gate_head_stride = 0;
+  int64_t rows = 0;
+  int64_t heads = 0;
+  int64_t columns = 0;
+};
+void SigmoidGate(const Context& context, const SigmoidGateCall& call);
+
+// residual[row] += sum over k of weights[row][k] * routed[row * top + k] + sigmoid(shared_gate[row]) * shared[row].
+// `routed` or `shared` may be null, and `shared_gate` with them (the gate is then 1).
+struct CombineCall {
+  float* residual = nullptr;     // [rows, columns]
+  const float* routed = nullptr;  // [rows * top, columns]
+  const float* weights = nullptr;  // [rows, top]
+  int64_t top = 0;
+  const float* shared = nullptr;       // [rows, columns]
+  const float* shared_gate = nullptr;  // [rows]
+  int64_t rows = 0;
+  int64_t columns = 0;
+};
+void Combine(const Context& context, const CombineCall& call);
+
+}  // namespace hproc::kernels

@@ -1,0 +1,20 @@
+#include "kernels/norm.h"
+
+#include "base/check.h"
+#include "kernels/norm_backends.h"
+
+namespace hproc::kernels {
+
+void RmsNorm(const Context& context, const RmsNormCall& call) {
+  HPROC_CHECK(call.weight->rows * call.weight->columns == call.columns && call.weight->storage != Storage::kXfp,
+              "weight of a norm");
+  context.backend == Backend::kReference ? reference::RmsNorm(call) : cpu::RmsNorm(context, call);
+}
+
+void GatedRmsNorm(const Context& context, const GatedRmsNormCall& call) {
+  HPROC_CHECK(call.weight->rows * call.weight->columns == call.columns && call.weight->storage != Storage::kXfp,
+              "weight of a norm");
+  context.backend == Backend::kReference ? reference::GatedRmsNorm(call) : cpu::GatedRmsNorm(context, call);
+}
+
+}  // namespace hproc::kernels
