@@ -1,0 +1,485 @@
+#include "worker/engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/check.h"
+#include "kernels/gated_delta.h"
+#include "kernels/moe.h"
+#include "kernels/norm.h"
+
+namespace hproc::worker {
+namespace {
+
+using kernels::Activations;
+using kernels::DeviceMemory;
+using kernels::MatmulCall;
+using kernels::Matrix;
+using kernels::MemoryUse;
+using kernels::SequenceRun;
+using kernels::WholeProduct;
+
+// Hands out offsets of one arena. Regions that are never alive together start at the same mark.
+class ArenaPlan {
+ public:
+  int64_t Take(int64_t bytes) {
+    const int64_t at = end_;
+    end_ += DeviceMemory::Rounded(bytes);
+    most_ = std::max(most_, end_);
+    return at;
+  }
+  int64_t mark() const { return end_; }
+  void BackTo(int64_t mark) { end_ = mark; }
+  int64_t most() const { return most_; }
+
+ private:
+  int64_t end_ = 0;
+  int64_t most_ = 0;
+};
+
+// Offsets of an activation in the arena.
+struct ActivationPlace {
+  int64_t values = 0;
+  int64_t quantized = 0;
+  int64_t scales = 0;
+};
+
+ActivationPlace TakeActivations(ArenaPlan& plan, int64_t rows, int64_t columns) {
+  ActivationPlace place;
+  place.values = plan.Take(rows * columns * 4);
+  place.quantized = plan.Take(rows * kernels::PaddedColumns(columns) * 2);
+  place.scales = plan.Take(rows * 4);
+  return place;
+}
+
+struct AttentionPlaces {
+  int64_t query = 0, key = 0, value = 0;
+  ActivationPlace attended;
+};
+struct DeltaPlaces {
+  int64_t qkv = 0, z = 0, a = 0, b = 0;
+  ActivationPlace core;
+};
+struct MoePlaces {
+  int64_t logits = 0, chosen = 0, weights = 0, list_tokens = 0, list_rows = 0;
+  int64_t gate_up = 0, routed = 0, shared_gate = 0, shared_up = 0, shared_out = 0, gate = 0;
+  ActivationPlace hidden, shared_hidden;
+};
+
+}  // namespace
+
+// Where everything is, as offsets first and as pointers once the arena is there.
+struct Engine::Buffers {
+  int64_t residual = 0;
+  int64_t cosines = 0;
+  int64_t sines = 0;
+  int64_t mixed = 0;  // a block's output before it is added
+  ActivationPlace normed;
+  ActivationPlace last;  // rows whose logits are asked for
+  int64_t logits = 0;
+  std::vector<AttentionPlaces> attention;  // by layer
+  std::vector<DeltaPlaces> delta;
+  std::vector<MoePlaces> moe;
+  int64_t bytes = 0;
+  std::byte* base = nullptr;
+  std::vector<MatmulCall> calls;
+  std::vector<int32_t> expert_begin;
+
+  Buffers(const ModelSpec& spec, const EngineShape& shape) {
+    ArenaPlan plan;
+    const int64_t rows = shape.pass_tokens;
+    residual = plan.Take(rows * spec.hidden * 4);
+    normed = TakeActivations(plan, rows, spec.hidden);
+    mixed = plan.Take(rows * spec.hidden * 4);
+    int64_t pairs = 0;
+    for (const LayerSpec& layer : spec.layers) {
+      if (const auto* a = std::get_if<AttentionSpec>(&layer.mixer)) {
+        pairs = std::max(pairs, static_cast<int64_t>(a->inverse_frequencies.size()));
+      }
+    }
+    cosines = plan.Take(rows * pairs * 4);
+    sines = plan.Take(rows * pairs * 4);
+    const int64_t mark = plan.mark();
+    for (const LayerSpec& layer : spec.layers) {
+      plan.BackTo(mark);
+      AttentionPlaces at_attention;
+      DeltaPlaces at_delta;
+      if (const auto* a = std::get_if<AttentionSpec>(&layer.mixer)) {
+        at_attention.query = plan.Take(rows * a->query_columns() * 4);
+        at_attention.key = plan.Take(rows * a->kv_columns() * 4);
+        at_attention.value = plan.Take(rows * a->kv_columns() * 4);
+        at_attention.attended = TakeActivations(plan, rows, a->heads * a->head_dim);
+      } else {
+        const auto& d = std::get<GatedDeltaSpec>(layer.mixer);
+        at_delta.qkv = plan.Take(rows * d.conv_channels() * 4);
+        at_delta.z = plan.Take(rows * d.value_columns() * 4);
+        at_delta.a = plan.Take(rows * d.value_heads * 4);
+        at_delta.b = plan.Take(rows * d.value_heads * 4);
+        at_delta.core = TakeActivations(plan, rows, d.value_columns());
+      }
+      attention.push_back(at_attention);
+      delta.push_back(at_delta);
+
+      plan.BackTo(mark);
+      const MoeSpec& m = layer.feed_forward;
+      const int64_t routes = rows * m.experts_per_token;
+      MoePlaces at_moe;
+      at_moe.logits = plan.Take(rows * m.experts * 4);
+      at_moe.chosen = plan.Take(routes * 4);
+      at_moe.weights = plan.Take(routes * 4);
+      at_moe.list_tokens = plan.Take(routes * 4);
+      at_moe.list_rows = plan.Take(routes * 4);
+      at_moe.gate_up = plan.Take(routes * 2 * m.width * 4);
+      at_moe.hidden = TakeActivations(plan, routes, m.width);
+      at_moe.routed = plan.Take(routes * spec.hidden * 4);
+      if (m.shared_width > 0) {
+        at_moe.shared_gate = plan.Take(rows * m.shared_width * 4);
+        at_moe.shared_up = plan.Take(rows * m.shared_width * 4);
+        at_moe.shared_hidden = TakeActivations(plan, rows, m.shared_width);
+        at_moe.shared_out = plan.Take(rows * spec.hidden * 4);
+        at_moe.gate = plan.Take(rows * 4);
+      }
+      moe.push_back(at_moe);
+    }
+    plan.BackTo(mark);
+    last = TakeActivations(plan, shape.logit_rows, spec.hidden);
+    logits = plan.Take(shape.logit_rows * spec.vocabulary * 4);
+    bytes = plan.most();
+  }
+
+  float* Floats(int64_t offset) const { return reinterpret_cast<float*>(base + offset); }
+  int32_t* Ints(int64_t offset) const { return reinterpret_cast<int32_t*>(base + offset); }
+  Activations At(const ActivationPlace& place, int64_t rows, int64_t columns) const {
+    return {.tokens = rows, .columns = columns, .values = Floats(place.values),
+            .quantized = reinterpret_cast<int16_t*>(base + place.quantized), .scales = Floats(place.scales)};
+  }
+};
+
+namespace {
+
+int64_t KvValueBytes(kernels::Storage storage) { return storage == kernels::Storage::kFloat32 ? 4 : 2; }
+
+// Keys or values of one attention layer.
+int64_t KvBytes(const AttentionSpec& spec, const EngineShape& shape) {
+  return shape.slots * spec.kv_columns() * shape.context * KvValueBytes(shape.kv_storage);
+}
+int64_t ConvStateBytes(const GatedDeltaSpec& spec, const EngineShape& shape) {
+  return shape.slots * spec.conv_channels() * (spec.conv_kernel - 1) * 4;
+}
+int64_t DeltaStateBytes(const GatedDeltaSpec& spec, const EngineShape& shape) {
+  return shape.slots * spec.value_heads * spec.key_dim * spec.value_dim * 4;
+}
+int64_t Allocated(int64_t bytes) { return std::max(DeviceMemory::Rounded(bytes), DeviceMemory::kGranularity); }
+
+}  // namespace
+
+EngineBytes EngineBytesOf(const ModelSpec& spec, const EngineShape& shape) {
+  EngineBytes bytes;
+  for (const LayerSpec& layer : spec.layers) {
+    if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
+      bytes.kv_cache += 2 * Allocated(KvBytes(*attention, shape));
+    } else {
+      const auto& delta = std::get<GatedDeltaSpec>(layer.mixer);
+      bytes.state += Allocated(ConvStateBytes(delta, shape)) + Allocated(DeltaStateBytes(delta, shape));
+    }
+  }
+  bytes.activations = Allocated(Engine::BufferBytes(spec, shape));
+  return bytes;
+}
+
+int64_t Engine::BufferBytes(const ModelSpec& spec, const EngineShape& shape) { return Buffers(spec, shape).bytes; }
+
+Engine::Engine(const Model& model, const kernels::Context& context, DeviceMemory& memory, const EngineShape& shape)
+    : model_(model), context_(context), memory_(memory), shape_(shape) {
+  HPROC_CHECK(shape.slots >= 1 && shape.context >= 1 && shape.pass_tokens >= shape.slots, "shape of an engine");
+}
+
+Engine::~Engine() = default;
+
+void Engine::AllocateCache() {
+  const size_t layers = spec().layers.size();
+  keys_.resize(layers);
+  values_.resize(layers);
+  conv_states_.resize(layers);
+  delta_states_.resize(layers);
+  const auto zeroed = [&](int64_t bytes, MemoryUse use, const std::string& name) {
+    kernels::DeviceBuffer buffer = memory_.Allocate(bytes, use, name);
+    std::memset(buffer.data(), 0, static_cast<size_t>(buffer.bytes()));
+    return buffer;
+  };
+  for (size_t i = 0; i < layers; ++i) {
+    const std::string of_layer = " of layer " + std::to_string(i);
+    if (const auto* attention = std::get_if<AttentionSpec>(&spec().layers[i].mixer)) {
+      keys_[i] = zeroed(KvBytes(*attention, shape_), MemoryUse::kKvCache, "keys" + of_layer);
+      values_[i] = zeroed(KvBytes(*attention, shape_), MemoryUse::kKvCache, "values" + of_layer);
+    } else {
+      const auto& delta = std::get<GatedDeltaSpec>(spec().layers[i].mixer);
+      conv_states_[i] = zeroed(ConvStateBytes(delta, shape_), MemoryUse::kState, "convolution state" + of_layer);
+      delta_states_[i] = zeroed(DeltaStateBytes(delta, shape_), MemoryUse::kState, "delta state" + of_layer);
+    }
+  }
+}
+
+void Engine::AllocateActivations() {
+  buffers_ = std::make_unique<Buffers>(spec(), shape_);
+  arena_ = memory_.Allocate(buffers_->bytes, MemoryUse::kActivations, "activations");
+  buffers_->base = arena_.data();
+}
+
+void Engine::ResetSlot(int slot) {
+  HPROC_CHECK(slot >= 0 && slot < shape_.slots, "slot of the cache");
+  // Keys and values are read up to the sequence's own length only; state is carried on and must go.
+  for (size_t i = 0; i < spec().layers.size(); ++i) {
+    for (kernels::DeviceBuffer* buffer : {&conv_states_[i], &delta_states_[i]}) {
+      if (buffer->bytes() == 0) continue;
+      const auto& delta = std::get<GatedDeltaSpec>(spec().layers[i].mixer);
+      const int64_t per_slot = (buffer == &conv_states_[i] ? ConvStateBytes(delta, shape_) : DeltaStateBytes(delta, shape_)) / shape_.slots;
+      std::memset(buffer->data() + slot * per_slot, 0, static_cast<size_t>(per_slot));
+    }
+  }
+}
+
+void Engine::Norm(TensorRole role, int layer, int64_t rows) {
+  RmsNorm(context_, {.input = buffers_->Floats(buffers_->residual),
+                     .input_stride = spec().hidden,
+                     .output = buffers_->Floats(buffers_->normed.values),
+                     .output_stride = spec().hidden,
+                     .rows = rows,
+                     .columns = spec().hidden,
+                     .weight = &W(role, layer),
+                     .weight_offset = spec().norm_offset,
+                     .epsilon = spec().norm_epsilon});
+  Round(buffers_->At(buffers_->normed, rows, spec().hidden));
+}
+
+void Engine::Round(const Activations& activations) {
+  if (model_.has_packed()) QuantizeActivations(context_, activations);
+}
+
+void Engine::AddBias(TensorRole role, int layer, float* values, int64_t rows) {
+  const Matrix* bias = model_.Find(role, layer);
+  if (bias == nullptr) return;
+  std::vector<float> decoded(static_cast<size_t>(bias->columns));
+  DecodeMatrixRow(*bias, 0, decoded.data());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < bias->columns; ++c) values[r * bias->columns + c] += decoded[static_cast<size_t>(c)];
+  }
+}
+
+void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const SequenceRun> runs, int64_t rows) {
+  const AttentionPlaces& at = buffers_->attention[static_cast<size_t>(layer)];
+  const Activations normed = buffers_->At(buffers_->normed, rows, model_.spec().hidden);
+  float* query = buffers_->Floats(at.query);
+  float* key = buffers_->Floats(at.key);
+  float* value = buffers_->Floats(at.value);
+  const MatmulCall projections[] = {WholeProduct(W(TensorRole::kQuery, layer), normed, query),
+                                    WholeProduct(W(TensorRole::kKey, layer), normed, key),
+                                    WholeProduct(W(TensorRole::kValue, layer), normed, value)};
+  Matmul(context_, projections);
+  AddBias(TensorRole::kQueryBias, layer, query, rows);
+  AddBias(TensorRole::kKeyBias, layer, key, rows);
+  AddBias(TensorRole::kValueBias, layer, value, rows);
+
+  const int64_t head_stride = spec.head_dim * (spec.output_gate ? 2 : 1);  // [query, gate] a head
+  const auto pairs = static_cast<int64_t>(spec.inverse_frequencies.size());
+  const float* cosines = buffers_->Floats(buffers_->cosines);
+  const float* sines = buffers_->Floats(buffers_->sines);
+  const auto shape_heads = [&](TensorRole norm, float* heads, int64_t count, int64_t stride) {
+    if (spec.qk_norm) {
+      RmsNorm(context_, {.input = heads, .input_stride = stride, .output = heads, .output_stride = stride,
+                         .rows = rows * count, .columns = spec.head_dim, .weight = &W(norm, layer),
+                         .weight_offset = model_.spec().norm_offset, .epsilon = model_.spec().norm_epsilon});
+    }
+    Rotate(context_, {.values = heads, .rows = rows, .heads = count, .row_stride = count * stride,
+                      .head_stride = stride, .pairs = pairs, .cosines = cosines, .sines = sines});
+  };
+  shape_heads(TensorRole::kQueryNorm, query, spec.heads, head_stride);
+  shape_heads(TensorRole::kKeyNorm, key, spec.kv_heads, spec.head_dim);
+
+  const kernels::KvCache cache{.storage = shape_.kv_storage,
+                               .keys = keys_[static_cast<size_t>(layer)].data(),
+                               .values = values_[static_cast<size_t>(layer)].data(),
+                               .context = shape_.context,
+                               .kv_heads = spec.kv_heads,
+                               .head_dim = spec.head_dim};
+  StoreKeysValues(context_, {.runs = runs, .keys = key, .values = value, .cache = cache});
+  const Activations attended = buffers_->At(at.attended, rows, spec.heads * spec.head_dim);
+  Attend(context_, {.runs = runs, .queries = query, .query_stride = spec.query_columns(),
+                    .query_head_stride = head_stride, .heads = spec.heads,
+                    .scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim)), .cache = cache,
+                    .output = attended.values});
+  if (spec.output_gate) {
+    SigmoidGate(context_, {.values = attended.values, .gate = query + spec.head_dim,
+                           .gate_row_stride = spec.query_columns(), .gate_head_stride = head_stride, .rows = rows,
+                           .heads = spec.heads, .columns = spec.head_dim});
+  }
+  Round(attended);
+  float* mixed = buffers_->Floats(buffers_->mixed);
+  const MatmulCall output = WholeProduct(W(TensorRole::kOutput, layer), attended, mixed);
+  Matmul(context_, {&output, 1});
+  AddBias(TensorRole::kOutputBias, layer, mixed, rows);
+}
+
+void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const SequenceRun> runs, int64_t rows) {
+  const DeltaPlaces& at = buffers_->delta[static_cast<size_t>(layer)];
+  const Activations normed = buffers_->At(buffers_->normed, rows, model_.spec().hidden);
+  float* qkv = buffers_->Floats(at.qkv);
+  float* z = buffers_->Floats(at.z);
+  float* a = buffers_->Floats(at.a);
+  float* b = buffers_->Floats(at.b);
+  const MatmulCall projections[] = {WholeProduct(W(TensorRole::kDeltaQkv, layer), normed, qkv),
+                                    WholeProduct(W(TensorRole::kDeltaZ, layer), normed, z),
+                                    WholeProduct(W(TensorRole::kDeltaA, layer), normed, a),
+                                    WholeProduct(W(TensorRole::kDeltaB, layer), normed, b)};
+  Matmul(context_, projections);
+  CausalConvSilu(context_, {.runs = runs, .values = qkv, .channels = spec.conv_channels(), .kernel = spec.conv_kernel,
+                            .weight = &W(TensorRole::kDeltaConv, layer),
+                            .state = conv_states_[static_cast<size_t>(layer)].as<float>()});
+  const Activations core = buffers_->At(at.core, rows, spec.value_columns());
+  GatedDeltaRule(context_, {.runs = runs, .qkv = qkv, .a = a, .b = b, .a_log = &W(TensorRole::kDeltaALog, layer),
+                            .dt_bias = &W(TensorRole::kDeltaDtBias, layer), .key_heads = spec.key_heads,
+                            .value_heads = spec.value_heads, .key_dim = spec.key_dim, .value_dim = spec.value_dim,
+                            .state = delta_states_[static_cast<size_t>(layer)].as<float>(), .output = core.values});
+  GatedRmsNorm(context_, {.values = core.values, .gate = z, .rows = rows * spec.value_heads, .columns = spec.value_dim,
+                          .weight = &W(TensorRole::kDeltaNorm, layer), .epsilon = model_.spec().norm_epsilon});
+  Round(core);
+  const MatmulCall output =
+      WholeProduct(W(TensorRole::kDeltaOut, layer), core, buffers_->Floats(buffers_->mixed));
+  Matmul(context_, {&output, 1});
+}
+
+void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
+  const MoePlaces& at = buffers_->moe[static_cast<size_t>(layer)];
+  const int64_t hidden = model_.spec().hidden;
+  const int64_t top = spec.experts_per_token;
+  const int64_t routes = rows * top;
+  const Activations normed = buffers_->At(buffers_->normed, rows, hidden);
+  int32_t* chosen = buffers_->Ints(at.chosen);
+  float* weights = buffers_->Floats(at.weights);
+  float* gate = spec.shared_gate ? buffers_->Floats(at.gate) : nullptr;
+
+  MatmulCall first[2] = {WholeProduct(W(TensorRole::kRouter, layer), normed, buffers_->Floats(at.logits))};
+  if (spec.shared_gate) first[1] = WholeProduct(W(TensorRole::kSharedExpertGate, layer), normed, gate);
+  Matmul(context_, {first, spec.shared_gate ? size_t{2} : size_t{1}});
+  Route(context_, {.logits = buffers_->Floats(at.logits), .rows = rows, .experts = spec.experts, .top = top,
+                   .normalize = spec.normalize, .chosen = chosen, .weights = weights});
+
+  // The routes of each expert, in order of token: which input row, and which route they fill.
+  std::vector<int32_t>& begin = buffers_->expert_begin;
+  begin.assign(static_cast<size_t>(spec.experts) + 1, 0);
+  for (int64_t i = 0; i < routes; ++i) ++begin[static_cast<size_t>(chosen[i]) + 1];
+  for (size_t e = 0; e < static_cast<size_t>(spec.experts); ++e) begin[e + 1] += begin[e];
+  int32_t* list_tokens = buffers_->Ints(at.list_tokens);
+  int32_t* list_rows = buffers_->Ints(at.list_rows);
+  for (int64_t i = 0; i < routes; ++i) {
+    const auto place = static_cast<int64_t>(begin[static_cast<size_t>(chosen[i])]++);
+    list_tokens[place] = static_cast<int32_t>(i / top);
+    list_rows[place] = static_cast<int32_t>(i);
+  }
+  for (size_t e = static_cast<size_t>(spec.experts); e > 0; --e) begin[e] = begin[e - 1];  // the filling moved each on
+  begin[0] = 0;
+
+  std::vector<MatmulCall>& calls = buffers_->calls;
+  // Every expert with its tokens: rows [e * rows_per_expert, …) of `weight`.
+  const auto expert_calls = [&](const Matrix& weight, int64_t rows_per_expert, const Activations& input,
+                                const int32_t* input_rows, float* output) {
+    for (int64_t e = 0; e < spec.experts; ++e) {
+      const int32_t from = begin[static_cast<size_t>(e)];
+      const int32_t count = begin[static_cast<size_t>(e) + 1] - from;
+      if (count == 0) continue;
+      calls.push_back({.weight = &weight, .first_row = e * rows_per_expert, .rows = rows_per_expert, .input = &input,
+                       .tokens = count, .input_tokens = input_rows + from, .output_rows = list_rows + from,
+                       .output = output, .output_stride = rows_per_expert});
+    }
+  };
+  calls.clear();
+  float* gate_up = buffers_->Floats(at.gate_up);
+  expert_calls(W(TensorRole::kExpertsGateUp, layer), 2 * spec.width, normed, list_tokens, gate_up);
+  if (spec.shared_width > 0) {
+    calls.push_back(WholeProduct(W(TensorRole::kSharedGate, layer), normed, buffers_->Floats(at.shared_gate)));
+    calls.push_back(WholeProduct(W(TensorRole::kSharedUp, layer), normed, buffers_->Floats(at.shared_up)));
+  }
+  Matmul(context_, calls);
+
+  const Activations expert_hidden = buffers_->At(at.hidden, routes, spec.width);
+  SwiGlu(context_, {.gate = gate_up, .up = gate_up + spec.width, .input_stride = 2 * spec.width,
+                    .output = expert_hidden.values, .rows = routes, .columns = spec.width});
+  Round(expert_hidden);
+  Activations shared_hidden;
+  if (spec.shared_width > 0) {
+    shared_hidden = buffers_->At(at.shared_hidden, rows, spec.shared_width);
+    SwiGlu(context_, {.gate = buffers_->Floats(at.shared_gate), .up = buffers_->Floats(at.shared_up),
+                      .input_stride = spec.shared_width, .output = shared_hidden.values, .rows = rows,
+                      .columns = spec.shared_width});
+    Round(shared_hidden);
+  }
+
+  calls.clear();
+  float* routed = buffers_->Floats(at.routed);
+  expert_calls(W(TensorRole::kExpertsDown, layer), hidden, expert_hidden, list_rows, routed);
+  const float* shared = nullptr;
+  if (spec.shared_width > 0) {
+    float* shared_out = buffers_->Floats(at.shared_out);
+    calls.push_back(WholeProduct(W(TensorRole::kSharedDown, layer), shared_hidden, shared_out));
+    shared = shared_out;
+  }
+  Matmul(context_, calls);
+  Combine(context_, {.residual = buffers_->Floats(buffers_->residual), .routed = routed, .weights = weights, .top = top,
+                     .shared = shared, .shared_gate = gate, .rows = rows, .columns = hidden});
+}
+
+const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
+                          std::span<const int32_t> logit_rows) {
+  const auto rows = static_cast<int64_t>(tokens.size());
+  const int64_t hidden = spec().hidden;
+  HPROC_CHECK(buffers_ != nullptr && buffers_->base != nullptr && !keys_.empty(), "memory for a pass");
+  HPROC_CHECK(rows <= shape_.pass_tokens && static_cast<int>(logit_rows.size()) <= shape_.logit_rows, "size of a pass");
+  float* residual = buffers_->Floats(buffers_->residual);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int32_t token = tokens[static_cast<size_t>(r)];
+    HPROC_CHECK(token >= 0 && token < spec().vocabulary, "a token of the vocabulary");
+    DecodeMatrixRow(W(TensorRole::kEmbedding, -1), token, residual + r * hidden);
+  }
+  const std::vector<float>* angles_of = nullptr;  // layers with the same frequencies share their angles
+  for (int i = 0; i < static_cast<int>(spec().layers.size()); ++i) {
+    const LayerSpec& layer = spec().layers[static_cast<size_t>(i)];
+    Norm(TensorRole::kMixerNorm, i, rows);
+    if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
+      const std::vector<float>& frequencies = attention->inverse_frequencies;
+      if (angles_of == nullptr || *angles_of != frequencies) {
+        for (const SequenceRun& run : runs) {
+          for (int32_t t = 0; t < run.tokens; ++t) {
+            const int64_t at = (run.first_row + t) * static_cast<int64_t>(frequencies.size());
+            kernels::RotaryAngles(run.first_position + t, frequencies, buffers_->Floats(buffers_->cosines) + at,
+                                  buffers_->Floats(buffers_->sines) + at);
+          }
+        }
+        angles_of = &frequencies;
+      }
+      Attention(i, *attention, runs, rows);
+    } else {
+      GatedDelta(i, std::get<GatedDeltaSpec>(layer.mixer), runs, rows);
+    }
+    Combine(context_, {.residual = residual, .shared = buffers_->Floats(buffers_->mixed), .rows = rows, .columns = hidden});
+    Norm(TensorRole::kFeedForwardNorm, i, rows);
+    MixtureOfExperts(i, layer.feed_forward, rows);
+  }
+  if (logit_rows.empty()) return nullptr;
+
+  // Only the rows asked for go through the last norm and the head.
+  const Activations last = buffers_->At(buffers_->last, static_cast<int64_t>(logit_rows.size()), hidden);
+  for (size_t i = 0; i < logit_rows.size(); ++i) {
+    RmsNorm(context_, {.input = residual + logit_rows[i] * hidden, .input_stride = hidden,
+                       .output = last.values + static_cast<int64_t>(i) * hidden, .output_stride = hidden, .rows = 1,
+                       .columns = hidden, .weight = &W(TensorRole::kFinalNorm, -1), .weight_offset = spec().norm_offset,
+                       .epsilon = spec().norm_epsilon});
+  }
+  Round(last);
+  float* logits = buffers_->Floats(buffers_->logits);
+  const MatmulCall head = WholeProduct(model_.Head(), last, logits);
+  Matmul(context_, {&head, 1});
+  return logits;
+}
+
+}  // namespace hproc::worker

@@ -1,0 +1,89 @@
+// Engine: runs a model over sequences in cache slots. Knows blocks, not architectures; the same code drives the reference
+// and the CPU backend.
+//
+// A pass takes tokens of several sequences at once, a few of one (prefill) or one of many (decode) or both mixed. Every
+// sequence's result is the same bits however its tokens were cut into passes and whatever else was in them, but for
+// Backend::kReference, which promises values only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kernels/context.h"
+#include "kernels/device_memory.h"
+#include "kernels/matmul.h"
+#include "kernels/sequence.h"
+#include "worker/model.h"
+
+namespace hproc::worker {
+
+// What the engine is to hold at once.
+struct EngineShape {
+  int slots = 1;        // sequences
+  int context = 1;      // positions a slot holds
+  int pass_tokens = 1;  // tokens of one pass at most; at least `slots`
+  int logit_rows = 1;   // rows of one pass whose logits may be asked for
+  kernels::Storage kv_storage = kernels::Storage::kFloat16;
+};
+
+// Bytes the engine will take, by line of the ledger; the allocations are made from the same sums.
+struct EngineBytes {
+  int64_t kv_cache = 0;
+  int64_t state = 0;
+  int64_t activations = 0;
+};
+EngineBytes EngineBytesOf(const ModelSpec& spec, const EngineShape& shape);
+
+// Thread-compatible. `model`, `memory` and the context's pool outlive it.
+class Engine {
+ public:
+  Engine(const Model& model, const kernels::Context& context, kernels::DeviceMemory& memory, const EngineShape& shape);
+  ~Engine();
+
+  // Keys, values and linear-attention state, zeroed; then activations and logits. Both throw
+  // kernels::DeviceOutOfMemory; both are needed before a pass.
+  void AllocateCache();
+  void AllocateActivations();
+
+  const EngineShape& shape() const { return shape_; }
+  const ModelSpec& spec() const { return model_.spec(); }
+
+  // Forgets the sequence in `slot`.
+  void ResetSlot(int slot);
+
+  // Runs `tokens`, whose rows `runs` cover, and returns the logits [logit_rows.size(), vocabulary] of the rows named, at
+  // most EngineShape::logit_rows of them; null for none. Valid until the next pass. Tokens are in [0, vocabulary).
+  const float* Pass(std::span<const int32_t> tokens, std::span<const kernels::SequenceRun> runs,
+                    std::span<const int32_t> logit_rows);
+
+  // Bytes of the activations of an engine of this shape.
+  static int64_t BufferBytes(const ModelSpec& spec, const EngineShape& shape);
+
+ private:
+  struct Buffers;
+
+  void Attention(int layer, const AttentionSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
+  void GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
+  void MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows);
+  void Norm(TensorRole role, int layer, int64_t rows);
+  void Round(const kernels::Activations& activations);  // where any weight is packed
+  void AddBias(TensorRole role, int layer, float* values, int64_t rows);
+  const kernels::Matrix& W(TensorRole role, int layer) const { return model_.Get(role, layer); }
+
+  const Model& model_;
+  kernels::Context context_;
+  kernels::DeviceMemory& memory_;
+  EngineShape shape_;
+  // One allocation per layer and kind; empty where a layer has none.
+  std::vector<kernels::DeviceBuffer> keys_;
+  std::vector<kernels::DeviceBuffer> values_;
+  std::vector<kernels::DeviceBuffer> conv_states_;
+  std::vector<kernels::DeviceBuffer> delta_states_;
+  kernels::DeviceBuffer arena_;
+  std::unique_ptr<Buffers> buffers_;
+};
+
+}  // namespace hproc::worker

@@ -1,0 +1,292 @@
+#include "worker/loader.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <optional>
+
+#include "base/check.h"
+#include "base/printable.h"
+#include "quant/matrix_quantizer.h"
+#include "worker/tensor_convert.h"
+
+namespace hproc::worker {
+namespace {
+
+using kernels::DeviceBuffer;
+using kernels::DeviceMemory;
+using kernels::MemoryUse;
+using quant::Family;
+
+// Rows of a block: some 32,000 values, so that a block is a few milliseconds of work and tens of kilobytes.
+int64_t BlockRows(int64_t columns) { return std::max<int64_t>(1, 32768 / columns); }
+
+MemoryUse UseOf(Family family) {
+  switch (family) {
+    case Family::kStrict: return MemoryUse::kWeightsStrict;
+    case Family::kLazy: return MemoryUse::kWeightsLazy;
+    case Family::kHead: return MemoryUse::kWeightsHead;
+    case Family::kKept: return MemoryUse::kWeightsKept;
+  }
+  return MemoryUse::kWeightsKept;
+}
+
+kernels::Storage StorageOf(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kF16: return kernels::Storage::kFloat16;
+    case Dtype::kF32: return kernels::Storage::kFloat32;
+    default: return kernels::Storage::kBfloat16;
+  }
+}
+
+// The rows that a V2a library is trained on.
+Result<std::vector<float>> ReadSample(const Checkpoint& checkpoint, const ModelTensor& tensor) {
+  const int64_t columns = tensor.spec.columns;
+  const std::vector<int64_t> rows = quant::LibrarySampleRows(tensor.spec.rows, columns);
+  std::vector<float> sample(rows.size() * static_cast<size_t>(columns));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::span<float> out = std::span(sample).subspan(i * static_cast<size_t>(columns), static_cast<size_t>(columns));
+    if (Result<void> read = ReadRows(checkpoint, tensor, rows[i], 1, out); !read.ok()) return read.error();
+  }
+  return sample;
+}
+
+// Reads the blocks of a tensor and hands each to `use(first_row, values, block)` on the pool's threads, at most
+// `slots` blocks at a time; `done(first, last)` follows on the caller's thread, wave by wave, in order.
+template <typename Use, typename Done>
+Result<void> OverBlocks(const Checkpoint& checkpoint, const ModelTensor& tensor, ThreadPool& pool,
+                        std::span<float> workspace, int64_t slots, Use&& use, Done&& done) {
+  const int64_t columns = tensor.spec.columns;
+  const int64_t block_rows = BlockRows(columns);
+  const int64_t blocks = (tensor.spec.rows + block_rows - 1) / block_rows;
+  std::vector<std::optional<Error>> errors(static_cast<size_t>(slots));
+  for (int64_t wave = 0; wave < blocks; wave += slots) {
+    const int64_t in_wave = std::min(slots, blocks - wave);
+    pool.ParallelFor(in_wave, [&](int64_t slot, int thread) {
+      const int64_t first_row = (wave + slot) * block_rows;
+      const int64_t rows = std::min(block_rows, tensor.spec.rows - first_row);
+      const std::span<float> values = workspace.subspan(static_cast<size_t>(slot * block_rows * columns),
+                                                        static_cast<size_t>(rows * columns));
+      if (Result<void> read = ReadRows(checkpoint, tensor, first_row, rows, values); !read.ok()) {
+        errors[static_cast<size_t>(slot)] = read.error();
+        return;
+      }
+      use(slot, thread, values);
+    });
+    for (int64_t slot = 0; slot < in_wave; ++slot) {
+      if (errors[static_cast<size_t>(slot)]) return *errors[static_cast<size_t>(slot)];
+      if (Result<void> stored = done(slot, (wave + slot) * block_rows); !stored.ok()) return stored;
+    }
+  }
+  return Ok();
+}
+
+struct FamilyStats {
+  int64_t weights = 0;
+  int64_t bytes = 0;
+  quant::ChannelStats channels;
+};
+
+class Loader {
+ public:
+  Loader(const Checkpoint& checkpoint, DeviceMemory& memory, ThreadPool& pool)
+      : checkpoint_(checkpoint), memory_(memory), pool_(pool), slots_(4 * pool.size()), blocks_(static_cast<size_t>(slots_)) {}
+
+  Result<LoadedTensor> Load(const ModelTensor& tensor, const quant::TensorPlan& plan) {
+    return plan.format ? LoadXfp(tensor, plan) : LoadKept(tensor);
+  }
+
+  const FamilyStats& stats(int family) const { return stats_[static_cast<size_t>(family)]; }
+  int64_t outliers() const { return last_outliers_; }
+
+ private:
+  Result<LoadedTensor> LoadKept(const ModelTensor& tensor) {
+    LoadedTensor loaded;
+    const int64_t bytes = tensor.spec.kept_bytes();
+    loaded.storage = memory_.Allocate(bytes, UseOf(tensor.spec.family), tensor.spec.name);
+    const std::span<std::byte> out = loaded.storage.span().first(static_cast<size_t>(bytes));
+    if (Result<void> read = ReadStoredRows(checkpoint_, tensor, 0, tensor.spec.rows, out); !read.ok()) return read.error();
+    std::fill(loaded.storage.span().begin() + bytes, loaded.storage.span().end(), std::byte{0});
+    if (Result<void> finite = CheckFinite(tensor, out); !finite.ok()) return finite.error();
+    loaded.matrix.storage = StorageOf(tensor.dtype);
+    loaded.matrix.rows = tensor.spec.rows;
+    loaded.matrix.columns = tensor.spec.columns;
+    loaded.matrix.data = loaded.storage.data();
+    FamilyStats& stats = stats_[static_cast<size_t>(tensor.spec.family)];
+    stats.weights += tensor.spec.weights();
+    stats.bytes += bytes;
+    last_outliers_ = 0;
+    return loaded;
+  }
+
+  static Result<void> CheckFinite(const ModelTensor& tensor, std::span<const std::byte> stored) {
+    std::vector<float> values(4096);
+    const size_t size = static_cast<size_t>(tensor.spec.bytes_per_value);
+    int64_t bad = 0;
+    while (!stored.empty()) {
+      const size_t count = std::min(values.size(), stored.size() / size);
+      bad += ConvertToFloat(tensor.dtype, stored.first(count * size), std::span(values).first(count));
+      stored = stored.subspan(count * size);
+    }
+    if (bad == 0) return Ok();
+    return Error{"tensor '" + Printable(tensor.spec.name) + "' holds " + std::to_string(bad) +
+                 " values that are NaN or infinite"};
+  }
+
+  Result<LoadedTensor> LoadXfp(const ModelTensor& tensor, const quant::TensorPlan& plan) {
+    std::vector<float> sample;
+    if (plan.format->mode == quant::Mode::kV2a) {
+      Result<std::vector<float>> read = ReadSample(checkpoint_, tensor);
+      if (!read.ok()) return read.error();
+      sample = std::move(*read);
+    }
+    quant::MatrixQuantizer quantizer(plan, sample);
+    const int64_t columns = tensor.spec.columns;
+    const int64_t values = slots_ * std::min(tensor.spec.rows, BlockRows(columns)) * columns;
+    const MemoryUse use = UseOf(tensor.spec.family);
+    LoadedTensor loaded;
+    loaded.storage = memory_.Allocate(quantizer.container_bytes(), use, tensor.spec.name);
+    const DeviceBuffer workspace = memory_.Allocate(values * 4, MemoryUse::kWorkspace, "blocks of " + tensor.spec.name);
+    const std::span<std::byte> container = loaded.storage.span().first(static_cast<size_t>(quantizer.container_bytes()));
+    Result<void> done = OverBlocks(
+        checkpoint_, tensor, pool_, {workspace.as<float>(), static_cast<size_t>(values)}, slots_,
+        [&](int64_t slot, int, std::span<const float> rows) { quantizer.Encode(rows, blocks_[static_cast<size_t>(slot)]); },
+        [&](int64_t slot, int64_t first_row) {
+          return quantizer.Store(first_row, blocks_[static_cast<size_t>(slot)], container);
+        });
+    if (done.ok()) done = quantizer.Finish(container);
+    if (!done.ok()) return done.error();
+
+    const quant::XfpLayout layout = quant::LayoutOf(tensor.spec.rows, columns, *plan.format, plan.outliers);
+    memory_.Reassign(use, MemoryUse::kCodebooks, layout.codebook_bytes);
+    memory_.Reassign(use, MemoryUse::kOutliers, layout.outlier_bytes);
+    loaded.matrix.storage = kernels::Storage::kXfp;
+    loaded.matrix.rows = tensor.spec.rows;
+    loaded.matrix.columns = columns;
+    loaded.matrix.xfp = quant::ViewOf(tensor.spec.rows, columns, *plan.format, plan.outliers, container);
+    FamilyStats& stats = stats_[static_cast<size_t>(tensor.spec.family)];
+    stats.weights += tensor.spec.weights();
+    stats.bytes += quantizer.container_bytes();
+    stats.channels.Add(quantizer.stats());
+    last_outliers_ = plan.outliers;
+    return loaded;
+  }
+
+  const Checkpoint& checkpoint_;
+  DeviceMemory& memory_;
+  ThreadPool& pool_;
+  int64_t slots_;
+  std::vector<quant::MatrixQuantizer::Block> blocks_;
+  std::array<FamilyStats, quant::kFamilyCount> stats_{};
+  int64_t last_outliers_ = 0;
+};
+
+int64_t StoredBytes(const TensorTable& table) {
+  int64_t bytes = 0;
+  for (const ModelTensor& tensor : table.tensors) bytes += tensor.spec.kept_bytes();
+  return bytes;
+}
+
+}  // namespace
+
+Result<LoadedModel> LoadModel(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
+                              const quant::Plan& plan, DeviceMemory& memory, ThreadPool& pool,
+                              const LoadProgress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  if (plan.tensors.size() != table.tensors.size()) {
+    return Error{"the plan has " + std::to_string(plan.tensors.size()) + " tensors, the checkpoint " +
+                 std::to_string(table.tensors.size()) + "; it belongs to another checkpoint"};
+  }
+  Loader loader(checkpoint, memory, pool);
+  std::vector<LoadedTensor> tensors;
+  quant::Plan stored;  // what was really stored; its digest must be the plan's
+  stored.floors = plan.floors;
+  const int64_t total = StoredBytes(table);
+  int64_t done = 0;
+  for (size_t i = 0; i < table.tensors.size(); ++i) {
+    const ModelTensor& tensor = table.tensors[i];
+    if (!(plan.tensors[i].spec == tensor.spec)) {
+      return Error{"tensor '" + Printable(tensor.spec.name) + "' is not the plan's '" +
+                   Printable(plan.tensors[i].spec.name) + "'; the plan belongs to another checkpoint"};
+    }
+    Result<LoadedTensor> loaded = loader.Load(tensor, plan.tensors[i]);
+    if (!loaded.ok()) return loaded.error();
+    loaded->role = tensor.role;
+    loaded->layer = tensor.layer;
+    quant::TensorPlan& record = stored.tensors.emplace_back(plan.tensors[i]);
+    record.outliers = loader.outliers();
+    record.bytes = loaded->matrix.storage == kernels::Storage::kXfp
+                       ? quant::LayoutOf(tensor.spec.rows, tensor.spec.columns, *record.format, record.outliers).total_bytes
+                       : tensor.spec.kept_bytes();
+    tensors.push_back(std::move(*loaded));
+    done += tensor.spec.kept_bytes();
+    if (progress) progress(done, total);
+  }
+
+  LoadedModel result{Model(spec, std::move(tensors)), LoadResult{}};
+  LoadResult& report = result.report;
+  report.plan_digest = stored.Digest();
+  report.weight_bytes = stored.total_bytes();
+  report.bits_per_weight = stored.bits_per_weight();
+  for (int f = 0; f < quant::kFamilyCount; ++f) {
+    const FamilyStats& stats = loader.stats(f);
+    if (stats.weights == 0) continue;
+    FamilyReport family;
+    family.family = quant::FamilyName(static_cast<Family>(f));
+    family.weights = stats.weights;
+    family.bytes = stats.bytes;
+    if (stats.channels.channels > 0) {
+      family.min_cosine = stats.channels.min_cosine;
+      family.mean_cosine = stats.channels.sum_cosine / static_cast<double>(stats.channels.channels);
+      family.min_norm_ratio = stats.channels.min_norm_ratio;
+      family.max_norm_ratio = stats.channels.max_norm_ratio;
+    }
+    report.families.push_back(std::move(family));
+  }
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+Result<quant::RateTable> MeasureRates(const Checkpoint& checkpoint, const TensorTable& table,
+                                      const quant::RateOptions& options, ThreadPool& pool, const LoadProgress& progress) {
+  quant::RateTable rates;
+  Result<std::string> fingerprint = checkpoint.Fingerprint();
+  if (!fingerprint.ok()) return fingerprint.error();
+  rates.fingerprint = std::move(*fingerprint);
+  const int64_t slots = 4 * pool.size();
+  std::vector<float> workspace;
+  const int64_t total = StoredBytes(table);
+  int64_t done = 0;
+  for (const ModelTensor& tensor : table.tensors) {
+    if (tensor.spec.family == Family::kKept) {
+      rates.tensors.push_back({.spec = tensor.spec, .candidates = {}});
+    } else {
+      Result<std::vector<float>> sample = ReadSample(checkpoint, tensor);
+      if (!sample.ok()) return sample.error();
+      const quant::TensorRateBuilder builder(tensor.spec, options, *sample);
+      std::vector<std::unique_ptr<quant::TensorRateBuilder::Accumulator>> accumulators;
+      for (int t = 0; t < pool.size(); ++t) accumulators.push_back(builder.MakeAccumulator());
+      const auto values = static_cast<size_t>(slots * BlockRows(tensor.spec.columns) * tensor.spec.columns);
+      if (workspace.size() < values) workspace.resize(values);
+      Result<void> read = OverBlocks(
+          checkpoint, tensor, pool, workspace, slots,
+          [&](int64_t, int thread, std::span<const float> rows) {
+            builder.AddRows(rows, *accumulators[static_cast<size_t>(thread)]);
+          },
+          [](int64_t, int64_t) { return Ok(); });
+      if (!read.ok()) return read.error();
+      rates.tensors.push_back(builder.Finish(accumulators));
+    }
+    done += tensor.spec.kept_bytes();
+    if (progress) progress(done, total);
+  }
+  return rates;
+}
+
+quant::Plan KeepEverything(const TensorTable& table) {
+  quant::RateTable rates;
+  for (const ModelTensor& tensor : table.tensors) rates.tensors.push_back({.spec = tensor.spec, .candidates = {}});
+  return quant::KeptPlan(rates);
+}
+
+}  // namespace hproc::worker

@@ -1,0 +1,42 @@
+// Model: the weights of one model on one device.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/device_memory.h"
+#include "kernels/matrix.h"
+#include "worker/model_spec.h"
+#include "worker/tensor_table.h"
+
+namespace hproc::worker {
+
+struct LoadedTensor {
+  TensorRole role{};
+  int layer = -1;
+  kernels::Matrix matrix;  // of `storage`'s bytes
+  kernels::DeviceBuffer storage;
+};
+
+// Immutable once loaded; safe to read from any thread. Must not outlive the DeviceMemory it was loaded into.
+class Model {
+ public:
+  Model(ModelSpec spec, std::vector<LoadedTensor> tensors);
+
+  const ModelSpec& spec() const { return spec_; }
+  bool has_packed() const { return has_packed_; }  // whether any weight is an XFP container
+  // nullptr where the model has no such tensor.
+  const kernels::Matrix* Find(TensorRole role, int layer) const;
+  // Of a tensor that must be there.
+  const kernels::Matrix& Get(TensorRole role, int layer) const;
+  // lm_head, or the embedding where they are tied.
+  const kernels::Matrix& Head() const;
+
+ private:
+  ModelSpec spec_;
+  std::vector<LoadedTensor> tensors_;
+  bool has_packed_ = false;
+  std::vector<std::vector<int>> index_;  // [layer + 1][role]: place in tensors_, or -1
+};
+
+}  // namespace hproc::worker
