@@ -1,0 +1,73 @@
+#include "worker/deployment.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <fstream>
+#include <thread>
+
+#include "kernels/matmul_backends.h"
+
+namespace hproc::worker {
+namespace {
+
+constexpr int kDefaultPrefillChunk = 32;  // beyond it the products gain little and the activations cost memory
+
+std::string ProcessorName() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (!line.starts_with("model name")) continue;
+    const size_t colon = line.find(": ");
+    if (colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "CPU";
+}
+
+}  // namespace
+
+int ThreadsFor(const Deployment& deployment) {
+  if (deployment.threads > 0) return deployment.threads;
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return std::max(1, CPU_COUNT(&allowed));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+std::string DeviceName(const Deployment& deployment) {
+  const int threads = ThreadsFor(deployment);
+  return ProcessorName() + ", " + std::to_string(threads) + (threads == 1 ? " thread, " : " threads, ") +
+         kernels::cpu::TargetName();
+}
+
+Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deployment) {
+  if (deployment.device != "cpu") return Error{"device '" + deployment.device + "' is not available in this build"};
+  if (deployment.world_size != 1) return Error{"tensor parallelism over several ranks is not supported yet"};
+  if (deployment.context < 2 || deployment.context > spec.max_positions) {
+    return Error{"a context of " + std::to_string(deployment.context) + " is not within the model's 2 to " +
+                 std::to_string(spec.max_positions) + " positions"};
+  }
+  if (deployment.batch < 1) return Error{"a batch of " + std::to_string(deployment.batch) + " sequences is none"};
+  EngineShape shape;
+  shape.slots = deployment.batch;
+  shape.context = deployment.context;
+  const int chunk = deployment.prefill_chunk > 0 ? deployment.prefill_chunk : kDefaultPrefillChunk;
+  shape.pass_tokens = std::max(std::min(chunk, deployment.context), deployment.batch);
+  shape.logit_rows = deployment.batch;
+  if (deployment.kv_dtype == "f16") {
+    shape.kv_storage = kernels::Storage::kFloat16;
+  } else if (deployment.kv_dtype == "f32") {
+    shape.kv_storage = kernels::Storage::kFloat32;
+  } else {
+    return Error{"kv dtype '" + deployment.kv_dtype + "' is neither f16 nor f32"};
+  }
+  return shape;
+}
+
+std::vector<LedgerLine> PredictedLines(const ModelSpec& spec, const EngineShape& shape) {
+  const EngineBytes bytes = EngineBytesOf(spec, shape);
+  return {{.name = "kv_cache", .bytes = bytes.kv_cache},
+          {.name = "state", .bytes = bytes.state},
+          {.name = "activations", .bytes = bytes.activations}};
+}
+
+}  // namespace hproc::worker

@@ -1,0 +1,25 @@
+// What a Deployment (worker/protocol.h) means on this machine.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "worker/engine.h"
+#include "worker/protocol.h"
+
+namespace hproc::worker {
+
+// CPU threads this process may use, or `wanted` where that is given.
+int ThreadsFor(const Deployment& deployment);
+
+// "AMD EPYC 9B14, 2 threads, AVX3_DL".
+std::string DeviceName(const Deployment& deployment);
+
+// Fails where the deployment asks for what the model or this build cannot do.
+Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deployment);
+
+// The ledger's lines beside the weights, as they will be allocated.
+std::vector<LedgerLine> PredictedLines(const ModelSpec& spec, const EngineShape& shape);
+
+}  // namespace hproc::worker

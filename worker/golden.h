@@ -1,0 +1,23 @@
+// Golden: how far a model's logits and greedy tokens are from a recorded truth.
+#pragma once
+
+#include <filesystem>
+
+#include "base/result.h"
+#include "kernels/context.h"
+
+namespace hproc::worker {
+
+struct GoldenResult {
+  double logits_rel_err = 0;  // ||ours - golden|| / ||golden|| over all prompt logits
+  int greedy_match = 0;       // greedy tokens that agree; each continues from the golden ones before it
+  int greedy_total = 0;
+};
+
+// `golden` is a safetensors file with prompt_ids [n] and prompt_logits [n, vocabulary] and, where the greedy check is
+// wanted, greedy_prompt_ids [m] and greedy_ids [k] (I32, F32). The model is run as stored, unquantized, with float32 keys
+// and values. The whole prompt is prefilled in pieces; the greedy tokens are decoded one by one.
+Result<GoldenResult> RunGolden(const std::filesystem::path& model_dir, const std::filesystem::path& golden,
+                               kernels::Backend backend, int threads);
+
+}  // namespace hproc::worker

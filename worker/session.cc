@@ -1,0 +1,231 @@
+#include "worker/session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <new>
+#include <optional>
+
+#include "base/file.h"
+#include "quant/plan.h"
+#include "worker/batcher.h"
+#include "worker/deployment.h"
+#include "worker/engine.h"
+#include "worker/loader.h"
+#include "worker/version.h"
+
+namespace hproc::worker {
+namespace {
+
+using kernels::DeviceMemory;
+using kernels::MemoryUse;
+
+// Ends the session with an `error` event; never leaves this file.
+struct Failure {
+  ErrorKind kind;
+  std::string message;
+};
+
+template <typename T>
+T OrFail(Result<T> result, ErrorKind kind) {
+  if (!result.ok()) throw Failure{kind, result.error().message};
+  return std::move(*result);
+}
+void OrFail(const Result<void>& result, ErrorKind kind) {
+  if (!result.ok()) throw Failure{kind, result.error().message};
+}
+
+MemoryEvent LedgerOf(const DeviceMemory& memory) {
+  const DeviceMemory::Usage usage = memory.usage();
+  MemoryEvent event;
+  event.device = memory.device();
+  event.live_bytes = usage.live_bytes;
+  event.peak_bytes = usage.peak_bytes;
+  event.cap_bytes = usage.cap_bytes;
+  for (int u = 0; u < kernels::kMemoryUseCount; ++u) {
+    const auto use = static_cast<MemoryUse>(u);
+    if (use == MemoryUse::kWorkspace) continue;  // gone by now; its peak is a line of its own
+    event.lines.push_back({.name = std::string(MemoryUseName(use)), .bytes = usage.live[static_cast<size_t>(u)]});
+  }
+  event.lines.push_back(
+      {.name = "workspace_peak", .bytes = usage.peak[static_cast<size_t>(MemoryUse::kWorkspace)]});
+  return event;
+}
+
+class Session {
+ public:
+  Session(ControlReader& control, EventWriter& events) : control_(control), events_(events) {}
+
+  WorkerExit Run() {
+    Result<Job> job = control_.ReadJob();
+    Deployment deployment;
+    if (job.ok()) std::visit([&](const auto& j) { deployment = j.deployment; }, *job);
+    events_.Write(HelloEvent{.pid = ::getpid(), .worker_version = kVersion, .device_name = DeviceName(deployment),
+                             .rank = deployment.rank, .world_size = deployment.world_size});
+    try {
+      if (!job.ok()) throw Failure{ErrorKind::kInternal, job.error().message};
+      std::visit([&](const auto& j) { Work(j); }, *job);
+      events_.Write(ResultEvent{ExitResult{}});
+      return kExitOk;
+    } catch (const Failure& failure) {
+      events_.Write(ErrorEvent{.kind = failure.kind, .message = failure.message});
+    } catch (const kernels::DeviceOutOfMemory& refusal) {
+      events_.Write(OutOfMemoryEvent{.phase = phase_, .device = refusal.device(),
+                                     .requested_bytes = refusal.requested_bytes(),
+                                     .available_bytes = refusal.available_bytes(), .what = refusal.purpose()});
+    } catch (const std::bad_alloc&) {
+      events_.Write(ErrorEvent{.kind = ErrorKind::kHostOutOfMemory, .message = "the host has no memory left"});
+    } catch (const std::exception& e) {
+      events_.Write(ErrorEvent{.kind = ErrorKind::kInternal, .message = e.what()});
+    }
+    return kExitReported;
+  }
+
+ private:
+  // Runs `body` as `phase`, with an event before and after.
+  template <typename Body>
+  void InPhase(Phase phase, Body&& body) {
+    phase_ = phase;
+    events_.Write(PhaseEvent{.phase = phase, .begin = true});
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    events_.Write(PhaseEvent{.phase = phase, .begin = false, .seconds = seconds});
+  }
+
+  LoadProgress ReadingProgress(Phase phase) {
+    return [this, phase](int64_t done, int64_t total) {
+      events_.progress().fetch_add(1, std::memory_order_relaxed);
+      const auto now = std::chrono::steady_clock::now();
+      if (done < total && now - last_progress_ < std::chrono::milliseconds(100)) return;
+      last_progress_ = now;
+      events_.Write(ProgressEvent{.phase = phase, .done = done, .total = total, .unit = "bytes"});
+    };
+  }
+
+  // What both kinds of job begin with.
+  void OpenCheckpoint(const std::string& model_dir, const Deployment& deployment) {
+    pool_.emplace(ThreadsFor(deployment));
+    checkpoint_.emplace(OrFail(Checkpoint::Open(model_dir), ErrorKind::kBadCheckpoint));
+    spec_ = OrFail(ParseModelSpec(checkpoint_->config_json(), checkpoint_->generation_config_json()),
+                   ErrorKind::kBadCheckpoint);
+    table_ = OrFail(BuildTensorTable(spec_, *checkpoint_, {.rank = deployment.rank, .world_size = deployment.world_size}),
+                    ErrorKind::kLoaderFault);
+    shape_ = OrFail(EngineShapeOf(spec_, deployment), ErrorKind::kBadCheckpoint);
+  }
+
+  void Work(const MeasureJob& job) {
+    InPhase(Phase::kInit, [&] { OpenCheckpoint(job.model_dir, job.deployment); });
+    MeasureResult result;
+    InPhase(Phase::kMeasure, [&] {
+      const quant::RateTable rates =
+          OrFail(MeasureRates(*checkpoint_, table_, {}, *pool_, ReadingProgress(Phase::kMeasure)),
+                 ErrorKind::kBadCheckpoint);
+      OrFail(WriteFileAtomically(job.table_path, EncodeRateTable(rates)), ErrorKind::kInternal);
+      result.table_path = job.table_path;
+      result.fingerprint = rates.fingerprint;
+      result.predicted = PredictedLines(spec_, shape_);
+    });
+    events_.Write(ResultEvent{std::move(result)});
+  }
+
+  void Work(const TrialJob& job) {
+    quant::Plan plan;
+    std::optional<Tokenizer> tokenizer;
+    InPhase(Phase::kInit, [&] {
+      OpenCheckpoint(job.model_dir, job.deployment);
+      plan = OrFail(quant::PlanFromJson(job.plan_json), ErrorKind::kInternal);
+      tokenizer.emplace(OrFail(Tokenizer::FromFile(checkpoint_->folder() / "tokenizer.json"), ErrorKind::kBadCheckpoint));
+    });
+    DeviceMemory memory(job.deployment.device, job.memory_cap_bytes);
+    std::optional<LoadedModel> loaded;
+    InPhase(Phase::kLoad, [&] {
+      loaded.emplace(OrFail(LoadModel(spec_, *checkpoint_, table_, plan, memory, *pool_, ReadingProgress(Phase::kLoad)),
+                            ErrorKind::kBadCheckpoint));
+    });
+    events_.Write(LedgerOf(memory));
+    events_.Write(ResultEvent{loaded->report});
+    const kernels::Context context{kernels::Backend::kCpu, &*pool_};
+    Engine engine(loaded->model, context, memory, shape_);
+    InPhase(Phase::kCache, [&] { engine.AllocateCache(); });
+    InPhase(Phase::kWarmup, [&] {
+      engine.AllocateActivations();
+      Warmup(engine);
+    });
+    events_.Write(LedgerOf(memory));
+    events_.Write(ResultEvent{ReadyResult{}});
+
+    Batcher batcher(engine, *tokenizer, [this](int64_t tokens) {
+      events_.progress().fetch_add(tokens, std::memory_order_relaxed);
+      return !control_.cancelled();
+    });
+    while (Serve(OrFail(control_.NextCommand(), ErrorKind::kInternal), batcher)) {
+    }
+  }
+
+  // The longest prompt piece and a full batch, each at the end of the context: what will be touched later is touched now.
+  void Warmup(Engine& engine) {
+    std::vector<int32_t> tokens(static_cast<size_t>(shape_.pass_tokens), 0);
+    const kernels::SequenceRun prompt{.slot = 0, .first_position = shape_.context - shape_.pass_tokens, .first_row = 0,
+                                      .tokens = shape_.pass_tokens};
+    const int32_t last = shape_.pass_tokens - 1;
+    if (shape_.pass_tokens <= shape_.context) engine.Pass(tokens, {&prompt, 1}, {&last, 1});
+    tokens.resize(static_cast<size_t>(shape_.slots));
+    std::vector<kernels::SequenceRun> runs;
+    std::vector<int32_t> rows;
+    for (int slot = 0; slot < shape_.slots; ++slot) {
+      runs.push_back({.slot = slot, .first_position = shape_.context - 1, .first_row = slot, .tokens = 1});
+      rows.push_back(slot);
+    }
+    engine.Pass(tokens, runs, rows);
+    for (int slot = 0; slot < shape_.slots; ++slot) engine.ResetSlot(slot);
+    events_.progress().fetch_add(1, std::memory_order_relaxed);
+  }
+
+  // False once the worker is to finish.
+  bool Serve(const Command& command, Batcher& batcher) {
+    if (const auto* generate = std::get_if<GenerateCommand>(&command)) {
+      phase_ = Phase::kGenerate;
+      const auto start = std::chrono::steady_clock::now();
+      const int64_t prompt_before = batcher.prompt_tokens();
+      const int64_t generated_before = batcher.generated_tokens();
+      OrFail(batcher.Generate(generate->requests,
+                              [&](evals::Completion completion) {
+                                events_.Write(SampleEvent{std::move(completion)});
+                                return !control_.cancelled();
+                              }),
+             ErrorKind::kInternal);
+      events_.Write(ResultEvent{GenerateResult{
+          .cancelled = control_.cancelled(),
+          .prompt_tokens = batcher.prompt_tokens() - prompt_before,
+          .generated_tokens = batcher.generated_tokens() - generated_before,
+          .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()}});
+    } else if (const auto* throughput = std::get_if<ThroughputCommand>(&command)) {
+      phase_ = Phase::kThroughput;
+      ThroughputResult result;
+      result.samples = OrFail(evals::RunThroughput(throughput->spec, batcher), ErrorKind::kInternal);
+      events_.Write(ResultEvent{std::move(result)});
+    } else {
+      return false;  // finish; a cancel never comes here
+    }
+    return true;
+  }
+
+  ControlReader& control_;
+  EventWriter& events_;
+  Phase phase_ = Phase::kInit;
+  std::chrono::steady_clock::time_point last_progress_{};
+  std::optional<ThreadPool> pool_;
+  std::optional<Checkpoint> checkpoint_;
+  ModelSpec spec_;
+  TensorTable table_;
+  EngineShape shape_;
+};
+
+}  // namespace
+
+WorkerExit RunSession(ControlReader& control, EventWriter& events) { return Session(control, events).Run(); }
+
+}  // namespace hproc::worker
