@@ -2,9 +2,10 @@
 //
 //   config.json                    required
 //   generation_config.json         optional
-//   model.safetensors              the weights in one file (wins where both are there, as in
-//   transformers), or model.safetensors.index.json   {"metadata": {"total_size": …}, "weight_map":
-//   {TENSOR: FILE, …}} and the files it names
+//   model.safetensors              the weights in one file; where it is there, as in transformers,
+//                                  the index is not looked at
+//   model.safetensors.index.json   {"metadata": {"total_size": N}, "weight_map": {TENSOR: FILE}},
+//                                  with the files it names
 //
 // The folder is hostile input (a download): Open checks every header (worker/safetensors.h) and
 // that the index and the files say the same, tensor by tensor, before anything is read. Reading is
@@ -70,11 +71,10 @@ class Checkpoint {
   //
   //   "hproc-checkpoint-1\n"
   //   size of config.json, its bytes
-  //   number of files, then for each, by name: size of the name, the name, size of the file,
-  //   SHA-256 of its header (N
-  //     bytes of JSON) in hexadecimal
-  //   for each tensor, by name: its first min(4096, size) bytes and, where it is longer than 4096,
-  //   its last 4096
+  //   number of files
+  //   for each file, by name: size of its name, the name, size of the file, SHA-256 of its header
+  //     (the JSON alone) in hexadecimal
+  //   for each tensor, by name: its first min(4096, size) bytes; where it is longer, its last 4096
   //
   // with every number as 8 bytes, little endian. The headers hold names, types, shapes and offsets,
   // so two checkpoints of one fingerprint differ at most inside tensors longer than 8 KiB. Reads

@@ -1,8 +1,9 @@
 // The safetensors container: what a file says it holds, checked before a byte of it is used.
 //
 //   | N: u64 little endian | N bytes of JSON | data buffer, to the end of the file |
-//   JSON: {"__metadata__": {string: string}, "NAME": {"dtype": "BF16", "shape": [2, 3],
-//   "data_offsets": [begin, end]}, …}
+//
+//   JSON: {"__metadata__": {string: string},
+//          "NAME": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, …}
 //
 // Accepted is what the format's reference implementation accepts: offsets relative to the buffer,
 // tensors that tile the buffer without hole, overlap or rest in whatever order the header lists

@@ -1,0 +1,14 @@
+// Unicode normalization form C.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace hproc::worker {
+
+// `text` (valid UTF-8) in NFC, by the tables of the installed utf8proc. Linear but for the sorting
+// of runs of combining marks, and that is n log n: utf8proc's own is quadratic, which a long run of
+// marks would turn into a hang.
+std::string NormalizeNfc(std::string_view text);
+
+}  // namespace hproc::worker
