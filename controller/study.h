@@ -7,11 +7,17 @@
 #include <string_view>
 #include <vector>
 
+#include "evals/answer.h"
+#include "evals/eval_protocol.h"
 #include "evals/throughput.h"
 #include "quant/floors.h"
 #include "worker/protocol.h"
 
 namespace hproc::controller {
+
+using evals::AccuracyTally;
+using evals::Answer;
+using evals::EvalProtocol;
 
 // What a trial loads. Baselines are trials of the same study, judged by the same questions.
 enum class TrialKind { kPoint, kBaseline16Bit, kBaselineInt4 };
@@ -58,21 +64,6 @@ struct Verdict {
   bool operator==(const Verdict&) const = default;
 };
 
-// How answers are produced and compared. Two studies with the same protocol digest may be charted together.
-struct EvalProtocol {
-  std::string task_id;         // "gsm8k/3.0", "wordmath/1"
-  std::string tasks_path;      // as given; not part of the digest
-  std::string tasks_sha256;
-  std::string shots_sha256;    // of the file the shots are drawn from; empty with 0 shots
-  int shots = 0;
-  int limit = 0;               // questions at most; 0: all
-  int seeds = 1;               // 1: greedy; more: sampled decoding under that many seeds
-  uint64_t order_seed = 1234;  // of the one order in which every trial meets the questions
-  int max_new_tokens = 420;
-
-  bool operator==(const EvalProtocol&) const = default;
-};
-
 // Everything that fixes a study. Written once.
 struct StudySpec {
   std::string name;
@@ -104,36 +95,6 @@ struct Study {
   std::string created_utc;   // RFC 3339
   std::string outcome_json;  // what `tune --json` printed last; empty until done
   std::string measure_json;  // result:measure of the rate table pass; empty until known
-};
-
-// One question answered by one trial. `question` is the index in the task file, not in the order.
-struct Answer {
-  std::string stage;  // "probe", "smoke", "screen", "full"
-  int question = 0;
-  int seed = 0;
-  std::string prompt_sha256;
-  std::string text;
-  std::string strict;    // extraction; "[invalid]" where there is none
-  std::string flexible;
-  bool strict_correct = false;
-  bool flexible_correct = false;
-  evals::FinishReason finish = evals::FinishReason::kEndToken;
-  int prompt_tokens = 0;
-  int generated_tokens = 0;
-
-  bool operator==(const Answer&) const = default;
-};
-
-// Sums over a trial's task answers (probes left out).
-struct AccuracyTally {
-  int total = 0;
-  int strict_correct = 0;
-  int flexible_correct = 0;
-  int invalid = 0;    // no strict extraction
-  int truncated = 0;  // ended by length or context
-  bool all_questions = false;  // false: stopped early, decides acceptance only and is never shown as accuracy
-
-  bool operator==(const AccuracyTally&) const = default;
 };
 
 // What a trial measured. Everything optional is null until its phase was reached.

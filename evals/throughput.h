@@ -15,7 +15,7 @@
 namespace hproc::evals {
 
 struct ThroughputSpec {
-  int prompt_tokens = 512;  // cut to the context less the longest decode
+  int prompt_tokens = 512;  // cut to the context less the longest decode, which is cut to half of the context
   int short_decode_tokens = 32;
   int long_decode_tokens = 256;
   int batch = 1;        // sequences decoded together
@@ -48,7 +48,9 @@ class TimedModel {
   virtual Result<double> Decode(int batch, int tokens) = 0;
 };
 
-// Prefill, short decode, prefill again, long decode, `repetitions` times over after `warmups`.
+// Prefill, short decode, prefill again, long decode, `repetitions` times over after `warmups`. The second prefill only
+// restores the length at which decoding starts and gives no sample: one sample a kind and repetition. Errors: those of
+// the model, a duration that is not positive, a context below 2 tokens.
 Result<std::vector<ThroughputSample>> RunThroughput(const ThroughputSpec& spec, TimedModel& model);
 
 struct ThroughputSummary {
