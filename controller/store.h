@@ -1,20 +1,33 @@
 // Store: the one place where a study lives.
 //
-// Contract, kept by every implementation and tested by one suite over all of them (tests/controller/store_contract.h):
-//  - One Store object writes a file at a time. OpenSqliteStore takes an exclusive lock beside the file for as long as it
-//    lives; a second one gets an error that names the file and says that another controller holds it. The kernel
-//    releases the lock when the process dies, however it dies. Any number of read-only stores may be open meanwhile.
-//  - A call that returns has happened: it survives kill -9 of every process, and a power cut up to what the disk keeps
+// Contract, kept by every implementation and tested by one suite over all of them
+// (tests/controller/store_contract.h):
+//  - One Store object writes a file at a time. OpenSqliteStore takes an exclusive lock beside the
+//  file for as long as
+//    it lives; a second one gets an error that names the file and says that another controller
+//    holds it. The kernel releases the lock when the process dies, however it dies. Any number of
+//    read-only stores may be open meanwhile.
+//  - A call that returns has happened: it survives kill -9 of every process, and a power cut up to
+//  what the disk keeps
 //    of its promises. A call that fails has changed nothing.
-//  - Trials move waiting → running → complete | infeasible | failed, never back. A finished trial, its answers and its
+//  - Trials move waiting → running → complete | infeasible | failed, never back. A finished trial,
+//  its answers and its
 //    measurements never change again; an attempt to change them is an error that names the trial.
-//  - FinishTrial writes state, verdict and measurements in one transaction. AddAnswers is one transaction too; an answer
-//    already there (same stage, question and seed) is left as it is, so that a resumed trial may send it again.
+//  - FinishTrial writes state, verdict and measurements in one transaction. AddAnswers is one
+//  transaction too; an
+//    answer already there (same stage, question and seed) is left as it is, so that a resumed trial
+//    may send it again.
 //  - Within a study at most one trial that is not failed has a given (kind, plan digest).
-//  - Reads see every write that returned before them.
-//  - Errors are values: a full disk, a file that is not a database or of a newer schema, a read-only folder. The message
-//    names the file. Nothing throws.
+//  - Reads see every write that returned before them, and each read is of one moment: a trial's
+//  state, attempts and
+//    measurements belong together, and so do the trials of a list.
+//  - Errors are values: a full disk, a file that is not a database or of a newer schema, a
+//  read-only folder. The
+//    message names the file. Nothing throws.
 //  - Thread-safe: any thread may call; calls are serialized.
+//  - Text comes back byte for byte, NULs and broken UTF-8 included; only the spec, which is kept as
+//  JSON, must be
+//    UTF-8. A measured number that is not finite comes back as NaN (null in SQL and JSON).
 #pragma once
 
 #include <cstdint>
@@ -26,6 +39,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "controller/clock.h"
 #include "controller/study.h"
 
 namespace hproc::controller {
@@ -44,25 +58,43 @@ class Store {
 
   // Numbered from 0 within the study, in the order of the calls; state waiting.
   virtual Result<Trial> AddTrial(int64_t study_id, const NewTrial& trial) = 0;
-  // waiting or running → running, with a new attempt.
-  virtual Result<int> StartAttempt(int64_t trial_id, const std::string& log_path) = 0;  // the attempt's number
+  // waiting or running → running, with a new attempt; returns its number. An attempt still open is
+  // one whose controller died: it ends now, as interrupted.
+  virtual Result<int> StartAttempt(int64_t trial_id, const std::string& log_path) = 0;
+  // Of the open attempt only. The trial stays running.
   virtual Result<void> EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict) = 0;
+  // To a running trial. Of two equal keys in one call the first counts.
   virtual Result<void> AddAnswers(int64_t trial_id, const std::vector<Answer>& answers) = 0;
-  // running → state, which is complete, infeasible or failed. Ends the open attempt too.
+  // running → state, which is complete (reason none), infeasible (out_of_memory, garbage_output) or
+  // failed (any other reason). Ends the open attempt too, with the same verdict.
   virtual Result<void> FinishTrial(int64_t trial_id, TrialState state, const Verdict& verdict,
                                    const TrialMeasurements& measurements) = 0;
 
   virtual Result<Trial> GetTrial(int64_t trial_id) = 0;
-  virtual Result<std::vector<Trial>> ListTrials(int64_t study_id) = 0;       // by number
-  virtual Result<std::vector<Answer>> ListAnswers(int64_t trial_id) = 0;     // by stage, question, seed
+  virtual Result<std::vector<Trial>> ListTrials(int64_t study_id) = 0;  // by number
+  virtual Result<std::vector<Answer>> ListAnswers(
+      int64_t trial_id) = 0;  // by stage, question, seed
 };
 
 // For tests and dry runs.
-std::unique_ptr<Store> MakeMemoryStore();
+std::unique_ptr<Store> MakeMemoryStore(Clock clock = SystemClock());
 
 enum class OpenMode { kReadWrite, kReadOnly };
 
-// Creates the file and its schema where it does not exist (read-write only), migrates an older one.
-Result<std::unique_ptr<Store>> OpenSqliteStore(const std::filesystem::path& path, OpenMode mode);
+// Read-write: creates the file and its schema where there is none (or an empty file), migrates an
+// older one, checks the file's structure (PRAGMA quick_check, which reads all of it), and refuses
+// whatever is not a whole study file of ours: such a file is left as it was. The folder must exist,
+// allow new files, and not be on a network file system.
+//
+// Read-only: the file must be there, of the current schema. In a folder that cannot be written, a
+// file whose last writer closed it or died while others read it is still read.
+//
+// What survives: commits go to a write-ahead log with synchronous=FULL, that is, they are fsynced
+// one by one. kill -9 at any moment loses nothing that returned, since the kernel has it; nor does
+// a power cut, where fsync means what it says. NORMAL would be quicker by that fsync and lose the
+// last calls to a power cut. A full disk fails the call, and calls succeed again when there is
+// room.
+Result<std::unique_ptr<Store>> OpenSqliteStore(const std::filesystem::path& path, OpenMode mode,
+                                               Clock clock = SystemClock());
 
 }  // namespace hproc::controller

@@ -2,10 +2,14 @@
 // the worker protocol implements it across a process boundary; tests implement it with canned answers.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -38,6 +42,30 @@ enum class FinishReason {
   kNonFinite,  // a logit was NaN or infinite: generation cannot go on
   kCancelled,  // the caller asked to stop before this one was done
 };
+
+// The words of the store and the reports; the worker protocol uses the same.
+inline constexpr std::array<std::pair<FinishReason, std::string_view>, 6> kFinishReasonNames{{
+    {FinishReason::kEndToken, "end_token"},
+    {FinishReason::kStopText, "stop_text"},
+    {FinishReason::kLength, "length"},
+    {FinishReason::kContext, "context"},
+    {FinishReason::kNonFinite, "nonfinite"},
+    {FinishReason::kCancelled, "cancelled"},
+}};
+
+constexpr std::string_view FinishReasonName(FinishReason reason) {
+  for (const auto& [known, name] : kFinishReasonNames) {
+    if (known == reason) return name;
+  }
+  return "?";
+}
+
+constexpr std::optional<FinishReason> FinishReasonFromName(std::string_view name) {
+  for (const auto& [reason, known] : kFinishReasonNames) {
+    if (known == name) return reason;
+  }
+  return std::nullopt;
+}
 
 struct Completion {
   int64_t id = 0;

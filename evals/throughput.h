@@ -5,9 +5,12 @@
 // decode. Rows carry what llama-bench calls pp and tg.
 #pragma once
 
+#include <array>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -26,7 +29,26 @@ struct ThroughputSpec {
 };
 
 enum class ThroughputKind { kPrefill, kShortDecode, kLongDecode };
-std::string_view ThroughputKindName(ThroughputKind kind);  // "prefill", "short_decode", "long_decode"
+
+inline constexpr std::array<std::pair<ThroughputKind, std::string_view>, 3> kThroughputKindNames{{
+    {ThroughputKind::kPrefill, "prefill"},
+    {ThroughputKind::kShortDecode, "short_decode"},
+    {ThroughputKind::kLongDecode, "long_decode"},
+}};
+
+constexpr std::string_view ThroughputKindName(ThroughputKind kind) {
+  for (const auto& [known, name] : kThroughputKindNames) {
+    if (known == kind) return name;
+  }
+  return "?";
+}
+
+constexpr std::optional<ThroughputKind> ThroughputKindFromName(std::string_view name) {
+  for (const auto& [kind, known] : kThroughputKindNames) {
+    if (known == name) return kind;
+  }
+  return std::nullopt;
+}
 
 struct ThroughputSample {
   ThroughputKind kind{};

@@ -1,0 +1,82 @@
+#include "controller/file_lock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <string>
+#include <system_error>
+#include <utility>
+
+namespace hproc::controller {
+namespace {
+
+Error LockError(const std::filesystem::path& lock_file, const char* what) {
+  const int code = errno;
+  return Error{std::string(what) + " " + lock_file.filename().string() + ": " +
+               std::generic_category().message(code)};
+}
+
+// What the holder wrote, if it reads like that: anybody may have put anything there.
+std::string Holder(int fd) {
+  std::array<char, 256> buffer{};
+  const ssize_t count = ::pread(fd, buffer.data(), buffer.size(), 0);
+  std::string text;
+  for (ssize_t i = 0; i < count; ++i) {
+    const char c = buffer[static_cast<size_t>(i)];
+    if (c == '\n') return text;
+    if (c < ' ' || c > '~') break;
+    text += c;
+  }
+  return "another process";
+}
+
+// Best effort: on a full disk the lock holds without a name.
+void WriteHolder(int fd, std::string_view now_utc) {
+  std::array<char, HOST_NAME_MAX + 1> host{};
+  if (::gethostname(host.data(), host.size() - 1) != 0) host = {'?'};
+  const std::string text = "hproc pid " + std::to_string(::getpid()) + " on " + host.data() +
+                           " since " + std::string(now_utc) + "\n";
+  if (::ftruncate(fd, 0) != 0) return;
+  [[maybe_unused]] const ssize_t written = ::pwrite(fd, text.data(), text.size(), 0);
+}
+
+// False where somebody removed or replaced the file between our open and our lock: ours then locks
+// nothing.
+bool IsStill(const std::filesystem::path& path, int fd) {
+  struct stat named {};
+  struct stat opened {};
+  return ::lstat(path.c_str(), &named) == 0 && ::fstat(fd, &opened) == 0 &&
+         named.st_ino == opened.st_ino && named.st_dev == opened.st_dev;
+}
+
+}  // namespace
+
+Result<FileLock> FileLock::Acquire(const std::filesystem::path& file, std::string_view now_utc) {
+  std::filesystem::path path = file;
+  path += ".lock";
+  while (true) {
+    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+    if (!fd) return LockError(path, "cannot create or open its lock file");
+    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EINTR) continue;
+      if (errno == EWOULDBLOCK) return Error{"is in use by " + Holder(fd.get())};
+      return LockError(path, "cannot lock its lock file");
+    }
+    if (!IsStill(path, fd.get())) continue;
+    WriteHolder(fd.get(), now_utc);
+    return FileLock(std::move(fd));
+  }
+}
+
+FileLock::~FileLock() {
+  // So that a holder's name outlives it only where it was killed.
+  if (fd_) [[maybe_unused]]
+    const int emptied = ::ftruncate(fd_.get(), 0);
+}
+
+}  // namespace hproc::controller
