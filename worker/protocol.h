@@ -17,9 +17,16 @@
 // a thread of its own every kHeartbeatPeriod; its counter grows only when the working thread gets on, so that a hang
 // shows although the heart beats.
 //
-// A line is one JSON object of at most kMaxLineBytes, ended by '\n'. Every event carries "v" (kProtocolVersion), "seq"
-// (from 0, without gaps) and "t" (seconds since the worker started, monotonic clock). Unknown keys are ignored, unknown
-// types are errors: a worker that lies is found out, a newer worker within one version is not.
+// `hello` is the first event and `oom`, `error` or `result:exit` the last: no heartbeat goes before or after them. A
+// `generate` without a `cancel` is answered by one sample for each request; after a `cancel` the rest may be missing or
+// come with FinishReason::kCancelled. Phases do not nest, and results come between them; generate and throughput need no
+// phase events, the command opens their phase.
+//
+// A line is one JSON object of at most kMaxLineBytes, ended by '\n', the '\n' not counted. Every line carries "v"
+// (kProtocolVersion) and "type"; every event also "seq" (from 0, without gaps) and "t" (seconds since the worker
+// started, monotonic clock). All keys of a type are required; unknown keys are ignored, unknown types are errors: a
+// worker that lies is found out, a newer worker within one version is not. What was measured and is not finite (a
+// cosine of 0/0, a time never taken) goes as null and comes back as NaN; nothing else may be null.
 #pragma once
 
 #include <chrono>
@@ -49,6 +56,7 @@ enum WorkerExit : int {
 };
 
 enum class Phase { kInit, kMeasure, kLoad, kCache, kWarmup, kGenerate, kThroughput };
+inline constexpr int kPhaseCount = 7;
 
 // "init", "measure", …; the words of the store and the reports.
 std::string_view PhaseName(Phase phase);
@@ -232,7 +240,9 @@ std::string EncodeJob(const Job& job);
 std::string EncodeCommand(const Command& command);
 std::string EncodeEvent(const Event& event);
 
-// `line` without its '\n'. The error says what is wrong with the line in words fit for a protocol_error verdict.
+// `line` without its '\n'. The error says what is wrong with the line in words fit for a protocol_error verdict: one
+// line of printable UTF-8, the offending key named by its path ("generate: requests[3].max_new_tokens is 0, below 1").
+// Never throws, and needs memory in proportion to the line: nesting and the number of values are bounded first.
 Result<Job> DecodeJob(std::string_view line);
 Result<Command> DecodeCommand(std::string_view line);
 Result<Event> DecodeEvent(std::string_view line);
