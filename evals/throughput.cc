@@ -45,18 +45,6 @@ double Median(std::vector<double> values) {
 
 }  // namespace
 
-std::string_view ThroughputKindName(ThroughputKind kind) {
-  switch (kind) {
-    case ThroughputKind::kPrefill:
-      return "prefill";
-    case ThroughputKind::kShortDecode:
-      return "short_decode";
-    case ThroughputKind::kLongDecode:
-      return "long_decode";
-  }
-  return "?";
-}
-
 Result<std::vector<ThroughputSample>> RunThroughput(const ThroughputSpec& spec, TimedModel& model) {
   const Result<Lengths> lengths = FitLengths(spec, model.context());
   if (!lengths.ok()) return lengths.error();
