@@ -80,16 +80,19 @@ Result<std::vector<ProbeResult>> RunProbes(std::span<const Probe> probes, int ta
   }
   std::vector<bool> done(results.size(), false);
   bool in_order = true;
+  bool cancelled = false;
   const Result<void> generated = generator.Generate(requests, [&](Completion completion) {
     const auto index = static_cast<size_t>(completion.id);
     in_order = completion.id >= 0 && index < done.size() && !done[index];
     if (!in_order) return false;
     done[index] = true;
+    cancelled = cancelled || completion.finish == FinishReason::kCancelled;
     results[index].completion = std::move(completion);
     return true;
   });
   if (!generated.ok()) return generated.error();
   if (!in_order) return Error{"the generator answered a probe twice, or one that was not asked"};
+  if (cancelled) return Error{"the probes were cancelled"};  // half an answer is not to be judged
   const auto missing = std::count(done.begin(), done.end(), false);
   if (missing > 0)
     return Error{"the generator left " + std::to_string(missing) + " probes unanswered"};

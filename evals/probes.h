@@ -41,7 +41,7 @@ struct ProbeResult {
 };
 
 // Asks all probes, greedily, and returns them in the order of `probes`. Errors: those of the
-// generator; a probe unanswered or answered twice.
+// generator; a probe unanswered, cancelled or answered twice.
 Result<std::vector<ProbeResult>> RunProbes(std::span<const Probe> probes, int task_max_new_tokens,
                                            Generator& generator);
 

@@ -76,7 +76,7 @@ PythonRandom::PythonRandom(uint64_t seed) : engine_(SeededEngine(seed)) {}
 
 uint32_t PythonRandom::Below(uint32_t bound) {
   HPROC_CHECK(bound >= 1, "nothing lies below 0");
-  const int bits = std::bit_width(bound);
+  const auto bits = static_cast<int>(std::bit_width(bound));
   uint32_t draw = 0;
   do {
     draw = static_cast<uint32_t>(engine_()) >> (32 - bits);

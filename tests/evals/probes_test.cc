@@ -33,6 +33,7 @@ class ReversingGenerator : public Generator {
       Completion completion;
       completion.id = requests[i - 1].id;
       completion.text = "to " + requests[i - 1].prompt;
+      completion.finish = finish;
       if (!on_completion(completion)) return Ok();
     }
     for (const int64_t id : more) {
@@ -46,6 +47,7 @@ class ReversingGenerator : public Generator {
 
   std::vector<GenerationRequest> asked;
   std::vector<int64_t> more;
+  FinishReason finish = FinishReason::kEndToken;
   size_t drop = 0;  // so many of the first requests
   bool fails = false;
 };
@@ -101,6 +103,9 @@ TEST(RunProbes, FindsOutAGeneratorThatMiscounts) {
   const Result<std::vector<ProbeResult>> results = RunProbes(probes, 100, forgetful);
   ASSERT_FALSE(results.ok());
   EXPECT_THAT(results.error().message, HasSubstr("left 2 probes unanswered"));
+  ReversingGenerator cancelled;
+  cancelled.finish = FinishReason::kCancelled;
+  EXPECT_EQ(RunProbes(probes, 100, cancelled).error().message, "the probes were cancelled");
   ReversingGenerator failing;
   failing.fails = true;
   EXPECT_EQ(RunProbes(probes, 100, failing).error().message, "gone");
