@@ -211,8 +211,10 @@ bool Tokenizer::IsSpecial(int32_t id) const {
 }
 
 std::optional<int32_t> Tokenizer::TokenId(std::string_view token) const {
-  if (const auto added = impl_->added_ids.find(std::string(token)); added != impl_->added_ids.end())
+  if (const auto added = impl_->added_ids.find(std::string(token));
+      added != impl_->added_ids.end()) {
     return added->second;
+  }
   const int32_t id = impl_->bpe.Find(token);
   return id >= 0 ? std::optional(id) : std::nullopt;
 }

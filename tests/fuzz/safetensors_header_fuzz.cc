@@ -18,8 +18,9 @@ void CheckMessage(const Error& error) {
   const std::string& message = error.message;
   HPROC_CHECK(message.starts_with("file: ") && message.size() < 1000 && IsValidUtf8(message),
               message);
-  for (const char c : message)
+  for (const char c : message) {
     HPROC_CHECK(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F, message);
+  }
 }
 
 // What is accepted is consistent: the tensors tile the buffer, and each is as large as its shape
@@ -55,8 +56,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view input(reinterpret_cast<const char*>(data), size);
   const Result<int64_t> length = SafetensorsHeaderBytes("file", input, static_cast<int64_t>(size));
   if (!length.ok()) CheckMessage(length.error());
-  if (length.ok())
+  if (length.ok()) {
     HPROC_CHECK(*length >= 0 && *length + 8 <= static_cast<int64_t>(size), "past the end");
+  }
 
   if (size < 2) return 0;
   const int64_t buffer_bytes = data[0] | data[1] << 8;

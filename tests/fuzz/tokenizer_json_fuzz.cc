@@ -44,8 +44,9 @@ std::vector<std::string_view> Parts(std::string_view input) {
 void CheckEncoding(const Tokenizer& tokenizer, std::string_view text, bool is_plain) {
   const Result<std::vector<int32_t>> ids = tokenizer.Encode(text);
   if (!ids.ok()) return;  // a pattern that takes too long
-  for (const int32_t id : *ids)
+  for (const int32_t id : *ids) {
     HPROC_CHECK(id >= 0 && id < tokenizer.vocab_size(), "an id out of range");
+  }
   const std::string decoded = tokenizer.Decode(*ids);
   HPROC_CHECK(IsValidUtf8(decoded), "decoded to broken UTF-8");
   if (is_plain) HPROC_CHECK(decoded == ReplaceInvalidUtf8(text), "text changed on the way");
