@@ -286,29 +286,16 @@ Result<void> Translator::Class() {
 Result<void> Translator::Open() {
   groups_.push_back({out_.size(), caseless_});
   ++at_;
-  if (Next("?:")) {
-    out_ += "(?:";
-  } else if (Next("?i:")) {
-    out_ += "(?i:";
-    caseless_ = true;
-  } else if (Next("?-i:")) {
-    out_ += "(?-i:";
-    caseless_ = false;
-  } else if (Next("?<=")) {
-    out_ += "(?<=";
-  } else if (Next("?<!")) {
-    out_ += "(?<!";
-  } else if (Next("?=")) {
-    out_ += "(?=";
-  } else if (Next("?!")) {
-    out_ += "(?!";
-  } else if (Next("?>")) {
-    out_ += "(?>";
-  } else if (Next("?") || Next("*")) {
-    return Unsupported("this kind of group");
-  } else {
-    out_ += "(?:";  // nothing refers back to it
+  out_ += '(';
+  for (const std::string_view kind : {"?:", "?i:", "?-i:", "?=", "?!", "?<=", "?<!", "?>"}) {
+    if (!Next(kind)) continue;
+    if (kind == "?i:") caseless_ = true;
+    if (kind == "?-i:") caseless_ = false;
+    out_ += kind;
+    return Ok();
   }
+  if (Next("?") || Next("*")) return Unsupported("this kind of group");
+  out_ += "?:";  // nothing refers back to it
   return Ok();
 }
 
