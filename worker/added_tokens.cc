@@ -85,8 +85,9 @@ Result<void> AddedTokens::Split(std::string_view text,
       }
     }
     if (done < begin) {
-      if (Result<void> result = piece(kText, text.substr(done, begin - done)); !result.ok())
+      if (Result<void> result = piece(kText, text.substr(done, begin - done)); !result.ok()) {
         return result;
+      }
     }
     if (Result<void> result = piece(token->id, {}); !result.ok()) return result;
     done = end;

@@ -34,8 +34,9 @@ Result<Bpe> Bpe::Create(const TokenizerSpec& spec) {
   bpe.ignore_merges_ = spec.ignore_merges;
   bpe.vocab_.reserve(spec.vocab.size());
   for (const auto& [token, id] : spec.vocab) {
-    if (!bpe.vocab_.emplace(token, id).second)
+    if (!bpe.vocab_.emplace(token, id).second) {
       return Error{"token '" + Printable(token) + "' is twice in the vocabulary"};
+    }
   }
   for (int byte = 0; byte < 256; ++byte) {
     const int32_t id = bpe.Find(ByteLevelChar(static_cast<uint8_t>(byte)));

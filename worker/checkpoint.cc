@@ -45,8 +45,9 @@ Result<void> ReadAt(int fd, int64_t offset, std::span<std::byte> out) {
   while (!out.empty()) {
     const ssize_t n = ::pread(fd, out.data(), out.size(), offset);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0)
+    if (n < 0) {
       return Error{"cannot read at byte " + std::to_string(offset) + ": " + SystemMessage(errno)};
+    }
     if (n == 0) {
       return Error{"ends at or before byte " + std::to_string(offset) + ", " +
                    std::to_string(out.size()) +
@@ -60,8 +61,9 @@ Result<void> ReadAt(int fd, int64_t offset, std::span<std::byte> out) {
 
 void UpdateNumber(Sha256& digest, int64_t number) {
   std::array<unsigned char, 8> bytes{};
-  for (size_t i = 0; i < bytes.size(); ++i)
+  for (size_t i = 0; i < bytes.size(); ++i) {
     bytes[i] = static_cast<unsigned char>(static_cast<uint64_t>(number) >> (8 * i));
+  }
   digest.Update(bytes.data(), bytes.size());
 }
 
@@ -100,8 +102,9 @@ class IndexHandler final : public JsonHandler {
 
   Result<void> OnKey(std::string& key) override {
     if (depth_ == 1) {
-      if (key == "weight_map" && std::exchange(has_weight_map, true))
+      if (key == "weight_map" && std::exchange(has_weight_map, true)) {
         return Error{"weight_map appears twice"};
+      }
       top_key_ = std::move(key);
     } else if (depth_ == 2) {
       key_ = std::move(key);
@@ -111,8 +114,9 @@ class IndexHandler final : public JsonHandler {
 
   Result<void> OnBegin(bool is_object) override {
     if (depth_ == 0 && !is_object) return Error{"not a JSON object"};
-    if (depth_ == 1 && top_key_ == "weight_map" && !is_object)
+    if (depth_ == 1 && top_key_ == "weight_map" && !is_object) {
       return Error{"weight_map is not an object"};
+    }
     if (depth_ == 2 && top_key_ == "weight_map") return NotAFileName();
     ++depth_;
     return Ok();
@@ -145,9 +149,10 @@ Result<fs::path> ResolveInFolder(const fs::path& folder, std::string_view name) 
                      std::none_of(name.begin(), name.end(), [](char c) {
                        return c == '/' || static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
                      });
-  if (!plain)
+  if (!plain) {
     return Error{folder.string() + ": '" + Printable(name) +
                  "' is not the name of a file in this folder"};
+  }
   std::error_code failure;
   const fs::path real_folder = fs::canonical(folder, failure);
   if (failure) return Error{folder.string() + ": " + failure.message()};
@@ -192,10 +197,15 @@ Result<void> Checkpoint::OpenShard(const std::string& name, const fs::path& path
   shard.fd = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW));
   if (!shard.fd) return Error{label + ": cannot open: " + SystemMessage(errno)};
   struct stat info {};
-  if (::fstat(shard.fd.get(), &info) != 0)
+  if (::fstat(shard.fd.get(), &info) != 0) {
     return Error{label + ": cannot stat: " + SystemMessage(errno)};
+  }
   if (!S_ISREG(info.st_mode)) return Error{label + ": not a regular file"};
   shard.file_bytes = info.st_size;
+  if (shard.file_bytes > kMaxShardBytes) {
+    return Error{label + ": " + std::to_string(shard.file_bytes) + " bytes, more than the " +
+                 std::to_string(kMaxShardBytes) + " allowed"};
+  }
 
   std::string first(static_cast<size_t>(std::min<int64_t>(8, shard.file_bytes)), '\0');
   Result<void> read = ReadAt(shard.fd.get(), 0, std::as_writable_bytes(std::span(first)));
@@ -252,6 +262,39 @@ Result<void> Checkpoint::CheckIndex(const Index& index) const {
   return Ok();
 }
 
+// Opens every file that the index names.
+Result<void> Checkpoint::OpenShards(const Index& index) {
+  std::vector<std::string> files;
+  for (const auto& [tensor, file] : index.weight_map) files.push_back(file);
+  std::sort(files.begin(), files.end());
+  files.erase(std::unique(files.begin(), files.end()), files.end());
+  if (files.size() > kMaxShards) {
+    return Error{(folder_ / kIndexFile).string() + ": names " + std::to_string(files.size()) +
+                 " files, more than the " + std::to_string(kMaxShards) + " allowed"};
+  }
+  for (const std::string& file : files) {
+    const Result<fs::path> path = ResolveInFolder(folder_, file);
+    if (!path.ok()) {
+      return Error{path.error().message + " (named by " + std::string(kIndexFile) + ")"};
+    }
+    if (Result<void> opened = OpenShard(file, *path); !opened.ok()) return opened;
+  }
+  return Ok();
+}
+
+Result<void> Checkpoint::SortTensors() {
+  std::sort(tensors_.begin(), tensors_.end(), [](const TensorInfo& a, const TensorInfo& b) {
+    return std::tie(a.name, a.shard) < std::tie(b.name, b.shard);
+  });
+  const auto twice =
+      std::adjacent_find(tensors_.begin(), tensors_.end(),
+                         [](const TensorInfo& a, const TensorInfo& b) { return a.name == b.name; });
+  if (twice == tensors_.end()) return Ok();
+  return Error{folder_.string() + ": tensor '" + Printable(twice->name) + "' is in both " +
+               Printable(ShardName(twice->shard)) + " and " +
+               Printable(ShardName(std::next(twice)->shard))};
+}
+
 Result<Checkpoint> Checkpoint::Open(const fs::path& folder) {
   std::error_code failure;
   if (!fs::is_directory(folder, failure)) {
@@ -278,50 +321,22 @@ Result<Checkpoint> Checkpoint::Open(const fs::path& folder) {
     checkpoint.generation_config_json_ = std::move(*generation);
   }
 
-  std::optional<Index> index;
   if (has(kSingleFile)) {
     const Result<fs::path> path = ResolveInFolder(folder, kSingleFile);
     if (!path.ok()) return path.error();
-    if (Result<void> opened = checkpoint.OpenShard(std::string(kSingleFile), *path); !opened.ok())
-      return opened.error();
+    Result<void> opened = checkpoint.OpenShard(std::string(kSingleFile), *path);
+    if (opened.ok()) opened = checkpoint.SortTensors();
+    if (!opened.ok()) return opened.error();
   } else if (has(kIndexFile)) {
-    Result<Index> parsed = ReadIndex(folder);
-    if (!parsed.ok()) return parsed.error();
-    index = std::move(*parsed);
-    std::vector<std::string> files;
-    for (const auto& [tensor, file] : index->weight_map) files.push_back(file);
-    std::sort(files.begin(), files.end());
-    files.erase(std::unique(files.begin(), files.end()), files.end());
-    if (files.size() > kMaxShards) {
-      return Error{(folder / kIndexFile).string() + ": names " + std::to_string(files.size()) +
-                   " files, more than the " + std::to_string(kMaxShards) + " allowed"};
-    }
-    for (const std::string& file : files) {
-      const Result<fs::path> path = ResolveInFolder(folder, file);
-      if (!path.ok())
-        return Error{path.error().message + " (named by " + std::string(kIndexFile) + ")"};
-      if (Result<void> opened = checkpoint.OpenShard(file, *path); !opened.ok())
-        return opened.error();
-    }
+    const Result<Index> index = ReadIndex(folder);
+    if (!index.ok()) return index.error();
+    Result<void> opened = checkpoint.OpenShards(*index);
+    if (opened.ok()) opened = checkpoint.SortTensors();
+    if (opened.ok()) opened = checkpoint.CheckIndex(*index);
+    if (!opened.ok()) return opened.error();
   } else {
     return Error{folder.string() + ": neither " + std::string(kSingleFile) + " nor " +
                  std::string(kIndexFile)};
-  }
-
-  std::vector<TensorInfo>& tensors = checkpoint.tensors_;
-  std::sort(tensors.begin(), tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
-    return std::tie(a.name, a.shard) < std::tie(b.name, b.shard);
-  });
-  const auto twice =
-      std::adjacent_find(tensors.begin(), tensors.end(),
-                         [](const TensorInfo& a, const TensorInfo& b) { return a.name == b.name; });
-  if (twice != tensors.end()) {
-    return Error{folder.string() + ": tensor '" + Printable(twice->name) + "' is in both " +
-                 Printable(checkpoint.ShardName(twice->shard)) + " and " +
-                 Printable(checkpoint.ShardName(std::next(twice)->shard))};
-  }
-  if (index) {
-    if (Result<void> checked = checkpoint.CheckIndex(*index); !checked.ok()) return checked.error();
   }
   return checkpoint;
 }
@@ -365,8 +380,9 @@ Result<std::string> Checkpoint::Fingerprint() const {
     if (Result<void> read = Read(tensor, 0, bytes); !read.ok()) return read.error();
     digest.Update(bytes.data(), bytes.size());
     if (tensor.bytes() > kFingerprintBytes) {
-      if (Result<void> read = Read(tensor, tensor.bytes() - kFingerprintBytes, page); !read.ok())
+      if (Result<void> read = Read(tensor, tensor.bytes() - kFingerprintBytes, page); !read.ok()) {
         return read.error();
+      }
       digest.Update(page.data(), page.size());
     }
   }

@@ -31,6 +31,7 @@ namespace hproc::worker {
 inline constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
 inline constexpr int64_t kMaxIndexBytes = int64_t{128} << 20;
 inline constexpr size_t kMaxShards = 4096;
+inline constexpr int64_t kMaxShardBytes = int64_t{1} << 50;  // so that sums stay far from 2^63
 
 // Where `name`, a plain file name, leads in `folder`; nothing is opened. Refused: an empty name,
 // ".", "..", anything with a slash or a control character, what is missing or not a regular file,
@@ -94,6 +95,8 @@ class Checkpoint {
   Checkpoint() = default;
   static Result<Index> ReadIndex(const std::filesystem::path& folder);
   Result<void> OpenShard(const std::string& name, const std::filesystem::path& path);
+  Result<void> OpenShards(const Index& index);
+  Result<void> SortTensors();  // and sees to it that no name is there twice
   Result<void> CheckIndex(const Index& index) const;
 
   std::filesystem::path folder_;

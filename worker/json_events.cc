@@ -45,7 +45,7 @@ class Adapter {
   const std::optional<Error>& error() const { return error_; }
 
  private:
-  bool Keep(Result<void> result) {
+  bool Keep(const Result<void>& result) {
     if (!result.ok()) error_ = result.error();
     return result.ok();
   }

@@ -38,8 +38,9 @@ float FromF16(uint16_t bits) {
 // All ones in the exponent: NaN or infinite. On the bits, so that -ffast-math could not remove it.
 int64_t CountNonFinite(std::span<const float> values) {
   int64_t count = 0;
-  for (const float value : values)
+  for (const float value : values) {
     count += (std::bit_cast<uint32_t>(value) & 0x7F800000u) == 0x7F800000u;
+  }
   return count;
 }
 

@@ -58,10 +58,7 @@ class WordCache {
 
 // What a token's text stands for: byte-level characters for bytes; a text with any other character
 // for itself, which is how the library's ByteLevel decoder treats added tokens, too.
-std::string BytesOf(const std::string& token) {
-  std::optional<std::string> bytes = FromByteLevel(token);
-  return bytes ? std::move(*bytes) : token;
-}
+std::string BytesOf(const std::string& token) { return FromByteLevel(token).value_or(token); }
 
 }  // namespace
 
@@ -119,12 +116,12 @@ Result<Tokenizer> Tokenizer::FromFile(const std::filesystem::path& path) {
 
 Result<Tokenizer> Tokenizer::FromJson(std::string_view json, std::string_view label) {
   Result<TokenizerSpec> spec = ParseTokenizerJson(json);
-  Result<Tokenizer> tokenizer = spec.ok() ? FromSpec(std::move(*spec)) : spec.error();
+  Result<Tokenizer> tokenizer = spec.ok() ? FromSpec(*spec) : spec.error();
   if (!tokenizer.ok()) return Error{std::string(label) + ": " + tokenizer.error().message};
   return tokenizer;
 }
 
-Result<Tokenizer> Tokenizer::FromSpec(TokenizerSpec spec) {
+Result<Tokenizer> Tokenizer::FromSpec(const TokenizerSpec& spec) {
   Result<Bpe> bpe = Bpe::Create(spec);
   if (!bpe.ok()) return bpe.error();
   Result<PreTokenizer> pre_tokenizer = PreTokenizer::Create(spec.pre_tokenizer);
@@ -211,8 +208,10 @@ bool Tokenizer::IsSpecial(int32_t id) const {
 }
 
 std::optional<int32_t> Tokenizer::TokenId(std::string_view token) const {
-  if (const auto added = impl_->added_ids.find(std::string(token)); added != impl_->added_ids.end())
+  if (const auto added = impl_->added_ids.find(std::string(token));
+      added != impl_->added_ids.end()) {
     return added->second;
+  }
   const int32_t id = impl_->bpe.Find(token);
   return id >= 0 ? std::optional(id) : std::nullopt;
 }

@@ -66,7 +66,7 @@ class Tokenizer {
  private:
   struct Impl;
   explicit Tokenizer(std::unique_ptr<Impl> impl);
-  static Result<Tokenizer> FromSpec(TokenizerSpec spec);
+  static Result<Tokenizer> FromSpec(const TokenizerSpec& spec);
 
   std::unique_ptr<Impl> impl_;
 };

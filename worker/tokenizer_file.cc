@@ -19,6 +19,38 @@ constexpr size_t kMaxSteps = 64;
 
 std::string Quote(std::string_view text) { return "'" + Printable(text) + "'"; }
 
+// In the functions below `where` names the place in messages.
+
+// The member, or null where there is none.
+const Json& Member(const Json& object, const char* name) {
+  static const Json null;
+  const auto found = object.find(name);
+  return found == object.end() ? null : *found;
+}
+
+Result<bool> Flag(const Json& object, const char* name, const std::string& where) {
+  const Json& value = Member(object, name);
+  if (!value.is_boolean()) return Error{where + ": " + name + " is not true or false"};
+  return value.get<bool>();
+}
+
+// Empty where it is not a string.
+std::string TextOf(const Json& value) {
+  return value.is_string() ? value.get<std::string>() : std::string();
+}
+
+std::string TypeOf(const Json& component) { return TextOf(Member(component, "type")); }
+
+Error Unsupported(const std::string& where, const std::string& what) {
+  return Error{where + " " + Quote(what) + " is not supported"};
+}
+
+// Files from before types were written have none.
+Result<void> CheckModelType(const Json& model) {
+  const std::string type = TypeOf(model);
+  return model.contains("type") && type != "BPE" ? Unsupported("model", type) : Ok();
+}
+
 // Takes the vocabulary and the merges, which are nearly all of the file, straight into the spec,
 // and the rest into a document to be looked at when all is read.
 class FileHandler final : public JsonHandler {
@@ -66,15 +98,18 @@ class FileHandler final : public JsonHandler {
     const bool in_model = open_.size() == 2 && path_.back() == "model" && open_.back()->is_object();
     Json* placed = nullptr;
     if (in_model && (key_ == "vocab" || key_ == "merges")) {
-      if (is_object != (key_ == "vocab"))
+      if (Result<void> type = CheckModelType(*open_.back()); !type.ok()) return type;
+      if (is_object != (key_ == "vocab")) {
         return Error{"model." + key_ + " is not " + (is_object ? "an array" : "an object")};
+      }
       (is_object ? in_vocab_ : in_merges_) = true;
       has_merges |= !is_object;
       return Put(true, nullptr);  // so that a second one is noticed
     }
     const std::string key = key_;
-    if (Result<void> put = Put(is_object ? Json::object() : Json::array(), &placed); !put.ok())
+    if (Result<void> put = Put(is_object ? Json::object() : Json::array(), &placed); !put.ok()) {
       return put;
+    }
     open_.push_back(placed);
     path_.push_back(key);
     return Ok();
@@ -110,34 +145,39 @@ class FileHandler final : public JsonHandler {
       return Error{"vocab: the id of token " + Quote(key_) + " is not an integer from 0 to " +
                    std::to_string(kMaxTokenId)};
     }
-    if (spec_.vocab.size() == kMaxEntries)
+    if (spec_.vocab.size() == kMaxEntries) {
       return Error{"vocab: more than " + std::to_string(kMaxEntries) + " tokens"};
+    }
     spec_.vocab.emplace_back(std::move(key_), static_cast<int32_t>(scalar.number));
     return Ok();
   }
 
   Result<void> OnMerge(const JsonScalar& scalar) {
     if (scalar.kind != JsonScalar::Kind::kString) return BadMerge();
-    if (spec_.merges.size() == kMaxEntries)
+    if (spec_.merges.size() == kMaxEntries) {
       return Error{"more than " + std::to_string(kMaxEntries) + " merges"};
+    }
     if (in_pair_) {
       if (pair_.size() == 2) return BadMerge();
       pair_.push_back(std::move(*scalar.text));
       return Ok();
     }
     const std::string& text = *scalar.text;
-    if (text.starts_with("#version"))
+    if (text.starts_with("#version")) {
       return Ok();  // a line of the older file that some converters copied along
+    }
     const size_t space = text.find(' ');
-    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos)
+    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
       return BadMerge();
+    }
     spec_.merges.emplace_back(text.substr(0, space), text.substr(space + 1));
     return Ok();
   }
 
   Result<void> Put(Json value, Json** placed) {
-    if (++small_values_ > kMaxSmallValues)
+    if (++small_values_ > kMaxSmallValues) {
       return Error{"more than a tokenizer can need beside vocab and merges"};
+    }
     Json* at = &document;
     if (open_.empty()) {
       if (!value.is_object()) return Error{"not a JSON object"};
@@ -164,32 +204,6 @@ class FileHandler final : public JsonHandler {
   std::vector<std::string> pair_;
   size_t small_values_ = 0;
 };
-
-// ---- Looking at the document: `where` names the place in messages
-// ------------------------------------------------
-
-// The member, or null where there is none.
-const Json& Member(const Json& object, const char* name) {
-  static const Json null;
-  const auto found = object.find(name);
-  return found == object.end() ? null : *found;
-}
-
-Result<bool> Flag(const Json& object, const char* name, const std::string& where) {
-  const Json& value = Member(object, name);
-  if (!value.is_boolean()) return Error{where + ": " + name + " is not true or false"};
-  return value.get<bool>();
-}
-
-// The "type" of a component; empty where it is not a string.
-std::string TypeOf(const Json& component) {
-  const Json& type = component.is_object() ? Member(component, "type") : component;
-  return type.is_string() ? type.get<std::string>() : std::string();
-}
-
-Error Unsupported(const std::string& where, const std::string& what) {
-  return Error{where + " " + Quote(what) + " is not supported"};
-}
 
 Result<AddedTokenSpec> ReadAddedToken(const Json& entry, size_t index) {
   std::string where = "added token " + std::to_string(index);
@@ -230,8 +244,9 @@ Result<void> ReadAddedTokens(const Json& list, TokenizerSpec& spec) {
   for (const Json& entry : list) {
     Result<AddedTokenSpec> token = ReadAddedToken(entry, spec.added_tokens.size());
     if (!token.ok()) return token.error();
-    if (!contents.insert(token->content).second)
+    if (!contents.insert(token->content).second) {
       return Error{"added token " + Quote(token->content) + " appears twice"};
+    }
     spec.added_tokens.push_back(std::move(*token));
   }
   return Ok();
@@ -259,8 +274,9 @@ Result<PreTokenizerStep> ReadSplit(const Json& split) {
   if (!pattern.is_object()) return Error{"pre-tokenizer Split: pattern is not an object"};
   const Json& regex = Member(pattern, "Regex");
   const Json& literal = Member(pattern, "String");
-  if (regex.is_string() == literal.is_string())
+  if (regex.is_string() == literal.is_string()) {
     return Error{"pre-tokenizer Split: pattern is neither a Regex nor a String"};
+  }
   step.is_literal = literal.is_string();
   step.pattern = (step.is_literal ? literal : regex).get<std::string>();
   if (step.pattern.empty()) return Error{"pre-tokenizer Split: pattern is empty"};
@@ -268,7 +284,7 @@ Result<PreTokenizerStep> ReadSplit(const Json& split) {
   if (!invert.ok()) return invert.error();
   const Json& behavior = Member(split, "behavior");
   if (behavior == "Isolated") return step;
-  if (behavior != "Removed") return Unsupported("pre-tokenizer Split: behavior", TypeOf(behavior));
+  if (behavior != "Removed") return Unsupported("pre-tokenizer Split: behavior", TextOf(behavior));
   step.keep_matches = *invert;
   step.keep_between = !*invert;
   return step;
@@ -300,10 +316,12 @@ Result<void> ReadPreTokenizer(const Json& pre_tokenizer, TokenizerSpec& spec) {
     }
     return Ok();
   }
-  if (type != "Split" && type != "ByteLevel")
+  if (type != "Split" && type != "ByteLevel") {
     return Unsupported("pre-tokenizer", pre_tokenizer.is_null() ? "null" : type);
-  if (steps.size() == kMaxSteps)
+  }
+  if (steps.size() == kMaxSteps) {
     return Error{"more than " + std::to_string(kMaxSteps) + " pre-tokenizers"};
+  }
   if (!steps.empty() && steps.back().kind == PreTokenizerStep::Kind::kByteLevel) {
     return Unsupported("behind ByteLevel, a pre-tokenizer", type);
   }
@@ -316,9 +334,7 @@ Result<void> ReadPreTokenizer(const Json& pre_tokenizer, TokenizerSpec& spec) {
 
 Result<void> ReadModel(const Json& model, bool has_merges, TokenizerSpec& spec) {
   if (!model.is_object()) return Error{"no model"};
-  const std::string type = TypeOf(model);
-  // Files from before the types were written have none.
-  if (model.contains("type") && type != "BPE") return Unsupported("model", type);
+  if (Result<void> type = CheckModelType(model); !type.ok()) return type;
   if (spec.vocab.empty()) return Error{"model: no vocab"};
   if (!has_merges) return Error{"model: no merges"};
   for (const char* name : {"byte_fallback", "fuse_unk", "ignore_merges"}) {
@@ -363,17 +379,21 @@ Result<TokenizerSpec> ParseTokenizerJson(std::string_view json) {
   if (Result<void> read = ParseJson(json, JsonLimits{}, handler); !read.ok()) return read.error();
   const Json& document = handler.document;
   if (const Json& version = Member(document, "version"); !version.is_null() && version != "1.0") {
-    return Unsupported("version", TypeOf(version));
+    return Unsupported("version", TextOf(version));
   }
   if (Result<void> read = ReadModel(Member(document, "model"), handler.has_merges, spec);
-      !read.ok())
+      !read.ok()) {
     return read.error();
-  if (Result<void> read = ReadAddedTokens(Member(document, "added_tokens"), spec); !read.ok())
+  }
+  if (Result<void> read = ReadAddedTokens(Member(document, "added_tokens"), spec); !read.ok()) {
     return read.error();
-  if (Result<void> read = ReadNormalizer(Member(document, "normalizer"), spec); !read.ok())
+  }
+  if (Result<void> read = ReadNormalizer(Member(document, "normalizer"), spec); !read.ok()) {
     return read.error();
-  if (Result<void> read = ReadPreTokenizer(Member(document, "pre_tokenizer"), spec); !read.ok())
+  }
+  if (Result<void> read = ReadPreTokenizer(Member(document, "pre_tokenizer"), spec); !read.ok()) {
     return read.error();
+  }
   if (spec.pre_tokenizer.empty() ||
       spec.pre_tokenizer.back().kind != PreTokenizerStep::Kind::kByteLevel) {
     return Error{"pre-tokenizer: no ByteLevel, and only byte-level vocabularies are supported"};

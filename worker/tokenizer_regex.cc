@@ -109,8 +109,9 @@ Result<Regex> Regex::FromOniguruma(std::string_view pattern) {
       pcre2_compile(Units(*translated), translated->size(),
                     PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_USE_OFFSET_LIMIT,
                     &failure, &place, context.get()));
-  if (code->code == nullptr)
+  if (code->code == nullptr) {
     return Error{"regular expression '" + code->shown + "': " + Pcre2Message(failure)};
+  }
   // Where there is no just-in-time compiler, pcre2_match interprets.
   pcre2_jit_compile(code->code.get(), PCRE2_JIT_COMPLETE);
   return Regex(std::move(code));

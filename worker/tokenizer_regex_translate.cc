@@ -132,8 +132,9 @@ Result<std::string> Translator::Run() {
     // A whole character: a quantifier behind it applies to all of its bytes.
     size_t bytes = 1;
     while (at_ + bytes < in_.size() &&
-           (static_cast<unsigned char>(in_[at_ + bytes]) & 0xC0) == 0x80)
+           (static_cast<unsigned char>(in_[at_ + bytes]) & 0xC0) == 0x80) {
       ++bytes;
+    }
     Atom(in_.substr(at_, bytes));
     at_ += bytes;
   }
@@ -166,11 +167,13 @@ Result<std::string> Translator::ReadProperty(bool negated) {
   if (Next("^")) negated = !negated;
   const std::string name(in_.substr(at_, end - at_));
   for (const char c : name) {
-    if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '_')
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '_') {
       return Unsupported("this \\p{name}");
+    }
   }
-  if (caseless_ && (name == "Lu" || name == "Ll" || name == "Lt"))
+  if (caseless_ && (name == "Lu" || name == "Ll" || name == "Lt")) {
     return Unsupported("a caseless \\p{" + name + "}");
+  }
   at_ = end + 1;
   return std::string(negated ? "\\P{" : "\\p{") + (IsCommonProperty(name) ? "" : "sc:") + name +
          "}";
@@ -283,29 +286,16 @@ Result<void> Translator::Class() {
 Result<void> Translator::Open() {
   groups_.push_back({out_.size(), caseless_});
   ++at_;
-  if (Next("?:")) {
-    out_ += "(?:";
-  } else if (Next("?i:")) {
-    out_ += "(?i:";
-    caseless_ = true;
-  } else if (Next("?-i:")) {
-    out_ += "(?-i:";
-    caseless_ = false;
-  } else if (Next("?<=")) {
-    out_ += "(?<=";
-  } else if (Next("?<!")) {
-    out_ += "(?<!";
-  } else if (Next("?=")) {
-    out_ += "(?=";
-  } else if (Next("?!")) {
-    out_ += "(?!";
-  } else if (Next("?>")) {
-    out_ += "(?>";
-  } else if (Next("?") || Next("*")) {
-    return Unsupported("this kind of group");
-  } else {
-    out_ += "(?:";  // nothing refers back to it
+  out_ += '(';
+  for (const std::string_view kind : {"?:", "?i:", "?-i:", "?=", "?!", "?<=", "?<!", "?>"}) {
+    if (!Next(kind)) continue;
+    if (kind == "?i:") caseless_ = true;
+    if (kind == "?-i:") caseless_ = false;
+    out_ += kind;
+    return Ok();
   }
+  if (Next("?") || Next("*")) return Unsupported("this kind of group");
+  out_ += "?:";  // nothing refers back to it
   return Ok();
 }
 

@@ -33,8 +33,9 @@ std::string Safetensors(const std::map<std::string, std::string>& tensors) {
   }
   json += "}";
   std::string file(8, '\0');
-  for (size_t i = 0; i < 8; ++i)
+  for (size_t i = 0; i < 8; ++i) {
     file[i] = static_cast<char>(static_cast<unsigned char>(json.size() >> (8 * i)));
+  }
   return file + json + data;
 }
 

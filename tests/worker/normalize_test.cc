@@ -40,8 +40,9 @@ TEST(NormalizeNfc, ComposesHangul) {
 TEST(NormalizeNfc, OrdersLongRunsOfMarksInTime) {
   std::string text = "q";
   std::string expected = "q";
-  for (int i = 0; i < 500'000; ++i)
+  for (int i = 0; i < 500'000; ++i) {
     text += i % 2 == 0 ? "\u0301" : "\u0316";  // classes 230 and 220
+  }
   for (int i = 0; i < 250'000; ++i) expected += "\u0316";
   for (int i = 0; i < 250'000; ++i) expected += "\u0301";
   EXPECT_EQ(NormalizeNfc(text) == expected, true);

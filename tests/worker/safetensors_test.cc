@@ -228,8 +228,9 @@ TEST(SafetensorsHeader, RefusesOverlappingTensors) {
 
 TEST(SafetensorsHeader, RefusesAHundredThousandTensorsOnOneRange) {
   std::string json = "{";
-  for (int i = 0; i < 100'000; ++i)
+  for (int i = 0; i < 100'000; ++i) {
     json += (i > 0 ? "," : "") + Tensor("t" + std::to_string(i), "U8", "[8]", "[0,8]");
+  }
   EXPECT_THAT(ErrorOf(json + "}", 8), HasSubstr("begins at byte 0, inside tensor 't0'"));
 }
 

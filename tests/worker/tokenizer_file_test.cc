@@ -128,6 +128,7 @@ TEST(TokenizerFile, RefusesWhatItDoesNotSupportByName) {
             }),
             "normalizer 'Lowercase' is not supported");
   EXPECT_EQ(with([](auto& s) { s.normalizer = "[]"; }), "normalizer '' is not supported");
+  EXPECT_EQ(with([](auto& s) { s.normalizer = "\"NFC\""; }), "normalizer '' is not supported");
   EXPECT_EQ(with([](auto& s) { s.pre_tokenizer = "null"; }),
             "pre-tokenizer 'null' is not supported");
   EXPECT_EQ(with([](auto& s) { s.pre_tokenizer = R"({"type":"Whitespace"})"; }),
@@ -174,7 +175,7 @@ TEST(TokenizerFile, RefusesWhatItDoesNotSupportByName) {
   const Result<Tokenizer> unigram =
       Tokenizer::FromJson(R"({"model":{"type":"Unigram","vocab":[["a",0.5]]}})", "f");
   ASSERT_FALSE(unigram.ok());
-  EXPECT_EQ(unigram.error().message, "f: model.vocab is not an object");
+  EXPECT_EQ(unigram.error().message, "f: model 'Unigram' is not supported");
   const Result<Tokenizer> word_piece =
       Tokenizer::FromJson(R"({"model":{"type":"WordPiece","vocab":{"a":0}}})", "f");
   ASSERT_FALSE(word_piece.ok());

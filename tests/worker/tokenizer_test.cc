@@ -156,8 +156,9 @@ TEST(Tokenizer, EncodesTheSameFromSeveralThreads) {
 TEST(Tokenizer, ForgetsCachedWordsWithoutForgettingHowToEncodeThem) {
   // More different words than the cache holds, twice.
   std::string text;
-  for (int i = 0; i < 70'000; ++i)
+  for (int i = 0; i < 70'000; ++i) {
     text += " w" + std::string(1, static_cast<char>('a' + i % 26)) + std::to_string(i) + "x";
+  }
   const SmallTokenizer small{
       .tokens = {"wa", "\u0120wa"},
       .merges = R"([["w","a"],["\u0120","wa"]])",
