@@ -86,8 +86,8 @@ enum class OpenMode { kReadWrite, kReadOnly };
 // whatever is not a whole study file of ours: such a file is left as it was. The folder must exist,
 // allow new files, and not be on a network file system.
 //
-// Read-only: the file must be there, of the current schema. In a folder that cannot be written, a
-// file whose last writer closed it or died while others read it is still read.
+// Read-only: the file must be there, of the current schema. It is read in a folder that cannot be
+// written too, unless a writer died and its log's index (study.db-shm) did not come along.
 //
 // What survives: commits go to a write-ahead log with synchronous=FULL, that is, they are fsynced
 // one by one. kill -9 at any moment loses nothing that returned, since the kernel has it; nor does
