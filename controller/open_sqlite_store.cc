@@ -3,6 +3,7 @@
 // known to be ours and whole.
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <system_error>
@@ -122,19 +123,15 @@ Result<SqliteStore::Opened> OpenForWriting(const fs::path& path, std::string_vie
                              .access = Database::Access::kReadWrite};
 }
 
-// SQLite needs the log's index beside the file, even to read. Where it can be neither opened nor
-// made (a read-only folder) and there is no log, nobody writes the file, and it is read as it lies.
-Database ConnectReader(const fs::path& file, Database::Access& access) {
-  try {
-    access = Database::Access::kReadOnly;
-    Database database(file, access);
-    SchemaVersion(database);  // the first look into the file
-    return database;
-  } catch (const DatabaseError&) {
-    if (HasLog(file)) throw;
-  }
-  access = Database::Access::kFrozen;
-  return Database(file, access);
+// SQLite needs the log's index beside the file, even to read, and makes it. Where it cannot (a
+// read-only folder) and there is no log either, nobody is writing the file, and it is read as it
+// lies.
+Database::Access ReaderAccess(const fs::path& file) {
+  std::error_code ignored;
+  const bool journal = fs::exists(WithSuffix(file, "-journal"), ignored);
+  const bool may_create = ::access(file.parent_path().c_str(), W_OK) == 0;
+  return may_create || journal || HasLog(file) ? Database::Access::kReadOnly
+                                               : Database::Access::kFrozen;
 }
 
 Result<SqliteStore::Opened> OpenForReading(const fs::path& path) {
@@ -147,8 +144,8 @@ Result<SqliteStore::Opened> OpenForReading(const fs::path& path) {
   if (state->bytes == 0) return Error{"is empty: no study was started in it"};
 
   const bool has_log = HasLog(*file);
-  Database::Access access{};
-  Database database = ConnectReader(*file, access);
+  const Database::Access access = ReaderAccess(*file);
+  Database database(*file, access);
   Result<FileKind> kind = Identify(database, Migrations());
   if (!kind) return kind.error();
   if (*kind == FileKind::kBlank) return Error{"is empty: no study was started in it"};

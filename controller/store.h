@@ -3,31 +3,26 @@
 // Contract, kept by every implementation and tested by one suite over all of them
 // (tests/controller/store_contract.h):
 //  - One Store object writes a file at a time. OpenSqliteStore takes an exclusive lock beside the
-//  file for as long as
-//    it lives; a second one gets an error that names the file and says that another controller
-//    holds it. The kernel releases the lock when the process dies, however it dies. Any number of
-//    read-only stores may be open meanwhile.
+//    file for as long as it lives; a second one gets an error that names the file and says that
+//    another controller holds it. The kernel releases the lock when the process dies, however it
+//    dies. Any number of read-only stores may be open meanwhile.
 //  - A call that returns has happened: it survives kill -9 of every process, and a power cut up to
-//  what the disk keeps
-//    of its promises. A call that fails has changed nothing.
+//    what the disk keeps of its promises. A call that fails has changed nothing.
 //  - Trials move waiting → running → complete | infeasible | failed, never back. A finished trial,
-//  its answers and its
-//    measurements never change again; an attempt to change them is an error that names the trial.
+//    its answers and its measurements never change again; an attempt to change them is an error
+//    that names the trial.
 //  - FinishTrial writes state, verdict and measurements in one transaction. AddAnswers is one
-//  transaction too; an
-//    answer already there (same stage, question and seed) is left as it is, so that a resumed trial
-//    may send it again.
+//    transaction too; an answer already there (same stage, question and seed) is left as it is, so
+//    that a resumed trial may send it again.
 //  - Within a study at most one trial that is not failed has a given (kind, plan digest).
 //  - Reads see every write that returned before them, and each read is of one moment: a trial's
-//  state, attempts and
-//    measurements belong together, and so do the trials of a list.
+//    state, attempts and measurements belong together, and so do the trials of a list.
 //  - Errors are values: a full disk, a file that is not a database or of a newer schema, a
-//  read-only folder. The
-//    message names the file. Nothing throws.
+//    read-only folder. The message names the file. Nothing throws.
 //  - Thread-safe: any thread may call; calls are serialized.
 //  - Text comes back byte for byte, NULs and broken UTF-8 included; only the spec, which is kept as
-//  JSON, must be
-//    UTF-8. A measured number that is not finite comes back as NaN (null in SQL and JSON).
+//    JSON, must be UTF-8. A measured number that is not finite comes back as NaN (null in SQL and
+//    JSON).
 #pragma once
 
 #include <cstdint>
@@ -71,9 +66,10 @@ class Store {
                                    const TrialMeasurements& measurements) = 0;
 
   virtual Result<Trial> GetTrial(int64_t trial_id) = 0;
-  virtual Result<std::vector<Trial>> ListTrials(int64_t study_id) = 0;  // by number
-  virtual Result<std::vector<Answer>> ListAnswers(
-      int64_t trial_id) = 0;  // by stage, question, seed
+  // By number, each with its whole plan_json: a millisecond or two for each megabyte of plans.
+  virtual Result<std::vector<Trial>> ListTrials(int64_t study_id) = 0;
+  // By stage (as text), question, seed.
+  virtual Result<std::vector<Answer>> ListAnswers(int64_t trial_id) = 0;
 };
 
 // For tests and dry runs.
@@ -86,8 +82,8 @@ enum class OpenMode { kReadWrite, kReadOnly };
 // whatever is not a whole study file of ours: such a file is left as it was. The folder must exist,
 // allow new files, and not be on a network file system.
 //
-// Read-only: the file must be there, of the current schema. In a folder that cannot be written, a
-// file whose last writer closed it or died while others read it is still read.
+// Read-only: the file must be there, of the current schema. It is read in a folder that cannot be
+// written too, unless a writer died and its log's index (study.db-shm) did not come along.
 //
 // What survives: commits go to a write-ahead log with synchronous=FULL, that is, they are fsynced
 // one by one. kill -9 at any moment loses nothing that returned, since the kernel has it; nor does

@@ -1,11 +1,11 @@
 -- Schema 1: studies, trials and everything a trial leaves behind.
 --
--- Columns are what reports filter, sort or sum; JSON is only what is read back whole (the spec, the plan, the outcome).
--- Names are the words of controller/study.h. Times are RFC 3339 text in UTC. A REAL is null where the number was not
--- finite. Booleans are 0 or 1.
+-- Columns are what reports filter, sort or sum; JSON is only what is read back whole (the spec, the
+-- plan, the outcome). Names are the words of controller/study.h. Times are RFC 3339 text in UTC. A
+-- REAL is null where the number was not finite. Booleans are 0 or 1.
 --
--- Application code keeps finished trials as they are; the triggers at the end hold against bugs and other programs. A
--- migration that has to rewrite finished rows drops them first and puts them back.
+-- Application code keeps finished trials as they are; the triggers at the end hold against bugs and
+-- other programs. A migration that must rewrite finished rows drops them first and puts them back.
 
 CREATE TABLE studies (
   id           INTEGER PRIMARY KEY,
@@ -22,8 +22,8 @@ CREATE TABLE trials (
   id                     INTEGER PRIMARY KEY,
   study_id               INTEGER NOT NULL REFERENCES studies (id),
   number                 INTEGER NOT NULL CHECK (number >= 0),
-  state                  TEXT NOT NULL
-                           CHECK (state IN ('waiting', 'running', 'complete', 'infeasible', 'failed')),
+  state                  TEXT NOT NULL CHECK (
+                           state IN ('waiting', 'running', 'complete', 'infeasible', 'failed')),
   created_utc            TEXT NOT NULL,
   finished_utc           TEXT NOT NULL DEFAULT '',
 
@@ -101,7 +101,7 @@ CREATE TABLE answers (
   question         INTEGER NOT NULL,
   seed             INTEGER NOT NULL,
   prompt_sha256    TEXT NOT NULL,
-  text             BLOB NOT NULL,  -- what a model wrote is bytes: it may hold NUL and end inside a character
+  text             BLOB NOT NULL,  -- bytes: a model may write NUL and stop inside a character
   strict           TEXT NOT NULL,
   flexible         TEXT NOT NULL,
   strict_correct   INTEGER NOT NULL CHECK (strict_correct IN (0, 1)),
@@ -154,7 +154,7 @@ CREATE TABLE phase_times (
   PRIMARY KEY (trial_id, position)
 ) STRICT, WITHOUT ROWID;
 
--- ---- frozen rows ---------------------------------------------------------------------------------------------------
+-- ---- frozen rows -------------------------------------------------------------------------------
 
 CREATE TRIGGER trials_frozen_update BEFORE UPDATE ON trials
   WHEN OLD.state IN ('complete', 'infeasible', 'failed')
@@ -166,7 +166,7 @@ CREATE TRIGGER trials_never_back BEFORE UPDATE OF state ON trials
   WHEN OLD.state = 'running' AND NEW.state = 'waiting'
   BEGIN SELECT RAISE(ABORT, 'a trial never goes back to waiting'); END;
 
--- The same three for every table that hangs off a trial. FinishTrial writes these rows before the state.
+-- The same for every table that hangs off a trial. FinishTrial writes these rows before the state.
 
 CREATE TRIGGER trial_plans_frozen_insert BEFORE INSERT ON trial_plans
   WHEN (SELECT state FROM trials WHERE id = NEW.trial_id) IN ('complete', 'infeasible', 'failed')

@@ -1,7 +1,8 @@
 # cmake -DOUTPUT=migrations_generated.cc "-DSQL=001_a.sql;002_b.sql" -P embed.cmake
 #
-# Writes the migrations as C++ string literals, so that the binary carries its schema and needs no file beside it. Stops
-# the build where the numbers leave a gap: version n of a database is what the first n files make.
+# Writes the migrations as C++ string literals, so that the binary carries its schema and needs no
+# file beside it. Stops the build where the numbers leave a gap: version n of a database is what the
+# first n files make.
 set(rows "")
 set(wanted 1)
 foreach(file IN LISTS SQL)

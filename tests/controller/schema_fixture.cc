@@ -129,26 +129,26 @@ Result<void> WriteTrials(Store& store) {
 Study SchemaFixtureStudy() {
   Study study;
   study.id = 1;
-  study.spec = {
-      .name = "Größe/1 🚀",
-      .model_dir = "models/a",
-      .fingerprint = "f1ngerpr1nt",
-      .deployment = {.device = "cuda:GPU-1234",
+  StudySpec& spec = study.spec;
+  spec.name = "Größe/1 🚀";
+  spec.model_dir = "models/a";
+  spec.fingerprint = "f1ngerpr1nt";
+  spec.deployment = {.device = "cuda:GPU-1234",
                      .threads = 3,
                      .rank = 1,
                      .world_size = 2,
                      .context = 4096,
                      .batch = 8,
                      .prefill_chunk = 512,
-                     .kv_dtype = "f32"},
-      .memory_cap_bytes = 7'340'032,
-      .headroom_bytes = 1'048'576,
-      .mode = "v2a",
-      .strategy = "walk",
-      .lowest = {.strict = 0.81, .lazy = 0.52, .head = 0.993},
-      .highest = {.strict = 0.9995, .lazy = 0.99, .head = 1},
-      .min_accuracy = 0.25,
-      .eval = {.task_id = "gsm8k/3.0",
+                     .kv_dtype = "f32"};
+  spec.memory_cap_bytes = 7'340'032;
+  spec.headroom_bytes = 1'048'576;
+  spec.mode = "v2a";
+  spec.strategy = "walk";
+  spec.lowest = {.strict = 0.81, .lazy = 0.52, .head = 0.993};
+  spec.highest = {.strict = 0.9995, .lazy = 0.99, .head = 1};
+  spec.min_accuracy = 0.25;
+  spec.eval = {.task_id = "gsm8k/3.0",
                .tasks_path = "tasks/test.jsonl",
                .tasks_sha256 = "1a5c",
                .shots_sha256 = "5407",
@@ -156,10 +156,9 @@ Study SchemaFixtureStudy() {
                .limit = 200,
                .seeds = 3,
                .order_seed = 18'446'744'073'709'551'615U,
-               .max_new_tokens = 1024},
-      .worker_version = "0.1.0",
-      .device_name = "a device, 2 threads",
-  };
+               .max_new_tokens = 1024};
+  spec.worker_version = "0.1.0";
+  spec.device_name = "a device, 2 threads";
   study.state = StudyState::kInterrupted;
   study.created_utc = "2026-01-02T03:04:06.000Z";
   study.outcome_json = R"({"recommended":null})";

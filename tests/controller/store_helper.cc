@@ -1,12 +1,11 @@
 // store_helper: what the tests of the store do in a process of its own. Reports on stdout, a line
 // for each call that returned.
 //
-//   hold DB            opens DB for writing, prints "holding", and keeps it until stdin ends
-//   idle               prints "idle" and does nothing until stdin ends
-//   write DB           finishes example trials one after the other, first those left unfinished,
-//   until it is killed read DB            reads DB until stdin ends; prints how many reads found a
-//   whole study; exits 1 on any other make-schema DB     writes the database of tests/data/schema
-//   (see schema_fixture.h)
+//   hold DB         opens DB for writing, prints "holding", keeps it until stdin ends
+//   idle            prints "idle" and does nothing until stdin ends
+//   write DB        finishes example trials, first those left unfinished, until it is killed
+//   read DB         reads DB until stdin ends, then prints how often; exits 1 on a trial not whole
+//   make-schema DB  writes the database of tests/data/schema (schema_fixture.h)
 
 #include <poll.h>
 #include <unistd.h>

@@ -187,8 +187,13 @@ std::string WhyNotWhole(const Trial& trial) {
     return who + "state and attempts do not belong together";
   }
   for (const Attempt& attempt : trial.attempts) {
+    // These writers end an attempt with its trial, or leave it to the next to find it interrupted.
     const bool last = attempt.number == static_cast<int>(trial.attempts.size());
-    if (attempt.ended_utc.empty() && (finished || !last)) return who + "an attempt is left open";
+    if (attempt.ended_utc.empty() != (last && !finished)) {
+      return who + "state and attempts do not belong together";
+    }
+    const Verdict expected = last ? trial.verdict : InterruptedAttempt();
+    if (attempt.verdict != expected) return who + "an attempt has another verdict";
   }
   return "";
 }
