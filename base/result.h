@@ -36,13 +36,14 @@ class [[nodiscard]] Result {
     HPROC_CHECK(ok(), error().message);
     return std::get<0>(state_);
   }
-  T&& value() && {
+  // By value, so that `for (x : *F())` holds on to what F returned.
+  T value() && {
     HPROC_CHECK(ok(), error().message);
     return std::get<0>(std::move(state_));
   }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
-  T&& operator*() && { return std::move(*this).value(); }
+  T operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 

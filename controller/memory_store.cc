@@ -59,6 +59,14 @@ class MemoryStore final : public Store {
     return Ok();
   }
 
+  Result<void> SetStudyCalibration(int64_t study_id, const std::string& calibration_json) override {
+    const std::scoped_lock hold(mutex_);
+    Study* study = At(studies_, study_id);
+    if (study == nullptr) return NoSuchStudy(study_id);
+    study->calibration_json = calibration_json;
+    return Ok();
+  }
+
   Result<void> SetStudyMeasure(int64_t study_id, const std::string& measure_json) override {
     const std::scoped_lock hold(mutex_);
     Study* study = At(studies_, study_id);

@@ -96,6 +96,12 @@ Result<void> SqliteStore::SetStudyOutcome(int64_t study_id, const std::string& o
   return UpdateStudy(study_id, "UPDATE studies SET outcome_json = ? WHERE id = ?", outcome_json);
 }
 
+Result<void> SqliteStore::SetStudyCalibration(int64_t study_id,
+                                              const std::string& calibration_json) {
+  return UpdateStudy(study_id, "UPDATE studies SET calibration_json = ? WHERE id = ?",
+                     calibration_json);
+}
+
 Result<void> SqliteStore::SetStudyMeasure(int64_t study_id, const std::string& measure_json) {
   return UpdateStudy(study_id, "UPDATE studies SET measure_json = ? WHERE id = ?", measure_json);
 }

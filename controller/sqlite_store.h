@@ -35,6 +35,8 @@ class SqliteStore final : public Store {
   Result<void> SetStudyState(int64_t study_id, StudyState state) override;
   Result<void> SetStudyOutcome(int64_t study_id, const std::string& outcome_json) override;
   Result<void> SetStudyMeasure(int64_t study_id, const std::string& measure_json) override;
+  Result<void> SetStudyCalibration(int64_t study_id,
+                                   const std::string& calibration_json) override;
 
   Result<Trial> AddTrial(int64_t study_id, const NewTrial& trial) override;
   Result<int> StartAttempt(int64_t trial_id, const std::string& log_path) override;

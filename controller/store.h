@@ -50,6 +50,8 @@ class Store {
   virtual Result<void> SetStudyState(int64_t study_id, StudyState state) = 0;
   virtual Result<void> SetStudyOutcome(int64_t study_id, const std::string& outcome_json) = 0;
   virtual Result<void> SetStudyMeasure(int64_t study_id, const std::string& measure_json) = 0;
+  virtual Result<void> SetStudyCalibration(int64_t study_id,
+                                           const std::string& calibration_json) = 0;
 
   // Numbered from 0 within the study, in the order of the calls; state waiting.
   virtual Result<Trial> AddTrial(int64_t study_id, const NewTrial& trial) = 0;

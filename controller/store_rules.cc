@@ -125,6 +125,7 @@ Result<void> CheckStudySpec(const StudySpec& spec) {
       {"strategy", spec.strategy},
       {"task_id", spec.eval.task_id},
       {"tasks_path", spec.eval.tasks_path},
+      {"shots_path", spec.eval.shots_path},
       {"tasks_sha256", spec.eval.tasks_sha256},
       {"shots_sha256", spec.eval.shots_sha256},
       {"worker_version", spec.worker_version},

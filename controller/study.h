@@ -77,6 +77,9 @@ struct StudySpec {
   quant::Floors lowest{.strict = 0.8, .lazy = 0.5, .head = 0.999};  // the operator's bounds
   quant::Floors highest{.strict = 1, .lazy = 1, .head = 0.999};
   double min_accuracy = 0;  // strict-match rate below which a point is not wanted; 0: no such bound
+  int max_candidates = 5;     // points whose answers are looked at
+  int max_garbage_loads = 6;  // loads spent on finding where garbage begins
+  bool trust_plan = false;    // no loads to confirm what the plan predicts
   EvalProtocol eval;
   std::string worker_version;
   std::string device_name;
@@ -95,6 +98,7 @@ struct Study {
   std::string created_utc;   // RFC 3339
   std::string outcome_json;  // what `tune --json` printed last; empty until done
   std::string measure_json;  // result:measure of the rate table pass; empty until known
+  std::string calibration_json;  // of the garbage rules, by the reference trial; empty until known
 };
 
 // What a trial measured. Everything optional is null until its phase was reached.

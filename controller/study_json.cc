@@ -63,10 +63,11 @@ void Fields(V& visit, S& s) {
 
 template <typename V, Like<EvalProtocol> S>
 void Fields(V& visit, S& s) {
-  auto& [task_id, tasks_path, tasks_sha256, shots_sha256, shots, limit, seeds, order_seed,
+  auto& [task_id, tasks_path, shots_path, tasks_sha256, shots_sha256, shots, limit, seeds, order_seed,
          max_new_tokens] = s;
   visit("task_id", task_id);
   visit("tasks_path", tasks_path);
+  visit("shots_path", shots_path);
   visit("tasks_sha256", tasks_sha256);
   visit("shots_sha256", shots_sha256);
   visit("shots", shots);
@@ -79,7 +80,8 @@ void Fields(V& visit, S& s) {
 template <typename V, Like<StudySpec> S>
 void Fields(V& visit, S& s) {
   auto& [name, model_dir, fingerprint, deployment, memory_cap_bytes, headroom_bytes, mode, strategy,
-         lowest, highest, min_accuracy, eval, worker_version, device_name] = s;
+         lowest, highest, min_accuracy, max_candidates, max_garbage_loads, trust_plan, eval,
+         worker_version, device_name] = s;
   visit("name", name);
   visit("model_dir", model_dir);
   visit("fingerprint", fingerprint);
@@ -91,6 +93,9 @@ void Fields(V& visit, S& s) {
   visit("lowest", lowest);
   visit("highest", highest);
   visit("min_accuracy", min_accuracy);
+  visit("max_candidates", max_candidates);
+  visit("max_garbage_loads", max_garbage_loads);
+  visit("trust_plan", trust_plan);
   visit("eval", eval);
   visit("worker_version", worker_version);
   visit("device_name", device_name);
@@ -98,13 +103,14 @@ void Fields(V& visit, S& s) {
 
 template <typename V, Like<Study> S>
 void Fields(V& visit, S& s) {
-  auto& [id, spec, state, created_utc, outcome_json, measure_json] = s;
+  auto& [id, spec, state, created_utc, outcome_json, measure_json, calibration_json] = s;
   visit("id", id);
   visit("spec", spec);
   visit("state", state);
   visit("created_utc", created_utc);
   visit("outcome_json", outcome_json);
   visit("measure_json", measure_json);
+  visit("calibration_json", calibration_json);
 }
 
 template <typename V, Like<Verdict> S>

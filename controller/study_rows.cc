@@ -37,7 +37,8 @@ class Row {
 };
 
 constexpr std::string_view kSelectStudies =
-    "SELECT id, spec_json, state, created_utc, outcome_json, measure_json FROM studies ";
+    "SELECT id, spec_json, state, created_utc, outcome_json, measure_json, "
+    "calibration_json FROM studies ";
 
 Study ReadStudyRow(const Statement& statement) {
   Row row(statement);
@@ -53,6 +54,7 @@ Study ReadStudyRow(const Statement& statement) {
   study.created_utc = row.Text();
   study.outcome_json = row.Text();
   study.measure_json = row.Text();
+  study.calibration_json = row.Text();
   return study;
 }
 

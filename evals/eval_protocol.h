@@ -14,6 +14,7 @@ namespace hproc::evals {
 struct EvalProtocol {
   std::string task_id;     // "gsm8k/3.0", "wordmath/1"; see TaskId
   std::string tasks_path;  // as given; not part of the digest
+  std::string shots_path;  // likewise; unused with 0 shots
   std::string tasks_sha256;
   std::string shots_sha256;  // of the file the shots are drawn from; empty with 0 shots
   int shots = 0;
@@ -25,7 +26,7 @@ struct EvalProtocol {
   bool operator==(const EvalProtocol&) const = default;
 };
 
-// Sha256 over all of it but the path, and over the version of prompts and scoring that this program
+// Sha256 over all of it but the paths, and over the version of prompts and scoring that this program
 // implements.
 std::string ProtocolDigest(const EvalProtocol& protocol);
 

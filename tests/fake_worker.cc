@@ -120,10 +120,11 @@ class FakeWorker {
   void Measure(const worker::MeasureJob& job) {
     InPhase(Phase::kMeasure, [&] {
       const std::string table = script_.model.value("table", std::string("{}"));
-      const Result<void> written = WriteFileAtomically(job.table_path, table);
+      const Result<void> written = WriteFileAtomically(job.table_folder + "/fake.rates", table);
       if (!written.ok()) ReportError(worker::ErrorKind::kInternal, written.error().message);
     });
-    Answer(worker::MeasureResult{job.table_path, "fake-fingerprint", model_.Ledger()});
+    Answer(worker::MeasureResult{
+        job.table_folder + "/fake.rates", false, "fake-fingerprint", 1, model_.Ledger()});
   }
 
   void Load(const worker::TrialJob& job) {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "kernels/matmul_backends.h"
+#include "worker/loader.h"
 
 namespace hproc::worker {
 namespace {
@@ -63,11 +64,13 @@ Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deplo
   return shape;
 }
 
-std::vector<LedgerLine> PredictedLines(const ModelSpec& spec, const EngineShape& shape) {
+std::vector<LedgerLine> PredictedLines(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape,
+                                       int threads) {
   const EngineBytes bytes = EngineBytesOf(spec, shape);
   return {{.name = "kv_cache", .bytes = bytes.kv_cache},
           {.name = "state", .bytes = bytes.state},
-          {.name = "activations", .bytes = bytes.activations}};
+          {.name = "activations", .bytes = bytes.activations},
+          {.name = "workspace_peak", .bytes = LoadWorkspaceBytes(table, threads)}};
 }
 
 }  // namespace hproc::worker

@@ -20,6 +20,8 @@ std::string DeviceName(const Deployment& deployment);
 Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deployment);
 
 // The ledger's lines beside the weights, as they will be allocated.
-std::vector<LedgerLine> PredictedLines(const ModelSpec& spec, const EngineShape& shape);
+// A workspace_peak line is what quantize-on-load needs beside the weights at most.
+std::vector<LedgerLine> PredictedLines(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape,
+                                       int threads);
 
 }  // namespace hproc::worker

@@ -18,8 +18,13 @@ using kernels::DeviceMemory;
 using kernels::MemoryUse;
 using quant::Family;
 
-// Rows of a block: some 32,000 values, so that a block is a few milliseconds of work and tens of kilobytes.
-int64_t BlockRows(int64_t columns) { return std::max<int64_t>(1, 32768 / columns); }
+// Rows of a block: some 8,000 values, so that a block is about a millisecond of work and 32 KiB. Two blocks a thread are
+// in the works at a time.
+int64_t BlockRows(int64_t columns) { return std::max<int64_t>(1, 8192 / columns); }
+int64_t BlockSlots(int threads) { return 2 * threads; }
+int64_t WorkspaceValues(const quant::TensorSpec& spec, int64_t slots) {
+  return slots * std::min(spec.rows, BlockRows(spec.columns)) * spec.columns;
+}
 
 MemoryUse UseOf(Family family) {
   switch (family) {
@@ -65,7 +70,7 @@ Result<void> OverBlocks(const Checkpoint& checkpoint, const ModelTensor& tensor,
     pool.ParallelFor(in_wave, [&](int64_t slot, int thread) {
       const int64_t first_row = (wave + slot) * block_rows;
       const int64_t rows = std::min(block_rows, tensor.spec.rows - first_row);
-      const std::span<float> values = workspace.subspan(static_cast<size_t>(slot * block_rows * columns),
+      const std::span<float> values = workspace.subspan(static_cast<size_t>(slot * std::min(block_rows, tensor.spec.rows) * columns),
                                                         static_cast<size_t>(rows * columns));
       if (Result<void> read = ReadRows(checkpoint, tensor, first_row, rows, values); !read.ok()) {
         errors[static_cast<size_t>(slot)] = read.error();
@@ -90,7 +95,7 @@ struct FamilyStats {
 class Loader {
  public:
   Loader(const Checkpoint& checkpoint, DeviceMemory& memory, ThreadPool& pool)
-      : checkpoint_(checkpoint), memory_(memory), pool_(pool), slots_(4 * pool.size()), blocks_(static_cast<size_t>(slots_)) {}
+      : checkpoint_(checkpoint), memory_(memory), pool_(pool), slots_(BlockSlots(pool.size())), blocks_(static_cast<size_t>(slots_)) {}
 
   Result<LoadedTensor> Load(const ModelTensor& tensor, const quant::TensorPlan& plan) {
     return plan.format ? LoadXfp(tensor, plan) : LoadKept(tensor);
@@ -142,7 +147,7 @@ class Loader {
     }
     quant::MatrixQuantizer quantizer(plan, sample);
     const int64_t columns = tensor.spec.columns;
-    const int64_t values = slots_ * std::min(tensor.spec.rows, BlockRows(columns)) * columns;
+    const int64_t values = WorkspaceValues(tensor.spec, slots_);
     const MemoryUse use = UseOf(tensor.spec.family);
     LoadedTensor loaded;
     loaded.storage = memory_.Allocate(quantizer.container_bytes(), use, tensor.spec.name);
@@ -253,7 +258,7 @@ Result<quant::RateTable> MeasureRates(const Checkpoint& checkpoint, const Tensor
   Result<std::string> fingerprint = checkpoint.Fingerprint();
   if (!fingerprint.ok()) return fingerprint.error();
   rates.fingerprint = std::move(*fingerprint);
-  const int64_t slots = 4 * pool.size();
+  const int64_t slots = BlockSlots(pool.size());
   std::vector<float> workspace;
   const int64_t total = StoredBytes(table);
   int64_t done = 0;
@@ -266,7 +271,7 @@ Result<quant::RateTable> MeasureRates(const Checkpoint& checkpoint, const Tensor
       const quant::TensorRateBuilder builder(tensor.spec, options, *sample);
       std::vector<std::unique_ptr<quant::TensorRateBuilder::Accumulator>> accumulators;
       for (int t = 0; t < pool.size(); ++t) accumulators.push_back(builder.MakeAccumulator());
-      const auto values = static_cast<size_t>(slots * BlockRows(tensor.spec.columns) * tensor.spec.columns);
+      const auto values = static_cast<size_t>(WorkspaceValues(tensor.spec, slots));
       if (workspace.size() < values) workspace.resize(values);
       Result<void> read = OverBlocks(
           checkpoint, tensor, pool, workspace, slots,
@@ -281,6 +286,15 @@ Result<quant::RateTable> MeasureRates(const Checkpoint& checkpoint, const Tensor
     if (progress) progress(done, total);
   }
   return rates;
+}
+
+int64_t LoadWorkspaceBytes(const TensorTable& table, int threads) {
+  int64_t most = 0;
+  for (const ModelTensor& tensor : table.tensors) {
+    if (tensor.spec.family == Family::kKept) continue;
+    most = std::max(most, DeviceMemory::Rounded(WorkspaceValues(tensor.spec, BlockSlots(threads)) * 4));
+  }
+  return most;
 }
 
 quant::Plan KeepEverything(const TensorTable& table) {

@@ -37,6 +37,9 @@ Result<LoadedModel> LoadModel(const ModelSpec& spec, const Checkpoint& checkpoin
 Result<quant::RateTable> MeasureRates(const Checkpoint& checkpoint, const TensorTable& table,
                                       const quant::RateOptions& options, ThreadPool& pool, const LoadProgress& progress);
 
+// The most workspace that LoadModel takes at a time, on a pool of `threads`.
+int64_t LoadWorkspaceBytes(const TensorTable& table, int threads);
+
 // A plan that keeps every tensor as stored; needs no rate table.
 quant::Plan KeepEverything(const TensorTable& table);
 

@@ -156,7 +156,9 @@ Body BodyOf(const ResultEvent& e) {
                              [](const MeasureResult& r) -> Json {
                                return {{"of", "measure"},
                                        {"table_path", r.table_path},
+                                       {"reused", r.reused},
                                        {"fingerprint", r.fingerprint},
+                                       {"allocation_granularity", r.allocation_granularity},
                                        {"predicted", ToJson(r.predicted)}};
                              },
                              [](const LoadResult& r) -> Json {
@@ -203,7 +205,7 @@ std::string EncodeJob(const Job& job) {
                              [](const MeasureJob& m) {
                                Json object = Head("measure");
                                object["model_dir"] = m.model_dir;
-                               object["table_path"] = m.table_path;
+                               object["table_folder"] = m.table_folder;
                                object["deployment"] = ToJson(m.deployment);
                                return object;
                              },

@@ -78,10 +78,11 @@ struct Deployment {
   bool operator==(const Deployment&) const = default;
 };
 
-// Reads the checkpoint once and writes the rate table (quant/rate_table.h) to `table_path`; answers result:measure.
+// Makes sure that `table_folder` holds the rate table (quant/rate_table.h) of the checkpoint, which it is found by: reads
+// the checkpoint once and writes the table, or finds it there. Answers result:measure.
 struct MeasureJob {
   std::string model_dir;
-  std::string table_path;
+  std::string table_folder;
   Deployment deployment;
 };
 
@@ -181,8 +182,11 @@ struct ErrorEvent {
 
 struct MeasureResult {
   std::string table_path;
+  bool reused = false;      // the table was there already
   std::string fingerprint;  // of the checkpoint; also inside the table
-  // Bytes besides the weights for the job's deployment, line by line as the ledger will name them.
+  int64_t allocation_granularity = 1;  // allocations are counted in multiples of this
+  // Bytes besides the weights for the job's deployment, line by line as the ledger will name them. A workspace_peak is
+  // gone before the cache is there: weights and it, or weights and all the rest, must fit.
   std::vector<LedgerLine> predicted;
 };
 

@@ -304,7 +304,9 @@ ResultEvent ReadResult(const Fields& f, std::string* problem) {
   if (of == "measure") {
     MeasureResult r;
     r.table_path = f.Text("table_path");
+    r.reused = f.Bool("reused");
     r.fingerprint = f.Text("fingerprint");
+    r.allocation_granularity = f.Int("allocation_granularity", 1);
     r.predicted = f.Objects<LedgerLine>("predicted", ReadLedgerLine);
     return {std::move(r)};
   }
@@ -432,7 +434,7 @@ Result<Job> DecodeJob(std::string_view line) {
                        if (type == "measure") {
                          MeasureJob job;
                          job.model_dir = f.Text("model_dir");
-                         job.table_path = f.Text("table_path");
+                         job.table_folder = f.Text("table_folder");
                          job.deployment = ReadDeployment(f.Object("deployment"));
                          return job;
                        }

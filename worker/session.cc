@@ -116,17 +116,29 @@ class Session {
     shape_ = OrFail(EngineShapeOf(spec_, deployment), ErrorKind::kBadCheckpoint);
   }
 
+  // Whether a whole table of this checkpoint is there; a damaged one is made again.
+  static bool HasTable(const std::string& path, const std::string& fingerprint) {
+    const Result<std::string> bytes = ReadFile(path, int64_t{4} << 30);
+    if (!bytes.ok()) return false;
+    const Result<quant::RateTable> table = quant::DecodeRateTable(*bytes);
+    return table.ok() && table->fingerprint == fingerprint;
+  }
+
   void Work(const MeasureJob& job) {
     InPhase(Phase::kInit, [&] { OpenCheckpoint(job.model_dir, job.deployment); });
     MeasureResult result;
     InPhase(Phase::kMeasure, [&] {
-      const quant::RateTable rates =
-          OrFail(MeasureRates(*checkpoint_, table_, {}, *pool_, ReadingProgress(Phase::kMeasure)),
-                 ErrorKind::kBadCheckpoint);
-      OrFail(WriteFileAtomically(job.table_path, EncodeRateTable(rates)), ErrorKind::kInternal);
-      result.table_path = job.table_path;
-      result.fingerprint = rates.fingerprint;
-      result.predicted = PredictedLines(spec_, shape_);
+      result.fingerprint = OrFail(checkpoint_->Fingerprint(), ErrorKind::kBadCheckpoint);
+      result.table_path = std::filesystem::path(job.table_folder) / (result.fingerprint.substr(0, 16) + ".rates");
+      result.reused = HasTable(result.table_path, result.fingerprint);
+      if (!result.reused) {
+        const quant::RateTable rates =
+            OrFail(MeasureRates(*checkpoint_, table_, {}, *pool_, ReadingProgress(Phase::kMeasure)),
+                   ErrorKind::kBadCheckpoint);
+        OrFail(WriteFileAtomically(result.table_path, EncodeRateTable(rates)), ErrorKind::kInternal);
+      }
+      result.allocation_granularity = DeviceMemory::kGranularity;
+      result.predicted = PredictedLines(table_, spec_, shape_, ThreadsFor(job.deployment));
     });
     events_.Write(ResultEvent{std::move(result)});
   }

@@ -15,7 +15,8 @@ CREATE TABLE studies (
   created_utc  TEXT NOT NULL,
   spec_json    TEXT NOT NULL,             -- StudySpec
   outcome_json TEXT NOT NULL DEFAULT '',  -- what `tune --json` printed last
-  measure_json TEXT NOT NULL DEFAULT ''   -- result:measure of the rate table pass
+  measure_json TEXT NOT NULL DEFAULT '',  -- result:measure of the rate table pass
+  calibration_json TEXT NOT NULL DEFAULT ''  -- of the garbage rules, by the reference trial
 ) STRICT;
 
 CREATE TABLE trials (

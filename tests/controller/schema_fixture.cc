@@ -104,6 +104,7 @@ Result<void> WriteTrials(Store& store) {
   Result<void> done = store.SetStudyState(study->id, wanted.state);
   if (done) done = store.SetStudyOutcome(study->id, wanted.outcome_json);
   if (done) done = store.SetStudyMeasure(study->id, wanted.measure_json);
+  if (done) done = store.SetStudyCalibration(study->id, wanted.calibration_json);
   for (const Trial& trial : SchemaFixtureTrials()) {
     Result<Trial> added = store.AddTrial(study->id, trial.plan);
     if (done && !added) done = added.error();
@@ -148,8 +149,12 @@ Study SchemaFixtureStudy() {
   spec.lowest = {.strict = 0.81, .lazy = 0.52, .head = 0.993};
   spec.highest = {.strict = 0.9995, .lazy = 0.99, .head = 1};
   spec.min_accuracy = 0.25;
+  spec.max_candidates = 7;
+  spec.max_garbage_loads = 3;
+  spec.trust_plan = true;
   spec.eval = {.task_id = "gsm8k/3.0",
                .tasks_path = "tasks/test.jsonl",
+               .shots_path = "tasks/train.jsonl",
                .tasks_sha256 = "1a5c",
                .shots_sha256 = "5407",
                .shots = 5,
@@ -163,6 +168,7 @@ Study SchemaFixtureStudy() {
   study.created_utc = "2026-01-02T03:04:06.000Z";
   study.outcome_json = R"({"recommended":null})";
   study.measure_json = R"({"table_path":"t"})";
+  study.calibration_json = R"({"probes":9})";
   return study;
 }
 

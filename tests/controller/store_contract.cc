@@ -43,6 +43,7 @@ TEST_P(StoreContract, GivesBackTheStudyItCreated) {
   EXPECT_EQ(created.created_utc.substr(0, 11), "2026-01-02T");
   EXPECT_EQ(created.outcome_json, "");
   EXPECT_EQ(created.measure_json, "");
+  EXPECT_EQ(created.calibration_json, "");
   const std::optional<Study> found = store().FindStudy("a study").value();
   ASSERT_TRUE(found.has_value());
   EXPECT_EQ(ToJson(*found), ToJson(created));
@@ -125,6 +126,7 @@ TEST_P(StoreContract, KeepsStateOutcomeAndMeasureOfEachStudy) {
   ASSERT_TRUE(store().SetStudyState(first, StudyState::kDone).ok());
   ASSERT_TRUE(store().SetStudyOutcome(first, R"({"recommended":null})").ok());
   ASSERT_TRUE(store().SetStudyMeasure(second, R"({"table_path":"t"})").ok());
+  ASSERT_TRUE(store().SetStudyCalibration(second, R"({"probes":9})").ok());
   ASSERT_TRUE(store().SetStudyState(second, StudyState::kInterrupted).ok());
   const std::vector<Study> studies = store().ListStudies().value();
   EXPECT_EQ(studies[0].state, StudyState::kDone);
@@ -133,6 +135,8 @@ TEST_P(StoreContract, KeepsStateOutcomeAndMeasureOfEachStudy) {
   EXPECT_EQ(studies[1].state, StudyState::kInterrupted);
   EXPECT_EQ(studies[1].outcome_json, "");
   EXPECT_EQ(studies[1].measure_json, R"({"table_path":"t"})");
+  EXPECT_EQ(studies[0].calibration_json, "");
+  EXPECT_EQ(studies[1].calibration_json, R"({"probes":9})");
   ASSERT_TRUE(store().SetStudyState(first, StudyState::kRunning).ok());  // resumed
   EXPECT_EQ(store().FindStudy("first").value()->state, StudyState::kRunning);
 }

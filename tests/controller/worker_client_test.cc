@@ -92,15 +92,15 @@ TEST(WorkerClient, LeadsATrialFromLoadToFinish) {
 TEST(WorkerClient, LeadsAMeasureJob) {
   const TestFolder folder;
   worker::MeasureJob job;
-  job.table_path = folder / "table";
+  job.table_folder = folder / "";
   job.deployment.context = 10;
   auto client =
       Start(FakeWorker(R"({"model": {"kv_bytes_per_token": 3, "table": "the table"}})"), job);
   auto measured = client->AwaitMeasure();
   ASSERT_TRUE(measured.ok()) << measured.verdict().verdict.message;
-  EXPECT_EQ(measured->table_path, job.table_path);
+  EXPECT_EQ(measured->table_path, job.table_folder + "/fake.rates");
   EXPECT_THAT(measured->predicted, testing::Contains(worker::LedgerLine{"kv_cache", 30}));
-  EXPECT_EQ(*ReadFile(job.table_path, 100), "the table");
+  EXPECT_EQ(*ReadFile(measured->table_path, 100), "the table");
   EXPECT_EQ(client->Finish().verdict.reason, Reason::kNone);
 }
 

@@ -134,14 +134,14 @@ TEST(CostlyEvent, IsRefusedBeforeATreeIsBuilt) {
 }
 
 std::string JobLine(const std::string& deployment) {
-  return R"({"v":1,"type":"measure","model_dir":"m","table_path":"t","deployment":)" + deployment +
+  return R"({"v":1,"type":"measure","model_dir":"m","table_folder":"t","deployment":)" + deployment +
          "}";
 }
 
 TEST(HostileJob, IsRefusedWithTheReason) {
   const BadLine table[] = {
       {"command", R"({"v":1,"type":"finish"})", "finish: an unknown job type"},
-      {"no deployment", R"({"v":1,"type":"measure","model_dir":"m","table_path":"t"})",
+      {"no deployment", R"({"v":1,"type":"measure","model_dir":"m","table_folder":"t"})",
        "deployment is missing"},
       {"deployment null", JobLine("null"), "measure: deployment is not an object"},
       {"context 0",

@@ -69,7 +69,7 @@ Deployment EveryFieldSet() {
 TEST(ProtocolRoundTrip, Jobs) {
   const Job measure = MeasureJob{"models/a", "out/table", EveryFieldSet()};
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).deployment, EveryFieldSet());
-  EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).table_path, "out/table");
+  EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).table_folder, "out/table");
 
   const Job trial = TrialJob{"models/b", R"({"tensors":["é"]})", EveryFieldSet(), int64_t{7} << 40};
   const TrialJob back = std::get<TrialJob>(RoundTrip(trial));
@@ -152,7 +152,7 @@ TEST(ProtocolRoundTrip, SamplesOfEveryFinish) {
 }
 
 TEST(ProtocolRoundTrip, Results) {
-  EXPECT_EQ(RoundTripResult(MeasureResult{"out/table", "sha", {{"kv_cache", 9}}}).fingerprint,
+  EXPECT_EQ(RoundTripResult(MeasureResult{"out/table", true, "sha", 64, {{"kv_cache", 9}}}).fingerprint,
             "sha");
   const auto load = RoundTripResult(
       LoadResult{"digest",

@@ -1,0 +1,71 @@
+#include "controller/outcome_json.h"
+
+#include <nlohmann/json.hpp>
+
+#include "evals/statistics.h"
+
+namespace hproc::controller {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json AccuracyJson(const AccuracyTally& tally) {
+  if (!tally.all_questions || tally.total == 0) return nullptr;  // a test that stopped early is no accuracy
+  const evals::Interval interval = evals::WilsonInterval(tally.strict_correct, tally.total);
+  return {{"correct", tally.strict_correct},
+          {"total", tally.total},
+          {"rate", static_cast<double>(tally.strict_correct) / tally.total},
+          {"low", interval.low},
+          {"high", interval.high},
+          {"flexible_correct", tally.flexible_correct},
+          {"invalid", tally.invalid},
+          {"truncated", tally.truncated},
+          {"truncated_flag", evals::TooManyTruncated(tally)}};
+}
+
+Json TokensPerSecond(const std::vector<evals::ThroughputSample>& samples, evals::ThroughputKind kind) {
+  for (const evals::ThroughputSummary& summary : evals::SummarizeThroughput(samples)) {
+    if (summary.kind == kind) return summary.mean_tok_per_s;
+  }
+  return nullptr;
+}
+
+Json RecommendedJson(const Study& study, const Trial& trial) {
+  Json json = {{"trial", trial.number},
+               {"strict", trial.plan.floors.strict},
+               {"lazy", trial.plan.floors.lazy},
+               {"head", trial.plan.floors.head},
+               {"plan_digest", trial.plan.plan_digest},
+               {"weight_bytes", trial.measured.load ? Json(trial.measured.load->weight_bytes) : Json(nullptr)},
+               {"predicted_bytes", trial.plan.predicted_bytes},
+               {"measured_bytes", nullptr},
+               {"headroom_bytes", nullptr},
+               {"bits_per_weight", trial.plan.bits_per_weight},
+               {"accuracy", AccuracyJson(trial.measured.accuracy)},
+               {"decode_tok_per_s", TokensPerSecond(trial.measured.throughput, evals::ThroughputKind::kLongDecode)},
+               {"prefill_tok_per_s", TokensPerSecond(trial.measured.throughput, evals::ThroughputKind::kPrefill)}};
+  if (trial.measured.memory) {
+    json["measured_bytes"] = trial.measured.memory->live_bytes;
+    json["headroom_bytes"] = study.spec.memory_cap_bytes - trial.measured.memory->live_bytes;
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, const SearchDone& done) {
+  int64_t loads = 0;
+  for (const Trial& trial : trials) loads += static_cast<int64_t>(trial.attempts.size());
+  Json json;
+  json["recommended"] = nullptr;
+  if (done.recommended) json["recommended"] = RecommendedJson(study, trials[static_cast<size_t>(*done.recommended)]);
+  json["bound"] = BoundName(done.bound);
+  json["why"] = done.why;
+  json["fault"] = done.fault ? Json(*done.fault) : Json(nullptr);
+  json["loads"] = loads;
+  json["trials"] = trials.size();
+  json["study"] = study.spec.name;
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace hproc::controller

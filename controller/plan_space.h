@@ -1,0 +1,86 @@
+// PlanSpace: the floor plane of one study. Every pair of floors with what it resolves to and the bytes that takes.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "quant/plan.h"
+#include "quant/rate_table.h"
+#include "worker/protocol.h"
+
+namespace hproc::controller {
+
+// A pair of floors as rungs of the ladder (quant/floors.h): what the search walks on.
+struct FloorPair {
+  int strict = 0;
+  int lazy = 0;
+
+  auto operator<=>(const FloorPair&) const = default;
+};
+
+// What a pair of floors resolves to, with the rest of the memory added.
+struct PlannedPoint {
+  FloorPair at;
+  quant::Plan plan;
+  std::string digest;
+  int64_t weight_bytes = 0;  // as allocated
+  int64_t total_bytes = 0;   // weights, cache, state, activations: what is held once loaded
+  double strict_deficit = 0;  // mean over weights of 1 - cosine
+  double lazy_deficit = 0;
+};
+
+// Thread-compatible. Resolves on demand and remembers; a point takes about a millisecond.
+class PlanSpace {
+ public:
+  // `others`: the ledger's lines beside the weights, workspace_peak among them. Allocations are counted in multiples of
+  // `granularity` bytes.
+  PlanSpace(quant::RateTable table, quant::ModePolicy policy, double head_floor, std::vector<worker::LedgerLine> others,
+            int64_t granularity);
+  ~PlanSpace();
+
+  const PlannedPoint& At(FloorPair at) const;
+  quant::Floors FloorsAt(FloorPair at) const;
+  FloorPair PairOf(const quant::Floors& floors) const;
+
+  // What must fit for the pair to load and run: the weights and whatever is the most beside them. From sums kept by
+  // family: no plan is made.
+  int64_t NeededBytes(FloorPair at) const;
+  // The ledger as predicted, the lines as the worker names them.
+  std::vector<worker::LedgerLine> Ledger(FloorPair at) const;
+  // Mean deficits of the families at a rung, likewise.
+  double StrictDeficit(int rung) const { return strict_[static_cast<size_t>(rung)].deficit; }
+  double LazyDeficit(int rung) const { return lazy_[static_cast<size_t>(rung)].deficit; }
+  int64_t StrictBytes(int rung) const { return strict_[static_cast<size_t>(rung)].bytes; }
+
+  // False for dense models: the lazy floor then decides nothing.
+  bool has_lazy() const { return has_lazy_; }
+  const quant::RateTable& table() const { return table_; }
+
+  // The 16-bit baseline: everything as stored.
+  PlannedPoint Kept() const;
+
+ private:
+  struct Rung {
+    int64_t bytes = 0;
+    double deficit = 0;
+  };
+  PlannedPoint Describe(FloorPair at, quant::Plan plan) const;
+  int64_t Allocated(int64_t bytes) const { return (bytes + granularity_ - 1) / granularity_ * granularity_; }
+
+  quant::RateTable table_;
+  quant::ModePolicy policy_;
+  double head_floor_;
+  std::vector<worker::LedgerLine> others_;
+  int64_t granularity_;
+  int64_t other_bytes_ = 0;  // held beside the weights once loaded
+  int64_t fixed_bytes_ = 0;  // needed beside the strict and lazy tensors
+  bool has_lazy_ = false;
+  std::vector<Rung> strict_;  // by ladder index
+  std::vector<Rung> lazy_;
+  mutable std::map<FloorPair, std::unique_ptr<PlannedPoint>> points_;
+};
+
+}  // namespace hproc::controller

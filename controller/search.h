@@ -1,0 +1,113 @@
+// The H-Process as a pure function: what is known of a study's trials in, the next trial or the recommendation out.
+//
+//   lazy ▲                     The predicted fit frontier falls from upper left to lower right: every point
+//        │ fits  ╲  OOM        on it uses the whole budget. A candidate is a point on it.
+//        │    c1  ╲
+//        │ g    c0 x           1. c0: the point on it that the cosines like best; load, probe, ask all questions.
+//        │ ░░     c2╲          2. x: the next rung up in either floor, to see the boundary from outside.
+//        │ ░░░░░     ╲         3. g: from the lower bounds towards c0, where does garbage begin?
+//        └──────────────▶      4. c1, c2, …: to both sides of the best so far, each compared with it question by
+//                   strict        question and dropped once it is clearly worse; then nearer ones.
+//
+// Nothing is remembered between calls: the same trials give the same next step, so that a study goes on after any
+// interruption as if there had been none. Only what was decided by counting is looked at (states, answers), never a
+// time, with one exception: of two points that answer equally well the faster one wins where the repetitions tell them
+// apart.
+//
+// The proxy that steers is the mean deficit 1 - cosine of each family, the strict one counted three times: a token passes
+// every strict matrix, the mixer's and the shared expert's in turn, while routed experts' errors are averaged over those
+// it takes. Of the weights 1 to 4, three put ten points of the embedded model (its dev set) in the order of their
+// accuracy with the fewest exchanges. It chooses where to look first, and nothing else; benches decide.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "controller/plan_space.h"
+#include "controller/study.h"
+
+namespace hproc::controller {
+
+struct SearchSpec {
+  FloorPair lowest;            // the operator's bounds
+  FloorPair highest;
+  int64_t budget_bytes = 0;    // cap less the headroom asked for
+  double min_accuracy = 0;     // 0: no such bound
+  int max_candidates = 5;
+  int max_garbage_loads = 6;
+  bool trust_plan = false;     // believe the prediction where it says that nothing, or everything, fits
+};
+
+// How far a trial goes.
+enum class Depth {
+  kLoad,      // load, cache, warmup
+  kProbe,     // and the garbage probes
+  kEvaluate,  // and the questions, all of them unless it is clearly worse than the incumbent; then throughput
+};
+
+// Why a trial is wanted; the words of the store.
+enum class Purpose {
+  kCandidate,       // may be recommended
+  kOutsideStrict,   // the next rung of the strict floor, expected not to fit
+  kOutsideLazy,
+  kGarbageEdge,     // looks for the garbage boundary
+  kLowestFits,      // whether anything fits at all
+};
+std::string_view PurposeName(Purpose purpose);  // "candidate", "outside_strict", …
+
+// What the search knows of one trial. A trial still waiting or running is not passed.
+struct TrialFact {
+  int number = 0;
+  FloorPair at;
+  std::string digest;
+  TrialState state = TrialState::kWaiting;  // complete, infeasible or failed
+  Reason reason = Reason::kNone;
+  Depth depth = Depth::kLoad;      // how far it was to go
+  int64_t predicted_bytes = 0;
+  int64_t measured_bytes = 0;      // 0: not known
+  int64_t short_bytes = 0;         // of an out_of_memory
+  AccuracyTally accuracy;
+  double decode_tok_per_s = 0;     // mean and standard error of the long decode; 0: not measured
+  double decode_error = 0;
+};
+
+struct RunTrial {
+  FloorPair at;
+  Depth depth = Depth::kLoad;
+  Purpose purpose = Purpose::kCandidate;
+  std::optional<int> incumbent;  // trial to compare with, question by question
+};
+
+enum class Bound { kNone, kOutOfMemory, kGarbageOutput, kAccuracy };
+std::string_view BoundName(Bound bound);  // "none", "out_of_memory", "garbage_output", "accuracy"
+
+struct SearchDone {
+  std::optional<int> recommended;  // trial number
+  // What keeps floors from being higher or, without a recommendation, what forbids every point.
+  Bound bound = Bound::kNone;
+  std::string why;                // one line for people
+  std::optional<std::string> fault;  // the study cannot be believed: a loader fault, a device lost
+};
+
+using SearchStep = std::variant<RunTrial, SearchDone>;
+
+SearchStep NextStep(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts);
+
+// The corners of the predicted staircase, by strict floor, lowest first: no other point that fits has both floors as
+// high. Empty where nothing fits.
+std::vector<FloorPair> PredictedFrontier(const SearchSpec& spec, const PlanSpace& space, int64_t budget_bytes);
+
+// Trial numbers of the complete trials with all questions answered that no other dominates in accuracy, decode rate and
+// bytes. O(n^2).
+std::vector<int> ParetoFrontier(std::span<const TrialFact> facts);
+
+// The order of preference: more right answers; then the faster, where the difference is more than twice its error; then
+// fewer bytes; then the higher floors.
+bool Better(const TrialFact& a, const TrialFact& b);
+
+}  // namespace hproc::controller

@@ -1,0 +1,272 @@
+#include "controller/trial_runner.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "base/bytes.h"
+#include "controller/verdict.h"
+#include "evals/evaluation.h"
+#include "evals/statistics.h"
+
+namespace hproc::controller {
+namespace {
+
+constexpr int kSmokeQuestions = 20;
+constexpr int kScreenQuestions = 200;
+constexpr size_t kAnswersPerTransaction = 16;
+
+// The floor an operator sets is tested against a rate clearly below it: a tenth, as in GSM8K practice.
+constexpr double kAccuracyMargin = 0.10;
+
+}  // namespace
+
+// One worker process and what it found out.
+struct TrialRunner::Attempt : WorkerObserver {
+  Attempt(TrialRunner& r, const TrialRun& t) : runner(r), run(t) {}
+
+  // ---- what the worker tells on its way ----
+  void OnPhase(const worker::PhaseEvent& phase) override {
+    if (!phase.begin) measured.phase_seconds.emplace_back(PhaseName(phase.phase), phase.seconds);
+    runner.observer_->OnPhase(phase);
+  }
+  void OnProgress(const worker::ProgressEvent& progress) override { runner.observer_->OnProgress(progress); }
+  void OnMemory(const worker::MemoryEvent& memory) override { measured.memory = memory; }
+
+  // How the attempt ended: a state where the trial is decided, none where the attempt says nothing about the point.
+  struct End {
+    std::optional<TrialState> state;
+    Verdict verdict;
+  };
+
+  Result<End> Work(WorkerClient& client) {
+    Outcome<LoadedModel> loaded = client.AwaitLoad(run.trial.plan.plan_digest);
+    if (!loaded.ok()) return Judged(loaded.verdict());
+    measured.load = loaded->load;
+    if (loaded->memory) measured.memory = loaded->memory;
+    if (run.depth == Depth::kLoad) return Finished(client, TrialState::kComplete, {});
+
+    RemoteGenerator generator(client);
+    if (Result<std::optional<End>> end = Probe(client, generator); !end.ok() || *end) {
+      return end.ok() ? Result<End>(**end) : Result<End>(end.error());
+    }
+    if (run.depth == Depth::kProbe) return Finished(client, TrialState::kComplete, {});
+
+    Verdict remark;
+    if (Result<std::optional<End>> end = Ask(client, generator, remark); !end.ok() || *end) {
+      return end.ok() ? Result<End>(**end) : Result<End>(end.error());
+    }
+    if (measured.accuracy.all_questions) {
+      evals::ThroughputSpec throughput;
+      throughput.batch = runner.spec_.deployment.batch;
+      Outcome<std::vector<evals::ThroughputSample>> samples = client.Throughput(throughput);
+      if (!samples.ok()) return Judged(samples.verdict());
+      measured.throughput = std::move(*samples);
+    }
+    return Finished(client, TrialState::kComplete, std::move(remark));
+  }
+
+  // ---- steps ----
+  Result<std::optional<End>> Probe(WorkerClient& client, evals::Generator& generator) {
+    const Result<std::vector<evals::ProbeResult>> results =
+        evals::RunProbes(runner.questions_.probes, runner.spec_.eval.max_new_tokens, generator);
+    if (!results.ok()) return Broken(client, results.error());
+    std::vector<Answer> transcripts;
+    for (const evals::ProbeResult& result : *results) transcripts.push_back(ProbeAnswer(result));
+    if (Result<void> stored = runner.store_.AddAnswers(run.trial.id, transcripts); !stored.ok()) return stored.error();
+    const evals::GarbageJudgement judgement =
+        JudgeGarbage(*results, run.calibration.value_or(evals::GarbageCalibration{}));
+    if (judgement.verdict == evals::GarbageVerdict::kGarbage) {
+      Result<End> end = Finished(client, TrialState::kInfeasible,
+                                 {.reason = Reason::kGarbageOutput, .phase = "probe", .device = {}, .short_bytes = 0,
+                                  .message = judgement.message});
+      if (!end.ok()) return end.error();
+      return std::optional<End>(std::move(*end));
+    }
+    if (!run.calibration) calibration = evals::CalibrateGarbage(*results);
+    return std::optional<End>();
+  }
+
+  // Asks the questions, seed after seed, until all are answered or a test says that it is enough.
+  Result<std::optional<End>> Ask(WorkerClient& client, evals::Generator& generator, Verdict& remark) {
+    const StudySpec& spec = runner.spec_;
+    const std::vector<int>& order = runner.questions_.order;
+    Result<std::vector<Answer>> answered = runner.store_.ListAnswers(run.trial.id);
+    if (!answered.ok()) return answered.error();
+    std::erase_if(*answered, [](const Answer& answer) { return answer.stage == "probe"; });
+
+    std::map<std::pair<int, int>, bool> incumbent;  // question, seed: right?
+    for (const Answer& answer : run.incumbent) {
+      if (answer.stage != "probe") incumbent[{answer.question, answer.seed}] = answer.strict_correct;
+    }
+    evals::PairedSprt paired = *evals::PairedSprt::Create();
+    std::optional<evals::Sprt> floor;
+    if (spec.min_accuracy > 0 && spec.min_accuracy < 1) {
+      const evals::SprtSpec test{.p0 = std::max(0.01, spec.min_accuracy - kAccuracyMargin), .p1 = spec.min_accuracy};
+      if (test.p0 < test.p1) floor.emplace(*evals::Sprt::Create(test));
+    }
+    const int questions = static_cast<int>(order.size()) * spec.eval.seeds;
+    int asked = 0;
+    bool stopped_early = false;
+    std::vector<Answer> batch;
+    std::optional<Error> store_error;
+    const auto flush = [&] {
+      if (batch.empty() || store_error) return;
+      if (Result<void> stored = runner.store_.AddAnswers(run.trial.id, batch); !stored.ok()) store_error = stored.error();
+      batch.clear();
+    };
+    for (int seed = 0; seed < spec.eval.seeds && !stopped_early; ++seed) {
+      // Three stages of one order; what is asked next never depends on how the stages are cut.
+      size_t from = 0;
+      for (const auto& [stage, until] : {std::pair<const char*, size_t>{"smoke", kSmokeQuestions},
+                                         {"screen", kScreenQuestions},
+                                         {"full", order.size()}}) {
+        const size_t to = std::min(until, order.size());
+        if (from >= to || stopped_early) continue;
+        evals::EvaluationSpec evaluation;
+        evaluation.protocol = spec.eval;
+        evaluation.stage = stage;
+        evaluation.seed = seed;
+        const Result<evals::EvaluationResult> result = evals::Evaluate(
+            runner.questions_.task, std::span(order).subspan(from, to - from), *answered, evaluation, generator,
+            [&](const Answer& answer, bool is_new) {
+              evals::AddToTally(answer, measured.accuracy);
+              if (is_new) batch.push_back(answer);
+              if (batch.size() >= kAnswersPerTransaction) flush();
+              runner.observer_->OnQuestions(++asked, questions, measured.accuracy.strict_correct);
+              if (const auto theirs = incumbent.find({answer.question, answer.seed}); theirs != incumbent.end()) {
+                stopped_early = paired.Add(answer.strict_correct, theirs->second) == evals::PairedDecision::kWorse;
+                if (stopped_early) {
+                  remark.message = "stopped: clearly worse than the best so far after " + std::to_string(asked) + " questions";
+                }
+              }
+              if (floor && floor->Add(answer.strict_correct) == evals::SprtDecision::kAcceptH0) {
+                stopped_early = true;
+                remark.message = "stopped: clearly below the accuracy asked for after " + std::to_string(asked) + " questions";
+              }
+              return !stopped_early && !store_error;
+            });
+        flush();
+        if (store_error) return *store_error;
+        if (!result.ok()) return Broken(client, result.error());
+        if (result->end == evals::EvaluationEnd::kCancelled) return Broken(client, Error{"cancelled"});
+        from = to;
+      }
+    }
+    measured.accuracy.all_questions = !stopped_early;
+    return std::optional<End>();
+  }
+
+  // ---- ends ----
+  Result<End> Finished(WorkerClient& client, TrialState state, Verdict verdict) {
+    // What was measured stands whether or not the worker leaves politely.
+    (void)client.Finish();
+    return End{state, std::move(verdict)};
+  }
+
+  // A generator that failed: the client knows why.
+  Result<std::optional<End>> Broken(WorkerClient& client, const Error& error) {
+    if (client.verdict()) {
+      Result<End> end = Judged(*client.verdict());
+      if (!end.ok()) return end.error();
+      return std::optional<End>(std::move(*end));
+    }
+    // The worker is fine; what it said does not fit what it was asked.
+    (void)client.Finish();
+    return std::optional<End>(End{std::nullopt, {.reason = Reason::kProtocolError, .phase = "generate", .device = {},
+                                                 .short_bytes = 0, .message = error.message}});
+  }
+
+  Result<End> Judged(const RunVerdict& verdict) {
+    End end{std::nullopt, verdict.verdict};
+    if (verdict.state == TrialState::kInfeasible) end.state = TrialState::kInfeasible;
+    return end;
+  }
+
+  TrialRunner& runner;
+  const TrialRun& run;
+  TrialMeasurements measured;
+  std::optional<evals::GarbageCalibration> calibration;
+};
+
+TrialRunner::TrialRunner(Store& store, const StudySpec& spec, const StudyQuestions& questions, WorkerSetup setup,
+                         TuneObserver* observer)
+    : store_(store), spec_(spec), questions_(questions), setup_(std::move(setup)), observer_(observer) {}
+
+void TrialRunner::Stop() {
+  stopped_ = true;
+  const std::scoped_lock lock(mutex_);
+  if (current_ != nullptr) current_->Stop("the study was interrupted");
+}
+
+Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
+  for (int retries = 0;; ++retries) {
+    if (stopped_) return TrialRunResult{.trial = std::move(run.trial), .interrupted = true, .calibration = {}};
+    WorkerOptions options;
+    options.executable = setup_.executable;
+    options.arguments = setup_.arguments;
+    options.deadlines = setup_.deadlines;
+    const auto number = static_cast<int>(run.trial.attempts.size()) + 1;
+    options.log_file = setup_.log_folder / ("study-" + std::to_string(run.trial.study_id) + "-trial-" +
+                                            std::to_string(run.trial.number) + "-attempt-" +
+                                            std::to_string(number) + ".log");
+    const Result<int> attempt_number = store_.StartAttempt(run.trial.id, options.log_file.string());
+    if (!attempt_number.ok()) return attempt_number.error();
+    observer_->OnTrialStart(run.trial, *attempt_number);
+
+    Attempt attempt(*this, run);
+    attempt.measured.predicted = run.predicted;
+    const worker::TrialJob job{.model_dir = spec_.model_dir, .plan_json = run.trial.plan.plan_json,
+                               .deployment = spec_.deployment, .memory_cap_bytes = spec_.memory_cap_bytes};
+    Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(options, job, &attempt);
+    if (!client.ok()) return client.error();
+    {
+      const std::scoped_lock lock(mutex_);
+      current_ = client->get();
+    }
+    if (stopped_) (*client)->Stop("the study was interrupted");
+    Result<Attempt::End> end = attempt.Work(**client);
+    {
+      const std::scoped_lock lock(mutex_);
+      current_ = nullptr;
+    }
+    client->reset();  // reaped before anything else starts
+    if (!end.ok()) return end.error();
+
+    TrialState state{};
+    if (end->state) {
+      state = *end->state;
+    } else {
+      const Reason reason = end->verdict.reason;
+      if (reason == Reason::kInterrupted) {
+        if (Result<void> ended = store_.EndAttempt(run.trial.id, *attempt_number, end->verdict); !ended.ok()) {
+          return ended.error();
+        }
+        return TrialRunResult{.trial = std::move(run.trial), .interrupted = true, .calibration = {}};
+      }
+      const Retry retry = RetryAfter(reason);
+      const bool again = retries == 0 && (retry == Retry::kOnce || retry == Retry::kOnceThenQuarantine ||
+                                          retry == Retry::kFewerThreads);
+      observer_->OnAttemptEnd(run.trial, *attempt_number, end->verdict, again);
+      if (again) {
+        if (Result<void> ended = store_.EndAttempt(run.trial.id, *attempt_number, end->verdict); !ended.ok()) {
+          return ended.error();
+        }
+        run.trial.attempts.emplace_back().number = *attempt_number;
+        continue;
+      }
+      state = TrialState::kFailed;
+    }
+    if (Result<void> finished = store_.FinishTrial(run.trial.id, state, end->verdict, attempt.measured); !finished.ok()) {
+      return finished.error();
+    }
+    Result<Trial> stored = store_.GetTrial(run.trial.id);
+    if (!stored.ok()) return stored.error();
+    observer_->OnTrialEnd(*stored);
+    return TrialRunResult{.trial = std::move(*stored), .interrupted = false, .calibration = std::move(attempt.calibration)};
+  }
+}
+
+}  // namespace hproc::controller

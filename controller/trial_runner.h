@@ -1,0 +1,84 @@
+// TrialRunner: carries one trial through its phases, attempt by attempt, and writes down how it ended.
+//
+//   start attempt ─▶ load, cache, warmup ─▶ probes ─▶ questions ─▶ throughput ─▶ finish
+//        ▲                 │ refused            │ garbage   │ clearly worse
+//        │                 ▼                    ▼           ▼
+//        │            infeasible           infeasible    complete, stopped early
+//        └── crash, hang, timeout, killed: once more; then failed
+//
+// A fresh process each attempt. Answers are stored in small batches as they come, so that an attempt cut short by a power
+// cut goes on behind the last batch; everything else about a trial is stored in one transaction at its end.
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "controller/search.h"
+#include "controller/store.h"
+#include "controller/tune_observer.h"
+#include "controller/watchdog.h"
+#include "controller/worker_client.h"
+#include "evals/garbage.h"
+#include "evals/gsm8k.h"
+
+namespace hproc::controller {
+
+struct WorkerSetup {
+  std::filesystem::path executable;      // hproc-worker
+  std::vector<std::string> arguments;    // before --events-fd: "session"
+  std::filesystem::path log_folder;      // a log file an attempt
+  Deadlines deadlines;
+};
+
+// The questions of a study. Immutable; outlives its users.
+struct StudyQuestions {
+  evals::Gsm8kTask task;
+  std::vector<int> order;  // in which every trial meets them; cut to the limit
+  std::vector<evals::Probe> probes;
+};
+
+struct TrialRun {
+  Trial trial;  // waiting or running
+  Depth depth = Depth::kLoad;
+  std::vector<worker::LedgerLine> predicted;       // of the whole ledger
+  std::optional<evals::GarbageCalibration> calibration;  // none: this trial is the reference
+  std::vector<Answer> incumbent;                   // to compare with; empty: nobody
+};
+
+struct TrialRunResult {
+  Trial trial;               // as stored; still running where interrupted
+  bool interrupted = false;
+  std::optional<evals::GarbageCalibration> calibration;  // made by a reference that passed
+};
+
+// Thread-compatible, but for Stop.
+class TrialRunner {
+ public:
+  // All outlive the runner. `observer` is not null.
+  TrialRunner(Store& store, const StudySpec& spec, const StudyQuestions& questions, WorkerSetup setup,
+              TuneObserver* observer);
+
+  // An error is one of the store or of the machine (no process can be started): the study cannot go on.
+  Result<TrialRunResult> Run(TrialRun run);
+
+  // Ends the run in progress as interrupted, now or at the next chance. Thread-safe, async-signal-unsafe.
+  void Stop();
+
+ private:
+  struct Attempt;
+
+  Store& store_;
+  const StudySpec& spec_;
+  const StudyQuestions& questions_;
+  WorkerSetup setup_;
+  TuneObserver* observer_;
+  std::mutex mutex_;               // guards current_
+  WorkerClient* current_ = nullptr;
+  std::atomic<bool> stopped_{false};
+};
+
+}  // namespace hproc::controller

@@ -1,0 +1,233 @@
+#include "controller/tuner.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "base/file.h"
+#include "controller/outcome_json.h"
+#include "controller/verdict.h"
+#include "evals/question_order.h"
+
+namespace hproc::controller {
+namespace {
+
+constexpr int64_t kMaxTableBytes = int64_t{4} << 30;
+
+// How far a trial that was wanted for `purpose` goes.
+Depth DepthOf(std::string_view purpose) {
+  if (purpose == PurposeName(Purpose::kCandidate)) return Depth::kEvaluate;
+  if (purpose == PurposeName(Purpose::kGarbageEdge)) return Depth::kProbe;
+  return Depth::kLoad;
+}
+
+class MeasureObserver : public WorkerObserver {
+ public:
+  explicit MeasureObserver(TuneObserver* observer) : observer_(observer) {}
+  void OnHello(const worker::HelloEvent& hello) override { hello_ = hello; }
+  void OnPhase(const worker::PhaseEvent& phase) override { observer_->OnPhase(phase); }
+  void OnProgress(const worker::ProgressEvent& progress) override { observer_->OnProgress(progress); }
+  const worker::HelloEvent& hello() const { return hello_; }
+
+ private:
+  TuneObserver* observer_;
+  worker::HelloEvent hello_;
+};
+
+}  // namespace
+
+Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesystem::path& table_folder,
+                                 const worker::Deployment& deployment) {
+  std::error_code error;
+  std::filesystem::create_directories(table_folder, error);
+  if (error) return Error{table_folder.string() + ": cannot create the folder: " + error.message()};
+  observer_->OnMeasureStart(model_dir);
+  const auto start = std::chrono::steady_clock::now();
+  MeasureObserver observer(observer_);
+  WorkerOptions options;
+  options.executable = setup_.executable;
+  options.arguments = setup_.arguments;
+  options.deadlines = setup_.deadlines;
+  Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(
+      options, worker::MeasureJob{.model_dir = model_dir, .table_folder = table_folder.string(), .deployment = deployment},
+      &observer);
+  if (!client.ok()) return client.error();
+  {
+    const std::scoped_lock lock(mutex_);
+    current_ = client->get();
+  }
+  if (stopped_) (*client)->Stop("interrupted");
+  Outcome<worker::MeasureResult> result = (*client)->AwaitMeasure();
+  {
+    const std::scoped_lock lock(mutex_);
+    current_ = nullptr;
+  }
+  if (!result.ok()) return Error{result.verdict().verdict.message};
+  observer_->OnMeasureEnd(result->reused, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return Measured{.result = std::move(*result), .worker_version = observer.hello().worker_version,
+                  .device_name = observer.hello().device_name};
+}
+
+void MeasureRun::Stop() {
+  stopped_ = true;
+  const std::scoped_lock lock(mutex_);
+  if (current_ != nullptr) current_->Stop("interrupted");
+}
+
+Result<std::unique_ptr<PlanSpace>> LoadPlanSpace(const worker::MeasureResult& measured, const std::string& mode,
+                                                 double head_floor) {
+  const std::optional<quant::ModePolicy> policy = quant::ModePolicyFromName(mode);
+  if (!policy) return Error{"mode '" + mode + "' is none of v2, v2a, auto"};
+  Result<std::string> bytes = ReadFile(measured.table_path, kMaxTableBytes);
+  if (!bytes.ok()) return bytes.error();
+  Result<quant::RateTable> table = quant::DecodeRateTable(*bytes);
+  if (!table.ok()) return Error{measured.table_path + ": " + table.error().message};
+  if (table->fingerprint != measured.fingerprint) {
+    return Error{measured.table_path + ": the rate table of another checkpoint"};
+  }
+  return std::make_unique<PlanSpace>(std::move(*table), *policy, head_floor, measured.predicted,
+                                     measured.allocation_granularity);
+}
+
+Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol) {
+  Result<evals::Gsm8kTask> task = evals::ReadGsm8kTask(protocol.tasks_path, protocol.shots_path, protocol.shots);
+  if (!task.ok()) return task.error();
+  if (!protocol.tasks_sha256.empty() && task->tasks().sha256 != protocol.tasks_sha256) {
+    return Error{protocol.tasks_path + ": the questions have changed since the study began"};
+  }
+  std::vector<int> order = evals::QuestionOrder(task->size(), protocol.order_seed);
+  if (protocol.limit > 0 && protocol.limit < static_cast<int>(order.size())) {
+    order.resize(static_cast<size_t>(protocol.limit));
+  }
+  std::vector<evals::Probe> probes = evals::MakeProbes(*task, order);
+  return StudyQuestions{.task = std::move(*task), .order = std::move(order), .probes = std::move(probes)};
+}
+
+SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
+  SearchSpec search;
+  search.lowest = space.PairOf(spec.lowest);
+  search.highest = space.PairOf(spec.highest);
+  search.budget_bytes = spec.memory_cap_bytes - spec.headroom_bytes;
+  search.min_accuracy = spec.min_accuracy;
+  search.max_candidates = spec.max_candidates;
+  search.max_garbage_loads = spec.max_garbage_loads;
+  search.trust_plan = spec.trust_plan;
+  return search;
+}
+
+std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace& space) {
+  std::vector<TrialFact> facts;
+  for (const Trial& trial : trials) {
+    if (trial.state == TrialState::kWaiting || trial.state == TrialState::kRunning) continue;
+    TrialFact fact;
+    fact.number = trial.number;
+    fact.at = space.PairOf(trial.plan.floors);
+    fact.digest = trial.plan.plan_digest;
+    fact.state = trial.state;
+    fact.reason = trial.verdict.reason;
+    fact.depth = DepthOf(trial.plan.purpose);
+    fact.predicted_bytes = trial.plan.predicted_bytes;
+    if (trial.measured.memory && trial.state == TrialState::kComplete) fact.measured_bytes = trial.measured.memory->live_bytes;
+    fact.short_bytes = trial.verdict.short_bytes;
+    fact.accuracy = trial.measured.accuracy;
+    for (const evals::ThroughputSummary& summary : evals::SummarizeThroughput(trial.measured.throughput)) {
+      if (summary.kind != evals::ThroughputKind::kLongDecode) continue;
+      fact.decode_tok_per_s = summary.mean_tok_per_s;
+      fact.decode_error = summary.sd_tok_per_s / std::sqrt(static_cast<double>(summary.repetitions));
+    }
+    facts.push_back(std::move(fact));
+  }
+  return facts;
+}
+
+Tuner::Tuner(Store& store, const Study& study, const PlanSpace& space, const worker::MeasureResult& measured,
+             const StudyQuestions& questions, WorkerSetup setup, TuneObserver* observer)
+    : store_(store),
+      study_(study),
+      space_(space),
+      measured_(measured),
+      observer_(observer),
+      runner_(store, study.spec, questions, std::move(setup), observer) {}
+
+Result<Trial> Tuner::TrialFor(const RunTrial& step) {
+  const PlannedPoint& point = space_.At(step.at);
+  NewTrial trial;
+  trial.kind = TrialKind::kPoint;
+  trial.floors = space_.FloorsAt(step.at);
+  trial.plan_digest = point.digest;
+  trial.plan_json = quant::PlanToJson(point.plan);
+  trial.predicted_bytes = point.total_bytes;
+  trial.predicted_weight_bytes = point.weight_bytes;
+  trial.bits_per_weight = point.plan.bits_per_weight();
+  trial.purpose = PurposeName(step.purpose);
+  return store_.AddTrial(study_.id, trial);
+}
+
+Result<TuneEnd> Tuner::Run() {
+  if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kRunning); !set.ok()) return set.error();
+  for (;;) {
+    Result<std::vector<Trial>> trials = store_.ListTrials(study_.id);
+    if (!trials.ok()) return trials.error();
+    // A trial left open by an earlier run is finished before anything new is decided.
+    TrialRun run;
+    const auto open = std::ranges::find_if(*trials, [](const Trial& trial) {
+      return trial.state == TrialState::kWaiting || trial.state == TrialState::kRunning;
+    });
+    const std::vector<TrialFact> facts = FactsOf(*trials, space_);
+    std::optional<int> incumbent;
+    if (open != trials->end()) {
+      run.trial = *open;
+      // Who was to be compared with follows from the trials that were there, which are the same now.
+      const SearchStep step = NextStep(SearchSpecOf(study_.spec, space_), space_, facts);
+      if (const auto* wanted = std::get_if<RunTrial>(&step)) incumbent = wanted->incumbent;
+    } else {
+      const SearchStep step = NextStep(SearchSpecOf(study_.spec, space_), space_, facts);
+      if (const auto* done = std::get_if<SearchDone>(&step)) return Finish(*done);
+      const auto& wanted = std::get<RunTrial>(step);
+      Result<Trial> added = TrialFor(wanted);
+      if (!added.ok()) return added.error();
+      run.trial = std::move(*added);
+      incumbent = wanted.incumbent;
+    }
+    run.depth = DepthOf(run.trial.plan.purpose);
+    run.predicted = space_.Ledger(space_.PairOf(run.trial.plan.floors));
+    if (incumbent) {
+      Result<std::vector<Answer>> answers = store_.ListAnswers((*trials)[static_cast<size_t>(*incumbent)].id);
+      if (!answers.ok()) return answers.error();
+      run.incumbent = std::move(*answers);
+    }
+    Result<std::optional<Study>> stored = store_.FindStudy(study_.spec.name);
+    if (!stored.ok()) return stored.error();
+    if (*stored && !(*stored)->calibration_json.empty()) {
+      Result<evals::GarbageCalibration> calibration = evals::GarbageCalibrationFromJson((*stored)->calibration_json);
+      if (!calibration.ok()) return calibration.error();
+      run.calibration = *calibration;
+    }
+
+    Result<TrialRunResult> result = runner_.Run(std::move(run));
+    if (!result.ok()) return result.error();
+    if (result->calibration) {
+      const std::string json = evals::GarbageCalibrationToJson(*result->calibration);
+      if (Result<void> set = store_.SetStudyCalibration(study_.id, json); !set.ok()) return set.error();
+    }
+    if (result->interrupted) {
+      if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();
+      TuneEnd end;
+      end.interrupted = true;
+      return end;
+    }
+  }
+}
+
+Result<TuneEnd> Tuner::Finish(const SearchDone& done) {
+  Result<std::vector<Trial>> trials = store_.ListTrials(study_.id);
+  if (!trials.ok()) return trials.error();
+  TuneEnd end;
+  end.done = done;
+  end.outcome_json = OutcomeJson(study_, *trials, done);
+  if (Result<void> set = store_.SetStudyOutcome(study_.id, end.outcome_json); !set.ok()) return set.error();
+  if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kDone); !set.ok()) return set.error();
+  return end;
+}
+
+}  // namespace hproc::controller

@@ -1,0 +1,92 @@
+// Tuner: drives one study from its first measurement to its recommendation, and again from wherever it was cut off.
+//
+// What it knows it reads from the store, what it decides NextStep decides (controller/search.h), what it runs the
+// TrialRunner runs; between two steps there is nothing in memory that the store does not have.
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "controller/plan_space.h"
+#include "controller/search.h"
+#include "controller/store.h"
+#include "controller/trial_runner.h"
+#include "controller/tune_observer.h"
+
+namespace hproc::controller {
+
+// The rate table pass of a checkpoint under a deployment.
+struct Measured {
+  worker::MeasureResult result;
+  std::string worker_version;
+  std::string device_name;
+};
+
+// Runs the measure job of one worker: the rate table ends up in `table_folder`, where it is found again by fingerprint.
+// `stop`, where given, is polled by nobody: use MeasureRun::Stop.
+class MeasureRun {
+ public:
+  MeasureRun(WorkerSetup setup, TuneObserver* observer) : setup_(std::move(setup)), observer_(observer) {}
+
+  // An error is a verdict on the run in one line: the checkpoint is bad, the worker cannot be started.
+  Result<Measured> Run(const std::string& model_dir, const std::filesystem::path& table_folder,
+                       const worker::Deployment& deployment);
+  void Stop();
+  bool stopped() const { return stopped_; }
+
+ private:
+  WorkerSetup setup_;
+  TuneObserver* observer_;
+  std::mutex mutex_;
+  WorkerClient* current_ = nullptr;
+  std::atomic<bool> stopped_{false};
+};
+
+// The plane of a study from its measured table; the file is read and checked.
+Result<std::unique_ptr<PlanSpace>> LoadPlanSpace(const worker::MeasureResult& measured, const std::string& mode,
+                                                 double head_floor);
+
+// Reads the questions that a protocol asks for and checks them against its digests, where those are set.
+Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol);
+
+// What the search is told of a study.
+SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space);
+std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace& space);
+
+struct TuneEnd {
+  bool interrupted = false;
+  SearchDone done;
+  std::string outcome_json;  // what `tune --json` prints
+};
+
+class Tuner {
+ public:
+  // All outlive the tuner.
+  Tuner(Store& store, const Study& study, const PlanSpace& space, const worker::MeasureResult& measured,
+        const StudyQuestions& questions, WorkerSetup setup, TuneObserver* observer);
+
+  // Until the search is done or Stop was called. An error is one of the store or the machine; the study can be resumed.
+  Result<TuneEnd> Run();
+
+  // Thread-safe.
+  void Stop() { runner_.Stop(); }
+
+ private:
+  Result<Trial> TrialFor(const RunTrial& step);
+  Result<TuneEnd> Finish(const SearchDone& done);
+
+  Store& store_;
+  const Study& study_;
+  const PlanSpace& space_;
+  const worker::MeasureResult& measured_;
+  TuneObserver* observer_;
+  TrialRunner runner_;
+};
+
+}  // namespace hproc::controller
