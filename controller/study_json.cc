@@ -259,6 +259,39 @@ void Fields(V& visit, S& s) {
   visit("finished_utc", finished_utc);
 }
 
+template <typename V, Like<BoundaryNeighbour> S>
+void Fields(V& visit, S& s) {
+  auto& [floors, predicted_bytes, verdict] = s;
+  visit("floors", floors);
+  visit("predicted_bytes", predicted_bytes);
+  visit("verdict", verdict);
+}
+
+template <typename V, Like<OperatingPoint> S>
+void Fields(V& visit, S& s) {
+  auto& [schema_version, study, created_utc, floors, plan_digest, plan_json, bits_per_weight,
+         predicted_bytes, bound, why, spec, load, memory, predicted, accuracy, outcomes, throughput,
+         neighbours] = s;
+  visit("schema_version", schema_version);
+  visit("study", study);
+  visit("created_utc", created_utc);
+  visit("floors", floors);
+  visit("plan_digest", plan_digest);
+  visit("plan_json", plan_json);
+  visit("bits_per_weight", bits_per_weight);
+  visit("predicted_bytes", predicted_bytes);
+  visit("bound", bound);
+  visit("why", why);
+  visit("spec", spec);
+  visit("load", load);
+  visit("memory", memory);
+  visit("predicted", predicted);
+  visit("accuracy", accuracy);
+  visit("outcomes", outcomes);
+  visit("throughput", throughput);
+  visit("neighbours", neighbours);
+}
+
 // ---- writing -----------------------------------------------------------------------------------
 
 struct Writer {
@@ -431,6 +464,7 @@ std::string ToJson(const Answer& answer) { return Write(answer); }
 std::string ToJson(const AccuracyTally& tally) { return Write(tally); }
 std::string ToJson(const TrialMeasurements& measured) { return Write(measured); }
 std::string ToJson(const Attempt& attempt) { return Write(attempt); }
+std::string ToJson(const OperatingPoint& point) { return Write(point); }
 std::string ToJson(const Trial& trial) { return Write(trial); }
 
 Result<StudySpec> StudySpecFromJson(std::string_view text) { return Read<StudySpec>(text); }
@@ -445,5 +479,8 @@ Result<TrialMeasurements> TrialMeasurementsFromJson(std::string_view text) {
 }
 Result<Attempt> AttemptFromJson(std::string_view text) { return Read<Attempt>(text); }
 Result<Trial> TrialFromJson(std::string_view text) { return Read<Trial>(text); }
+Result<OperatingPoint> OperatingPointFieldsFromJson(std::string_view text) {
+  return Read<OperatingPoint>(text);
+}
 
 }  // namespace hproc::controller

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "controller/operating_point.h"
 #include "controller/study.h"
 
 namespace hproc::controller {
@@ -27,6 +28,7 @@ std::string ToJson(const Answer& answer);
 std::string ToJson(const AccuracyTally& tally);
 std::string ToJson(const TrialMeasurements& measured);
 std::string ToJson(const Attempt& attempt);
+std::string ToJson(const OperatingPoint& point);  // see operating_point.h for the file's form
 std::string ToJson(const Trial& trial);  // with the whole plan under plan.plan_json, as text
 
 Result<StudySpec> StudySpecFromJson(std::string_view text);
@@ -37,5 +39,6 @@ Result<AccuracyTally> AccuracyTallyFromJson(std::string_view text);
 Result<TrialMeasurements> TrialMeasurementsFromJson(std::string_view text);
 Result<Attempt> AttemptFromJson(std::string_view text);
 Result<Trial> TrialFromJson(std::string_view text);
+Result<OperatingPoint> OperatingPointFieldsFromJson(std::string_view text);
 
 }  // namespace hproc::controller

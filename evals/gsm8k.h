@@ -46,6 +46,7 @@ class Gsm8kTask {
   int size() const { return static_cast<int>(tasks_.items.size()); }
   int shots() const { return shots_; }
   const TaskFile& tasks() const { return tasks_; }
+  const TaskFile& shot_pool() const { return shot_pool_; }
   const TaskItem& item(int question) const;
 
   // Indices in the shot pool, in the order of the prompt.

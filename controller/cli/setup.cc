@@ -1,0 +1,120 @@
+#include "controller/cli/setup.h"
+
+#include <fmt/core.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <mutex>
+
+namespace hproc::controller {
+
+int Fail(int code, const std::string& message) {
+  fmt::print(stderr, "hproc: {}\n", message);
+  return code;
+}
+
+Result<WorkerSetup> WorkerBesideThis(const std::filesystem::path& log_folder) {
+  WorkerSetup setup;
+  setup.arguments = {"session"};
+  setup.log_folder = log_folder;
+  if (const char* from_environment = std::getenv("HPROC_WORKER"); from_environment != nullptr && *from_environment != '\0') {
+    setup.executable = from_environment;
+  } else {
+    std::error_code error;
+    const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+    if (error) return Error{"cannot find this program's own folder: " + error.message()};
+    setup.executable = self.parent_path() / "hproc-worker";
+  }
+  if (::access(setup.executable.c_str(), X_OK) != 0) {
+    return Error{setup.executable.string() + ": the worker program is not there or cannot be run"};
+  }
+  std::error_code error;
+  if (!log_folder.empty()) std::filesystem::create_directories(log_folder, error);
+  if (error) return Error{log_folder.string() + ": cannot create the folder: " + error.message()};
+  return setup;
+}
+
+std::filesystem::path LogFolderOf(const std::string& db) { return db + ".logs"; }
+std::filesystem::path TableFolderOf(const std::string& db) { return db + ".rates"; }
+
+std::filesystem::path CachedTables() {
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && *cache == '/') {
+    return std::filesystem::path(cache) / "hproc" / "rates";
+  }
+  if (const char* home = std::getenv("HOME"); home != nullptr && *home == '/') {
+    return std::filesystem::path(home) / ".cache" / "hproc" / "rates";
+  }
+  return std::filesystem::temp_directory_path() / "hproc-rates";
+}
+
+Result<Study> ChooseStudy(Store& store, const StudyOptions& options) {
+  if (!options.study.empty()) {
+    Result<std::optional<Study>> study = store.FindStudy(options.study);
+    if (!study.ok()) return study.error();
+    if (!*study) return Error{options.db + ": no study \"" + options.study + "\""};
+    return std::move(**study);
+  }
+  Result<std::vector<Study>> studies = store.ListStudies();
+  if (!studies.ok()) return studies.error();
+  if (studies->empty()) return Error{options.db + ": no study yet"};
+  for (auto study = studies->rbegin(); study != studies->rend(); ++study) {
+    if (study->state != StudyState::kDone) return std::move(*study);
+  }
+  return std::move(studies->back());
+}
+
+worker::Deployment DeploymentOf(const DeploymentOptions& options, int shots) {
+  worker::Deployment deployment;
+  deployment.device = options.device;
+  deployment.threads = options.threads;
+  deployment.world_size = options.tp;
+  deployment.context = options.context > 0 ? options.context : shots > 0 ? 2048 : 1024;
+  deployment.batch = options.batch;
+  deployment.prefill_chunk = options.prefill_chunk;
+  deployment.kv_dtype = options.kv_dtype;
+  return deployment;
+}
+
+struct InterruptGuard::State {
+  std::mutex mutex;
+  std::function<void()> stop;
+  bool interrupted = false;
+  sigset_t signals{};
+  sigset_t before{};
+  std::jthread thread;
+};
+
+InterruptGuard::InterruptGuard(std::function<void()> stop) : state_(std::make_unique<State>()) {
+  state_->stop = std::move(stop);
+  sigemptyset(&state_->signals);
+  for (int signal : {SIGINT, SIGTERM, SIGUSR2}) sigaddset(&state_->signals, signal);
+  pthread_sigmask(SIG_BLOCK, &state_->signals, &state_->before);
+  state_->thread = std::jthread([state = state_.get()](const std::stop_token& ending) {
+    for (int interrupts = 0;;) {
+      int signal = 0;
+      if (sigwait(&state->signals, &signal) != 0 || ending.stop_requested()) return;
+      if (signal == SIGUSR2) continue;  // wakes the thread at the end
+      if (++interrupts > 1) ::_exit(kExitInterrupted);
+      const std::scoped_lock lock(state->mutex);
+      state->interrupted = true;
+      if (state->stop) state->stop();
+    }
+  });
+}
+
+InterruptGuard::~InterruptGuard() {
+  state_->thread.request_stop();
+  pthread_kill(state_->thread.native_handle(), SIGUSR2);
+  state_->thread.join();
+  pthread_sigmask(SIG_SETMASK, &state_->before, nullptr);
+}
+
+void InterruptGuard::SetStop(std::function<void()> stop) {
+  const std::scoped_lock lock(state_->mutex);
+  state_->stop = std::move(stop);
+  if (state_->interrupted && state_->stop) state_->stop();  // it came between two jobs
+}
+
+}  // namespace hproc::controller

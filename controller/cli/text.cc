@@ -1,0 +1,197 @@
+#include "controller/cli/text.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "base/bytes.h"
+#include "controller/tuner.h"
+#include "evals/statistics.h"
+
+namespace hproc::controller {
+namespace {
+
+constexpr int kPlaneColumns = 61;
+constexpr int kPlaneRows = 21;
+constexpr double kTicks[] = {0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999, 1.0};
+
+std::string Rate(const std::vector<evals::ThroughputSample>& samples, evals::ThroughputKind kind) {
+  for (const evals::ThroughputSummary& s : evals::SummarizeThroughput(samples)) {
+    if (s.kind == kind) return fmt::format("{:.0f} ± {:.0f} tok/s", s.mean_tok_per_s, s.sd_tok_per_s);
+  }
+  return "not measured";
+}
+
+// One of the plane's axes: rungs to cells.
+struct Axis {
+  int lowest;
+  int highest;
+  int cells;
+
+  int CellOf(int rung) const {
+    if (highest == lowest) return 0;
+    const int clamped = std::clamp(rung, lowest, highest);
+    return (clamped - lowest) * (cells - 1) / (highest - lowest);
+  }
+  int RungOf(int cell) const { return cells == 1 ? lowest : lowest + (highest - lowest) * cell / (cells - 1); }
+};
+
+char GlyphOf(const Trial& trial, std::optional<int> recommended) {
+  if (recommended == trial.number) return '*';
+  switch (trial.state) {
+    case TrialState::kComplete:
+      if (trial.plan.purpose == PurposeName(Purpose::kCandidate)) {
+        return trial.measured.accuracy.all_questions ? 'O' : 'o';
+      }
+      return 's';
+    case TrialState::kInfeasible: return trial.verdict.reason == Reason::kOutOfMemory ? 'x' : 'g';
+    case TrialState::kFailed: return '!';
+    default: return '?';
+  }
+}
+
+}  // namespace
+
+std::string FloorsText(const quant::Floors& floors, bool has_lazy) {
+  return has_lazy ? fmt::format("({:.6g}, {:.6g})", floors.strict, floors.lazy) : fmt::format("{:.6g}", floors.strict);
+}
+
+std::string AccuracyText(const AccuracyTally& tally) {
+  if (tally.total == 0) return "not measured";
+  if (!tally.all_questions) {
+    return fmt::format("{} of the first {} right; stopped early, which is no accuracy", tally.strict_correct, tally.total);
+  }
+  const evals::Interval interval = evals::WilsonInterval(tally.strict_correct, tally.total);
+  std::string text = fmt::format("{:.4f} ({} of {}; 95 % interval {:.4f} to {:.4f})",
+                                 static_cast<double>(tally.strict_correct) / tally.total, tally.strict_correct,
+                                 tally.total, interval.low, interval.high);
+  if (evals::TooManyTruncated(tally)) text += fmt::format("; flagged: {} answers were cut off", tally.truncated);
+  return text;
+}
+
+std::string VerdictText(const Trial& trial) {
+  const Verdict& verdict = trial.verdict;
+  switch (trial.state) {
+    case TrialState::kComplete: {
+      if (trial.plan.purpose != PurposeName(Purpose::kCandidate)) {
+        return trial.plan.purpose == PurposeName(Purpose::kGarbageEdge) ? "sensible" : "fits";
+      }
+      const AccuracyTally& tally = trial.measured.accuracy;
+      if (!tally.all_questions) return verdict.message;
+      return fmt::format("{} of {} right", tally.strict_correct, tally.total);
+    }
+    case TrialState::kInfeasible:
+    case TrialState::kFailed: {
+      std::string text(ReasonName(verdict.reason));
+      if (!verdict.phase.empty()) text += " at " + verdict.phase;
+      if (verdict.short_bytes > 0) text += ", short " + FormatBytes(verdict.short_bytes);
+      if (!verdict.message.empty()) text += ": " + verdict.message;
+      return text;
+    }
+    default: return std::string(TrialStateName(trial.state));
+  }
+}
+
+std::string PlaneText(const Study& study, const PlanSpace& space, const std::vector<Trial>& trials,
+                      std::optional<int> recommended) {
+  const SearchSpec spec = SearchSpecOf(study.spec, space);
+  if (!space.has_lazy()) return "This model has no routed experts: the lazy floor decides nothing.\n";
+  const Axis x{spec.lowest.lazy, spec.highest.lazy, kPlaneColumns};
+  const Axis y{spec.lowest.strict, spec.highest.strict, kPlaneRows};
+  std::vector<std::string> rows(kPlaneRows, std::string(kPlaneColumns, ' '));
+  const std::vector<TrialFact> facts = FactsOf(trials, space);
+  for (int r = 0; r < kPlaneRows; ++r) {
+    for (int c = 0; c < kPlaneColumns; ++c) {
+      const FloorPair at{y.RungOf(r), x.RungOf(c)};
+      const bool garbage = std::ranges::any_of(facts, [&](const TrialFact& fact) {
+        return fact.reason == Reason::kGarbageOutput && at.strict <= fact.at.strict && at.lazy <= fact.at.lazy;
+      });
+      char& cell = rows[static_cast<size_t>(r)][static_cast<size_t>(c)];
+      if (space.NeededBytes(at) <= spec.budget_bytes) cell = garbage ? ':' : '.';
+    }
+  }
+  // Those that matter most last, so that they are on top.
+  std::vector<const Trial*> order;
+  for (const Trial& trial : trials) order.push_back(&trial);
+  std::stable_sort(order.begin(), order.end(), [&](const Trial* a, const Trial* b) {
+    const auto weight = [&](const Trial* t) {
+      return recommended == t->number ? 2 : t->plan.purpose == PurposeName(Purpose::kCandidate) ? 1 : 0;
+    };
+    return weight(a) < weight(b);
+  });
+  for (const Trial* trial : order) {
+    const FloorPair at = space.PairOf(trial->plan.floors);
+    rows[static_cast<size_t>(y.CellOf(at.strict))][static_cast<size_t>(x.CellOf(at.lazy))] = GlyphOf(*trial, recommended);
+  }
+
+  std::string text = "strict\n";
+  for (int r = kPlaneRows - 1; r >= 0; --r) {
+    std::string label;
+    for (double tick : kTicks) {
+      const int rung = quant::LadderIndex(tick);
+      if (rung >= y.lowest && rung <= y.highest && y.CellOf(rung) == r) label = fmt::format("{:.4g}", tick);
+    }
+    text += fmt::format("{:>6} |{}\n", label, rows[static_cast<size_t>(r)]);
+  }
+  text += fmt::format("{:>6} +{}\n", "", std::string(kPlaneColumns, '-'));
+  std::string labels(kPlaneColumns + 8, ' ');
+  for (double tick : kTicks) {
+    const int rung = quant::LadderIndex(tick);
+    if (rung < x.lowest || rung > x.highest) continue;
+    const std::string label = fmt::format("{:.4g}", tick);
+    const auto at = static_cast<size_t>(x.CellOf(rung));
+    if (at > 0 && labels[at - 1] != ' ') continue;
+    labels.replace(at, label.size(), label);
+  }
+  labels.erase(labels.find_last_not_of(' ') + 1);
+  text += fmt::format("{:>8}{}   lazy\n", "", labels);
+  text +=
+      "        . fits by the plan   : garbage by what was seen   blank: does not fit\n"
+      "        * recommended  O all questions  o stopped early  s sensible  x out of memory  g garbage  ! failed\n";
+  return text;
+}
+
+std::string TrialsText(const std::vector<Trial>& trials, std::optional<int> recommended) {
+  std::string text = fmt::format("{:>5}  {:<22}{:<16}{:>6}  {:>11}  {:>11}  {}\n", "trial", "floors", "purpose", "bits",
+                                 "predicted", "measured", "verdict");
+  for (const Trial& trial : trials) {
+    const std::string measured = trial.measured.memory && trial.state == TrialState::kComplete
+                                     ? FormatBytes(trial.measured.memory->live_bytes)
+                                     : "-";
+    text += fmt::format("{:>4}{}  {:<22}{:<16}{:>6.3f}  {:>11}  {:>11}  {}\n", trial.number,
+                        recommended == trial.number ? "*" : " ", FloorsText(trial.plan.floors), trial.plan.purpose,
+                        trial.plan.bits_per_weight, FormatBytes(trial.plan.predicted_bytes), measured, VerdictText(trial));
+  }
+  return text;
+}
+
+std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, const SearchDone& done, bool has_lazy) {
+  if (!done.recommended) {
+    if (done.fault) return fmt::format("No recommendation: {}\n", done.why);
+    return fmt::format("No feasible point: {} ({})\n", done.why, BoundName(done.bound));
+  }
+  const Trial& trial = trials[static_cast<size_t>(*done.recommended)];
+  const TrialMeasurements& measured = trial.measured;
+  const int64_t live = measured.memory->live_bytes;
+  const double off = 100.0 * (static_cast<double>(live) / static_cast<double>(trial.plan.predicted_bytes) - 1);
+  std::string text = fmt::format("Recommended: trial {}, floors {}, {:.3f} bits per weight\n", trial.number,
+                                 FloorsText(trial.plan.floors, has_lazy), trial.plan.bits_per_weight);
+  text += fmt::format("  accuracy   {}\n", AccuracyText(measured.accuracy));
+  text += fmt::format("  memory     {} measured, {} predicted ({:+.2f} %); weights {}\n", FormatBytes(live),
+                      FormatBytes(trial.plan.predicted_bytes), off, FormatBytes(measured.load->weight_bytes));
+  text += fmt::format("  headroom   {} of {} at context {}, batch {}\n", FormatBytes(study.spec.memory_cap_bytes - live),
+                      FormatBytes(study.spec.memory_cap_bytes), study.spec.deployment.context, study.spec.deployment.batch);
+  text += fmt::format("  decode     {} long, {} short\n", Rate(measured.throughput, evals::ThroughputKind::kLongDecode),
+                      Rate(measured.throughput, evals::ThroughputKind::kShortDecode));
+  text += fmt::format("  prefill    {}\n", Rate(measured.throughput, evals::ThroughputKind::kPrefill));
+  text += fmt::format("  bound      {}: {}\n", BoundName(done.bound), done.why);
+  for (const Trial& other : trials) {
+    if (other.state != TrialState::kInfeasible || other.verdict.reason != Reason::kOutOfMemory) continue;
+    text += fmt::format("             {} {}\n", FloorsText(other.plan.floors, has_lazy), VerdictText(other));
+  }
+  return text;
+}
+
+}  // namespace hproc::controller

@@ -1,0 +1,234 @@
+// tune and resume: from options to a study, from a study to its outcome.
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "base/file.h"
+#include "controller/cli/commands.h"
+#include "controller/cli/setup.h"
+#include "controller/cli/terminal_observer.h"
+#include "controller/cli/text.h"
+#include "controller/operating_point.h"
+#include "controller/tuner.h"
+
+namespace hproc::controller {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Measured jobs are stored in the protocol's own form.
+std::string MeasureToText(const worker::MeasureResult& measured) {
+  return worker::EncodeEvent({.seq = 0, .t = 0, .body = worker::ResultEvent{measured}});
+}
+
+// The questions a tune was asked to use: files, shots and digests filled in.
+Result<EvalProtocol> ProtocolOf(const TuneOptions& options) {
+  EvalProtocol protocol;
+  fs::path tasks = options.tasks;
+  if (tasks.empty()) {
+    // The layout of evals/wordmath: test.jsonl beside the model's folder.
+    tasks = fs::path(options.model).lexically_normal() / ".." / "test.jsonl";
+    tasks = tasks.lexically_normal();
+    std::error_code error;
+    if (!fs::is_regular_file(tasks, error)) {
+      return Error{"no questions to ask: give --tasks FILE.jsonl with lines {\"question\", \"answer\"} (there is no " +
+                   tasks.string() + " either)"};
+    }
+  }
+  fs::path shots = options.shots_file;
+  std::error_code error;
+  if (shots.empty() && options.shots != 0) {
+    shots = tasks.parent_path() / "train.jsonl";
+    if (!fs::is_regular_file(shots, error)) shots.clear();
+  }
+  if (options.shots > 0 && shots.empty()) return Error{"--shots needs a file to draw them from: give --shots-file FILE.jsonl"};
+  protocol.tasks_path = fs::absolute(tasks).lexically_normal().string();
+  protocol.shots = options.shots >= 0 ? options.shots : shots.empty() ? 0 : 5;
+  if (protocol.shots > 0) protocol.shots_path = fs::absolute(shots).lexically_normal().string();
+  protocol.limit = options.limit;
+  protocol.seeds = options.seeds;
+  protocol.max_new_tokens = options.max_new_tokens;
+  return protocol;
+}
+
+// A name no study of the store has yet: the model and the cap, numbered where that is taken.
+Result<std::string> FreshName(Store& store, const TuneOptions& options) {
+  fs::path model = fs::path(options.model).lexically_normal();
+  if (!model.has_filename()) model = model.parent_path();
+  std::string stem = model.filename().string();
+  if (stem == "model" && model.has_parent_path()) stem = model.parent_path().filename().string();
+  if (stem.empty() || stem == "." || stem == "..") stem = "model";
+  if (stem.size() > 100) stem.resize(100);
+  const std::string base = fmt::format("{}-{:.6g}MiB", stem, static_cast<double>(options.memory_bytes) / (1 << 20));
+  for (int n = 1;; ++n) {
+    const std::string name = n == 1 ? base : base + "-" + std::to_string(n);
+    Result<std::optional<Study>> taken = store.FindStudy(name);
+    if (!taken.ok()) return taken.error();
+    if (!*taken) return name;
+  }
+}
+
+// Writes the recommended point's file.
+Result<void> ExportTo(Store& store, const Study& study, const StudyQuestions& questions, const std::vector<Trial>& trials,
+                      int number, const std::string& path) {
+  const Trial& trial = trials[static_cast<size_t>(number)];
+  Result<std::vector<Answer>> answers = store.ListAnswers(trial.id);
+  if (!answers.ok()) return answers.error();
+  Result<OperatingPoint> point = MakeOperatingPoint(study, trials, trial, *answers, questions.order, SystemClock()());
+  if (!point.ok()) return point.error();
+  return WriteFileAtomically(path, OperatingPointToJson(*point));
+}
+
+// Everything behind the creation of the study; the same for tune and resume.
+int Drive(Store& store, const Study& study, const worker::MeasureResult& measured, const PlanSpace& space,
+          const StudyQuestions& questions, const WorkerSetup& setup, TerminalObserver& observer, InterruptGuard& guard,
+          const std::string& export_path, bool json) {
+  Result<TuneEnd> end = Error{"not run"};
+  {
+    Tuner tuner(store, study, space, measured, questions, setup, &observer);
+    guard.SetStop([&tuner] { tuner.Stop(); });
+    end = tuner.Run();
+    guard.SetStop({});
+  }
+  if (!end.ok()) return Fail(kExitInfrastructure, end.error().message);
+  if (end->interrupted) {
+    observer.OnNote("interrupted; go on with: hproc resume --study '" + study.spec.name + "'");
+    return kExitInterrupted;
+  }
+  Result<std::vector<Trial>> trials = store.ListTrials(study.id);
+  if (!trials.ok()) return Fail(kExitInfrastructure, trials.error().message);
+  // The study as it is now, outcome included.
+  Result<std::optional<Study>> finished = store.FindStudy(study.spec.name);
+  if (!finished.ok() || !*finished) return Fail(kExitInfrastructure, "the study is gone from the store");
+  if (json) {
+    fmt::print("{}\n", end->outcome_json);
+  } else {
+    fmt::print("\n{}\n{}\n{}", PlaneText(**finished, space, *trials, end->done.recommended),
+               TrialsText(*trials, end->done.recommended), "\n");
+    fmt::print("{}", OutcomeText(**finished, *trials, end->done, space.has_lazy()));
+  }
+  std::fflush(stdout);
+  if (end->done.recommended && !export_path.empty()) {
+    Result<void> exported = ExportTo(store, **finished, questions, *trials, *end->done.recommended, export_path);
+    if (!exported.ok()) return Fail(kExitInfrastructure, exported.error().message);
+    observer.OnNote("operating point written to " + export_path);
+  }
+  if (end->done.recommended) return kExitDone;
+  return end->done.fault ? kExitInfrastructure : kExitNoFeasiblePoint;
+}
+
+}  // namespace
+
+int RunTune(const TuneOptions& options) {
+  TerminalObserver observer(::isatty(STDERR_FILENO) == 1, false);
+  if (options.launcher != "local") return Fail(kExitUsage, "--launcher " + options.launcher + " is not available; use local");
+  if (options.strategy != "predict") return Fail(kExitUsage, "--strategy " + options.strategy + " is not available; use predict");
+  if (options.headroom_bytes >= options.memory_bytes) {
+    return Fail(kExitUsage, "the headroom asked for leaves nothing of the memory cap");
+  }
+  if (options.strict_min > options.strict_max || options.lazy_min > options.lazy_max) {
+    return Fail(kExitUsage, "a lower bound of the floors is above the upper one");
+  }
+  std::error_code error;
+  if (!fs::is_directory(options.model, error)) {
+    return Fail(kExitInfrastructure, options.model + ": no such folder");
+  }
+  Result<EvalProtocol> protocol = ProtocolOf(options);
+  if (!protocol.ok()) return Fail(kExitUsage, protocol.error().message);
+  Result<StudyQuestions> questions = LoadQuestions(*protocol);
+  if (!questions.ok()) return Fail(kExitInfrastructure, questions.error().message);
+  protocol->tasks_sha256 = questions->task.tasks().sha256;
+  protocol->task_id = evals::TaskId(protocol->tasks_sha256);
+  if (protocol->shots > 0) protocol->shots_sha256 = questions->task.shot_pool().sha256;
+
+  InterruptGuard guard({});
+  Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.store.db, OpenMode::kReadWrite);
+  if (!store.ok()) return Fail(kExitInfrastructure, store.error().message);
+  StudySpec spec;
+  if (options.store.study.empty()) {
+    Result<std::string> name = FreshName(**store, options);
+    if (!name.ok()) return Fail(kExitInfrastructure, name.error().message);
+    spec.name = std::move(*name);
+  } else {
+    spec.name = options.store.study;
+    Result<std::optional<Study>> taken = (*store)->FindStudy(spec.name);
+    if (!taken.ok()) return Fail(kExitInfrastructure, taken.error().message);
+    if (*taken) {
+      return Fail(kExitUsage, options.store.db + ": study \"" + spec.name + "\" is there already; go on with hproc resume");
+    }
+  }
+  Result<WorkerSetup> setup = WorkerBesideThis(LogFolderOf(options.store.db));
+  if (!setup.ok()) return Fail(kExitInfrastructure, setup.error().message);
+
+  spec.model_dir = fs::absolute(options.model).lexically_normal().string();
+  spec.deployment = DeploymentOf(options.deployment, protocol->shots);
+  spec.memory_cap_bytes = options.memory_bytes;
+  spec.headroom_bytes = options.headroom_bytes;
+  spec.mode = options.mode;
+  spec.strategy = options.strategy;
+  spec.lowest = {.strict = options.strict_min, .lazy = options.lazy_min, .head = options.head};
+  spec.highest = {.strict = options.strict_max, .lazy = options.lazy_max, .head = options.head};
+  spec.min_accuracy = options.min_accuracy;
+  spec.max_candidates = options.max_candidates;
+  spec.max_garbage_loads = options.max_garbage_loads;
+  spec.trust_plan = options.trust_plan;
+  spec.eval = *protocol;
+
+  MeasureRun measure(*setup, &observer);
+  guard.SetStop([&measure] { measure.Stop(); });
+  Result<Measured> measured = measure.Run(spec.model_dir, fs::absolute(TableFolderOf(options.store.db)), spec.deployment);
+  guard.SetStop({});
+  if (measure.stopped()) return kExitInterrupted;
+  if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);
+  spec.fingerprint = measured->result.fingerprint;
+  spec.worker_version = measured->worker_version;
+  spec.device_name = measured->device_name;
+  Result<std::unique_ptr<PlanSpace>> space = LoadPlanSpace(measured->result, spec.mode, spec.highest.head);
+  if (!space.ok()) return Fail(kExitInfrastructure, space.error().message);
+
+  Result<Study> study = (*store)->CreateStudy(spec);
+  if (!study.ok()) return Fail(kExitInfrastructure, study.error().message);
+  if (Result<void> set = (*store)->SetStudyMeasure(study->id, MeasureToText(measured->result)); !set.ok()) {
+    return Fail(kExitInfrastructure, set.error().message);
+  }
+  return Drive(**store, *study, measured->result, **space, *questions, *setup, observer, guard, options.export_path,
+               options.store.json);
+}
+
+int RunResume(const StudyOptions& options, const std::string& export_path) {
+  TerminalObserver observer(::isatty(STDERR_FILENO) == 1, false);
+  InterruptGuard guard({});
+  Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadWrite);
+  if (!store.ok()) return Fail(kExitInfrastructure, store.error().message);
+  Result<Study> study = ChooseStudy(**store, options);
+  if (!study.ok()) return Fail(kExitUsage, study.error().message);
+  const StudySpec& spec = study->spec;
+  Result<StudyQuestions> questions = LoadQuestions(spec.eval);
+  if (!questions.ok()) return Fail(kExitInfrastructure, questions.error().message);
+  Result<WorkerSetup> setup = WorkerBesideThis(LogFolderOf(options.db));
+  if (!setup.ok()) return Fail(kExitInfrastructure, setup.error().message);
+
+  // Quick where the table is still there; and it shows whether the checkpoint is still the same.
+  MeasureRun measure(*setup, &observer);
+  guard.SetStop([&measure] { measure.Stop(); });
+  Result<Measured> measured = measure.Run(spec.model_dir, fs::absolute(TableFolderOf(options.db)), spec.deployment);
+  guard.SetStop({});
+  if (measure.stopped()) return kExitInterrupted;
+  if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);
+  if (measured->result.fingerprint != spec.fingerprint) {
+    return Fail(kExitInfrastructure, spec.model_dir + ": not the checkpoint that study \"" + spec.name + "\" began with");
+  }
+  if (measured->device_name != spec.device_name || measured->worker_version != spec.worker_version) {
+    observer.OnNote("note: the study began on " + spec.device_name + " (" + spec.worker_version + "), this is " +
+                    measured->device_name + " (" + measured->worker_version + "): rates are not comparable");
+  }
+  Result<std::unique_ptr<PlanSpace>> space = LoadPlanSpace(measured->result, spec.mode, spec.highest.head);
+  if (!space.ok()) return Fail(kExitInfrastructure, space.error().message);
+  if (Result<void> set = (*store)->SetStudyMeasure(study->id, MeasureToText(measured->result)); !set.ok()) {
+    return Fail(kExitInfrastructure, set.error().message);
+  }
+  return Drive(**store, *study, measured->result, **space, *questions, *setup, observer, guard, export_path, options.json);
+}
+
+}  // namespace hproc::controller

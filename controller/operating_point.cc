@@ -1,0 +1,139 @@
+#include "controller/operating_point.h"
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "controller/study_json.h"
+#include "evals/statistics.h"
+#include "quant/plan.h"
+
+namespace hproc::controller {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr size_t kMostNeighbours = 8;
+
+// How far two pairs of floors are apart, for choosing the nearest.
+double Distance(const quant::Floors& a, const quant::Floors& b) {
+  return std::abs(a.strict - b.strict) + std::abs(a.lazy - b.lazy);
+}
+
+Json SummaryOf(const OperatingPoint& point) {
+  const evals::Interval interval = evals::WilsonInterval(point.accuracy.strict_correct, point.accuracy.total);
+  Json throughput = Json::array();
+  for (const evals::ThroughputSummary& s : evals::SummarizeThroughput(point.throughput)) {
+    throughput.push_back({{"kind", evals::ThroughputKindName(s.kind)},
+                          {"batch", s.batch},
+                          {"tokens", s.tokens},
+                          {"repetitions", s.repetitions},
+                          {"mean_tok_per_s", s.mean_tok_per_s},
+                          {"sd_tok_per_s", s.sd_tok_per_s}});
+  }
+  return {{"accuracy",
+           {{"protocol", point.spec.eval.task_id},
+            {"protocol_digest", evals::ProtocolDigest(point.spec.eval)},
+            {"correct", point.accuracy.strict_correct},
+            {"total", point.accuracy.total},
+            {"rate", static_cast<double>(point.accuracy.strict_correct) / std::max(1, point.accuracy.total)},
+            {"low", interval.low},
+            {"high", interval.high},
+            {"truncated_flag", evals::TooManyTruncated(point.accuracy)}}},
+          {"throughput", std::move(throughput)},
+          {"measured_bytes", point.memory.live_bytes},
+          {"headroom_bytes", point.spec.memory_cap_bytes - point.memory.live_bytes}};
+}
+
+}  // namespace
+
+Result<OperatingPoint> MakeOperatingPoint(const Study& study, const std::vector<Trial>& trials, const Trial& trial,
+                                          const std::vector<Answer>& answers, std::span<const int> order,
+                                          std::string_view created_utc) {
+  const std::string name = "trial " + std::to_string(trial.number) + " of study \"" + study.spec.name + "\"";
+  if (trial.state != TrialState::kComplete || !trial.measured.accuracy.all_questions || !trial.measured.load ||
+      !trial.measured.memory) {
+    return Error{name + " cannot be exported: it was not evaluated on all questions"};
+  }
+  OperatingPoint point;
+  point.study = study.spec.name;
+  point.created_utc = created_utc;
+  point.floors = trial.plan.floors;
+  point.plan_digest = trial.plan.plan_digest;
+  point.plan_json = trial.plan.plan_json;
+  point.bits_per_weight = trial.plan.bits_per_weight;
+  point.predicted_bytes = trial.plan.predicted_bytes;
+  point.spec = study.spec;
+  point.load = *trial.measured.load;
+  point.memory = *trial.measured.memory;
+  point.predicted = trial.measured.predicted;
+  point.accuracy = trial.measured.accuracy;
+  point.throughput = trial.measured.throughput;
+
+  std::map<std::pair<int, int>, bool> right;  // seed, question
+  for (const Answer& answer : answers) {
+    if (answer.stage != "probe") right[{answer.seed, answer.question}] = answer.strict_correct;
+  }
+  for (int seed = 0; seed < study.spec.eval.seeds; ++seed) {
+    for (int question : order) {
+      const auto it = right.find({seed, question});
+      if (it == right.end()) return Error{name + ": the answer to question " + std::to_string(question) + " is missing"};
+      point.outcomes += it->second ? '1' : '0';
+    }
+  }
+
+  for (const Trial& other : trials) {
+    if (other.state == TrialState::kInfeasible) {
+      point.neighbours.push_back({other.plan.floors, other.plan.predicted_bytes, other.verdict});
+    }
+  }
+  std::stable_sort(point.neighbours.begin(), point.neighbours.end(),
+                   [&](const BoundaryNeighbour& a, const BoundaryNeighbour& b) {
+                     return Distance(a.floors, point.floors) < Distance(b.floors, point.floors);
+                   });
+  if (point.neighbours.size() > kMostNeighbours) point.neighbours.resize(kMostNeighbours);
+  if (!study.outcome_json.empty()) {
+    const Json outcome = Json::parse(study.outcome_json, nullptr, false);
+    if (outcome.is_object()) {
+      point.bound = outcome.value("bound", "");
+      point.why = outcome.value("why", "");
+    }
+  }
+  return point;
+}
+
+std::string OperatingPointToJson(const OperatingPoint& point) {
+  Json fields = Json::parse(ToJson(point));
+  Json file;
+  for (auto& [key, value] : fields.items()) {
+    if (key == "plan_json") {
+      file["summary"] = SummaryOf(point);
+      file["plan"] = Json::parse(point.plan_json, nullptr, false);
+    } else {
+      file[key] = std::move(value);
+    }
+  }
+  return file.dump(1, ' ', false, Json::error_handler_t::replace) + '\n';
+}
+
+Result<OperatingPoint> OperatingPointFromJson(std::string_view json) {
+  Json file = Json::parse(json, nullptr, false);
+  if (!file.is_object() || !file.contains("schema_version")) return Error{"not an operating point"};
+  if (file["schema_version"] != kOperatingPointSchema) {
+    return Error{"schema version " + file["schema_version"].dump() + "; this program reads " +
+                 std::to_string(kOperatingPointSchema)};
+  }
+  if (!file.contains("plan") || !file["plan"].is_object()) return Error{"plan: missing"};
+  file["plan_json"] = file["plan"].dump();
+  file.erase("plan");
+  file.erase("summary");
+  Result<OperatingPoint> point = OperatingPointFieldsFromJson(file.dump());
+  if (!point.ok()) return point;
+  const Result<quant::Plan> plan = quant::PlanFromJson(point->plan_json);
+  if (!plan.ok()) return plan.error();
+  if (plan->Digest() != point->plan_digest) return Error{"plan_digest: not the digest of the plan"};
+  point->plan_json = quant::PlanToJson(*plan);
+  return point;
+}
+
+}  // namespace hproc::controller

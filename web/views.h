@@ -1,0 +1,33 @@
+// JSON views of a study: what `--json` prints and the page will ask for. Read from the store's structs, never written
+// back. A figure that was not measured, or is not finite, is null; an early-stopped rate is never shown as accuracy.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "controller/plan_space.h"
+#include "controller/search.h"
+#include "controller/study.h"
+
+namespace hproc::web {
+
+// One row a study: name, state, model, cap, created, trials by state, the outcome when there is one.
+std::string StudiesView(const std::vector<controller::Study>& studies,
+                        const std::vector<std::vector<controller::Trial>>& trials);
+
+// One row a trial, without plans and answers.
+std::string TrialsView(const std::vector<controller::Trial>& trials);
+
+// One trial with everything: plan, ledger, phases, attempts, answers.
+std::string TrialView(const controller::Trial& trial, const std::vector<controller::Answer>& answers);
+
+// The floor plane: bounds, the predicted staircase, every trial as a point with its verdict, what is known of both
+// frontiers, and the Pareto frontier of what was fully evaluated.
+std::string FrontierView(const controller::Study& study, const controller::PlanSpace& space,
+                         const std::vector<controller::Trial>& trials);
+
+// What `plan` prints: bytes, bits and cosines by family, and by tensor.
+std::string PlanView(const controller::PlannedPoint& point, std::span<const worker::LedgerLine> ledger);
+
+}  // namespace hproc::web
