@@ -1,0 +1,224 @@
+#include "controller/verdict.h"
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "worker/lines.h"
+
+namespace hproc::controller {
+namespace {
+
+constexpr size_t kMaxMessage = 400;
+constexpr size_t kMaxLogLine = 200;
+
+// "SIGSEGV"; strsignal's words are translated and vary.
+std::string SignalName(int signal) {
+  const char* name = ::sigabbrev_np(signal);
+  return name != nullptr ? "SIG" + std::string(name) : "signal " + std::to_string(signal);
+}
+
+// The signal that ended the process, also as a shell or a launcher in between reports it.
+int SignalOf(const WorkerEnd& end) {
+  if (end.signal != 0) return end.signal;
+  if (end.exit_code && *end.exit_code > 128 && *end.exit_code < 128 + 65) {
+    return *end.exit_code - 128;
+  }
+  return 0;
+}
+
+std::string HowItLeft(const WorkerEnd& end) {
+  if (end.unkillable) return "does not die of SIGKILL";
+  if (end.status_lost) return "exit status lost: another part of the program reaps children";
+  if (end.signal != 0) return "ended by " + SignalName(end.signal);
+  std::string text = "exit code " + std::to_string(end.exit_code.value_or(-1));
+  if (SignalOf(end) != 0) text += " (" + SignalName(SignalOf(end)) + ")";
+  return text;
+}
+
+bool IsCrashSignal(int signal) {
+  switch (signal) {
+    case SIGSEGV:
+    case SIGABRT:
+    case SIGBUS:
+    case SIGILL:
+    case SIGFPE:
+    case SIGSYS:
+    case SIGTRAP:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// The last line of the log that says something; often the best there is to say about a crash.
+std::string LastLogLine(std::string_view log) {
+  while (!log.empty()) {
+    const size_t start = log.rfind('\n');
+    const std::string_view line = start == std::string_view::npos ? log : log.substr(start + 1);
+    if (line.find_first_not_of(" \t\r\n") != std::string_view::npos) {
+      return worker::OneLine(line, kMaxLogLine);
+    }
+    if (start == std::string_view::npos) break;
+    log = log.substr(0, start);
+  }
+  return {};
+}
+
+Reason ReasonOf(worker::ErrorKind kind) {
+  switch (kind) {
+    case worker::ErrorKind::kBadCheckpoint:
+    case worker::ErrorKind::kLoaderFault:
+      return Reason::kLoaderFault;
+    case worker::ErrorKind::kHostOutOfMemory:
+      return Reason::kHostOutOfMemory;
+    case worker::ErrorKind::kDeviceLost:
+      return Reason::kDeviceLost;
+    case worker::ErrorKind::kInternal:  // a sticky device error among them
+      return Reason::kCrash;
+  }
+  return Reason::kCrash;
+}
+
+RunVerdict Failed(const WorkerEnd& end, Reason reason, std::string message) {
+  RunVerdict run;
+  run.state = TrialState::kFailed;
+  run.verdict.reason = reason;
+  run.verdict.phase = std::string(worker::PhaseName(end.record.phase));
+  run.verdict.message = worker::OneLine(message, kMaxMessage);
+  return run;
+}
+
+// With the last words of the process, for ends that nobody explains.
+RunVerdict Unexplained(const WorkerEnd& end, Reason reason, std::string message) {
+  const std::string last_line = LastLogLine(end.log_tail);
+  if (!last_line.empty()) message += "; last line of its log: " + last_line;
+  return Failed(end, reason, std::move(message));
+}
+
+RunVerdict OutOfMemory(const worker::OutOfMemoryEvent& oom) {
+  RunVerdict run;
+  run.state = TrialState::kInfeasible;
+  run.verdict.reason = Reason::kOutOfMemory;
+  run.verdict.phase = std::string(worker::PhaseName(oom.phase));
+  run.verdict.device = oom.device;
+  // An allocator may refuse although enough is free, in pieces.
+  run.verdict.short_bytes = std::max<int64_t>(oom.requested_bytes - oom.available_bytes, 0);
+  run.verdict.message =
+      worker::OneLine(oom.what + ": " + std::to_string(oom.requested_bytes) + " bytes asked for, " +
+                          std::to_string(oom.available_bytes) + " available",
+                      kMaxMessage);
+  return run;
+}
+
+RunVerdict EndedByUs(const WorkerEnd& end) {
+  const std::string message = end.kill_detail + "; " + HowItLeft(end);
+  switch (end.kill_cause) {
+    case KillCause::kSilent:
+    case KillCause::kFrozen:
+      return Unexplained(end, Reason::kHang, message);
+    case KillCause::kDeadline:
+      return Unexplained(end, Reason::kTimeout, message);
+    case KillCause::kStopped: {
+      RunVerdict run = Failed(end, Reason::kInterrupted, end.kill_detail);
+      run.state.reset();
+      return run;
+    }
+    case KillCause::kProtocolError:
+    case KillCause::kNone:
+      break;
+  }
+  return Failed(end, Reason::kProtocolError, end.kill_detail);
+}
+
+RunVerdict Killed(const WorkerEnd& end) {
+  switch (end.oom_kills) {
+    case OomKills::kSome:
+      return Failed(end, Reason::kHostOutOfMemory,
+                    "SIGKILL, and the kernel's OOM killer struck in this cgroup meanwhile");
+    case OomKills::kNone:
+      return Unexplained(end, Reason::kKilled,
+                         "SIGKILL from elsewhere; not the kernel's OOM killer");
+    case OomKills::kUnknown:
+      break;
+  }
+  return Unexplained(end, Reason::kKilled, "SIGKILL, cause unknown");
+}
+
+RunVerdict ExitedWithoutAWord(const WorkerEnd& end) {
+  switch (*end.exit_code) {
+    case worker::kExitOk:
+      return Unexplained(end, Reason::kProtocolError, "exit code 0 without result:exit");
+    case worker::kExitUsage:
+      return Unexplained(end, Reason::kProtocolError, "exit code 2: it refused its command line");
+    case worker::kExitReported:
+      return Unexplained(end, Reason::kProtocolError, "exit code 4 without an oom or error event");
+    case worker::kExitControllerGone:
+      return Unexplained(end, Reason::kProtocolError,
+                         "exit code 5: it took the controller for gone, which is here");
+    default:
+      return Unexplained(end, Reason::kCrash, HowItLeft(end));
+  }
+}
+
+}  // namespace
+
+RunVerdict Judge(const WorkerEnd& end) {
+  const RunRecord& record = end.record;
+  if (end.kill_cause == KillCause::kProtocolError) return EndedByUs(end);
+  if (record.oom) return OutOfMemory(*record.oom);
+  if (record.error) return Failed(end, ReasonOf(record.error->kind), record.error->message);
+  if (end.unkillable) {
+    return Failed(
+        end, Reason::kDeviceLost,
+        end.kill_detail + "; it does not die of SIGKILL: stuck in the kernel or a driver");
+  }
+  const int signal = SignalOf(end);
+  if (IsCrashSignal(signal)) return Unexplained(end, Reason::kCrash, HowItLeft(end));
+  if (record.exit_announced && end.exit_code == worker::kExitOk) return {};
+  // Our own SIGKILL, or what the worker made of EOF or SIGTERM. A SIGKILL that we had not sent yet
+  // is another's.
+  if (end.kill_cause != KillCause::kNone && (signal != SIGKILL || end.sigkill_sent)) {
+    return EndedByUs(end);
+  }
+  if (end.status_lost) return Failed(end, Reason::kCrash, HowItLeft(end));
+  if (signal == SIGKILL) return Killed(end);
+  if (signal != 0) return Unexplained(end, Reason::kKilled, HowItLeft(end) + " from elsewhere");
+  return ExitedWithoutAWord(end);
+}
+
+Retry RetryAfter(Reason reason) {
+  switch (reason) {
+    case Reason::kNone:
+    case Reason::kGarbageOutput:
+    case Reason::kLoaderFault:
+    case Reason::kProtocolError:
+      return Retry::kNever;
+    case Reason::kOutOfMemory:
+      return Retry::kConfirmOnce;
+    case Reason::kCrash:
+      return Retry::kOnceThenQuarantine;
+    case Reason::kHang:
+    case Reason::kTimeout:
+    case Reason::kKilled:
+    case Reason::kContaminated:
+      return Retry::kOnce;
+    case Reason::kHostOutOfMemory:
+      return Retry::kFewerThreads;
+    case Reason::kDeviceLost:
+      return Retry::kStopStudy;
+    case Reason::kInterrupted:
+      return Retry::kOnResume;
+  }
+  return Retry::kNever;
+}
+
+bool MovesBoundary(Reason reason) {
+  return reason == Reason::kNone || reason == Reason::kOutOfMemory ||
+         reason == Reason::kGarbageOutput;
+}
+
+}  // namespace hproc::controller

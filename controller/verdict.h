@@ -1,0 +1,54 @@
+// What the end of a worker process says about the operating point it ran. Pure.
+//
+//   the controller saw, first match from the top        | verdict            | boundary | retry
+//   ----------------------------------------------------+--------------------+----------+----------------------------
+//   the events pipe breaks the protocol                 | protocol_error     | no       | never
+//   `oom` event, however the process then ends          | out_of_memory      | yes      | confirm once
+//   `error` event, however the process then ends        | by its kind        | no       | by the reason
+//   it outlives SIGKILL                                 | device_lost        | no       | never; stop the study
+//   SIGSEGV, SIGABRT, SIGBUS, SIGILL and their like     | crash              | no       | once, then quarantine plan
+//   result:exit, exit code 0                            | none: as reported  | yes      |
+//   ended by us: silence, or heartbeat without progress | hang               | no       | once
+//   ended by us: a phase over its limit                 | timeout            | no       | once
+//   ended by us: stopped                                | interrupted        | no       | when the study resumes
+//   SIGKILL not by us, the cgroup's oom_kill rose       | host_out_of_memory | no       | with fewer loader threads
+//   SIGKILL not by us, it did not rise or is unknown    | killed             | no       | once
+//   another signal                                      | killed             | no       | once
+//   exit code 0, 2, 4 or 5 without the event due        | protocol_error     | no       | never
+//   any other exit code                                 | crash              | no       | once, then quarantine plan
+//
+// A crash signal outranks our own ending of a hang: a process that dumps core neither beats nor answers, and the kernel
+// keeps the signal that began it. An exit code of 128 + N counts as signal N: launchers and shells report so.
+#pragma once
+
+#include <optional>
+
+#include "controller/study.h"
+#include "controller/worker_end.h"
+
+namespace hproc::controller {
+
+struct RunVerdict {
+  // What the run makes of its trial: nullopt where that is for others to say (a run as reported, an
+  // interrupted one). kFailed ends the attempt; whether it ends the trial is for RetryAfter.
+  std::optional<TrialState> state;
+  Verdict verdict;  // reason kNone: the run ended as it should
+};
+
+RunVerdict Judge(const WorkerEnd& end);
+
+enum class Retry {
+  kNever,
+  kOnce,
+  kOnceThenQuarantine,  // a plan that crashed twice is not tried again by any trial
+  kConfirmOnce,   // an infeasible point is confirmed by a second load before it moves the boundary
+  kFewerThreads,  // once, with less host memory in use
+  kOnResume,      // the study stopped, not the trial
+  kStopStudy,     // nothing more can be learned on this device
+};
+Retry RetryAfter(Reason reason);
+
+// Whether the reason says something about the point itself.
+bool MovesBoundary(Reason reason);
+
+}  // namespace hproc::controller
