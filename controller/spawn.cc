@@ -122,9 +122,7 @@ Result<SpawnedWorker> SpawnWorker(const std::vector<std::string>& argv,
   worker.pidfd.Reset(static_cast<int>(::syscall(SYS_pidfd_open, worker.pid, 0)));
   if (!worker.pidfd) {
     const Error error = SystemError("cannot watch " + argv[0] + " (pidfd_open)", errno);
-    ::kill(-worker.pid, SIGKILL);
-    while (::waitpid(worker.pid, nullptr, 0) < 0 && errno == EINTR) {
-    }
+    KillAndReap(worker.pid);
     return error;
   }
   worker.control = std::move(control->write);
@@ -132,6 +130,12 @@ Result<SpawnedWorker> SpawnWorker(const std::vector<std::string>& argv,
   worker.log = std::move(log->read);
   for (const UniqueFd* fd : {&worker.control, &worker.events, &worker.log}) SetNonBlocking(*fd);
   return worker;
+}
+
+void KillAndReap(pid_t pid) {
+  ::kill(-pid, SIGKILL);
+  while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
 }
 
 std::vector<std::string> EnvironmentWith(const std::vector<std::string>& changes) {

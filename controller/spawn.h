@@ -50,6 +50,9 @@ struct SpawnedWorker {
 Result<SpawnedWorker> SpawnWorker(const std::vector<std::string>& argv,
                                   const std::vector<std::string>& environment);
 
+// Ends the whole group of a worker that nobody supervises yet, and reaps it.
+void KillAndReap(pid_t pid);
+
 // The calling process's environment with `changes` ("NAME=value") laid over it.
 std::vector<std::string> EnvironmentWith(const std::vector<std::string>& changes);
 

@@ -49,7 +49,8 @@ class EventWriter {
   bool Write(EventBody body);
 
   // What the heartbeat carries. The working thread adds to it whenever it gets on (a tensor, a
-  // token); relaxed order will do, and it lives as long as the writer.
+  // layer, a token), every few seconds at least: the controller ends a worker whose counter stands
+  // still for minutes. Relaxed order will do. Lives as long as the writer.
   std::atomic<int64_t>& progress() { return progress_; }
 
  private:

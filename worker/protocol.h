@@ -19,7 +19,8 @@
 //
 // `hello` is the first event and `oom`, `error` or `result:exit` the last: no heartbeat goes before or after them. A
 // `generate` without a `cancel` is answered by one sample for each request; after a `cancel` the rest may be missing or
-// come with FinishReason::kCancelled.
+// come with FinishReason::kCancelled. Phases do not nest, and results come between them; generate and throughput need no
+// phase events, the command opens their phase.
 //
 // A line is one JSON object of at most kMaxLineBytes, ended by '\n', the '\n' not counted. Every line carries "v"
 // (kProtocolVersion) and "type"; every event also "seq" (from 0, without gaps) and "t" (seconds since the worker

@@ -67,7 +67,12 @@ TEST(WorkerProcess, SendsAJobLargerThanThePipe) {
   EXPECT_EQ(AwaitResult<worker::LoadResult>(*process).weight_bytes, 5);
 }
 
-TEST(WorkerProcess, RefusesACommandBeyondTheLineLimit) {
+TEST(WorkerProcess, RefusesAJobOrACommandBeyondTheLineLimit) {
+  const auto refused =
+      WorkerProcess::Start(FakeWorker("{}"), MakeTrial(std::string(worker::kMaxLineBytes, 'x')));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_THAT(refused.error().message, HasSubstr("a job of "));
+
   auto process = Start(FakeWorker("{}"));
   worker::GenerateCommand command;
   command.requests.emplace_back().prompt = std::string(worker::kMaxLineBytes, 'x');
