@@ -21,6 +21,7 @@
 //   breaks protocol   no_hello  seq_gap  wrong_version  wrong_result  stray_sample duplicate_sample
 //   skip_sample
 //                     after_exit  babble {bytes}  torn (half a line)  long_line  wrong_digest
+//                     (written past the writer: with a heartbeat_ms of 0 no heartbeat gets in between)
 //   bad manners       ignore_sigterm  deaf (to EOF)  ignore_cancel  flood {bytes} (stderr)  slow
 //   {ms, ticks}
 //                     grandchild {escape} (holds the pipes open; escape: leaves the process group)
