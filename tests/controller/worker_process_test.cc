@@ -169,9 +169,13 @@ TEST(WorkerProcess, ToleratesATornLastLine) {
   EXPECT_EQ(end.torn_bytes, 21);
 }
 
-// What was written right before the end is read after it.
+// What waits in the pipe when the worker dies is read after its death.
 TEST(WorkerProcess, LosesNoEventOfAWorkerThatDies) {
-  auto process = Start(FakeWorker(R"({"load": ["oom"]})"));
+  WorkerOptions options = FakeWorker(R"({"load": ["oom"]})");
+  options.max_queued_events = 0;  // as long as the worker lives, nothing is read
+  auto process = Start(options);
+  AwaitEvent<worker::HelloEvent>(*process);
+  AwaitEvent<worker::OutOfMemoryEvent>(*process);
   const WorkerEnd end = AwaitEnd(*process);
   ASSERT_TRUE(end.record.oom.has_value());
   EXPECT_EQ(end.record.oom->requested_bytes, 1000);
