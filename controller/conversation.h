@@ -1,12 +1,11 @@
 // Conversation: the rules of the worker protocol over time, as worker/protocol.h states them for
 // one run.
 //
-//                hello            result:ready | result:measure
-//   kStarting ──────────▶ kWorking ──────────▶ kIdle ── finish ▶ ──▶ kFinishing ── result:exit ──▶
-//   kEnded
-//                            ▲     result:generate |  │
-//                            │    result:throughput   │
-//                            └── generate ▶ | throughput ▶
+//              hello           result:ready | :measure          finish ▶             result:exit
+//   kStarting ───────▶ kWorking ────────────────────▶ kIdle ───────────▶ kFinishing ──────▶ kEnded
+//                         ▲  │ result:generate | :throughput ▲ │
+//                         │  └───────────────────────────────┘ │
+//                         └────── generate ▶ | throughput ▶ ───┘
 //
 // `oom` and `error` lead from everywhere behind hello to kEnded. Any event not foreseen is a
 // violation: a sequence number out of turn, an answer that was not asked for or given twice, a

@@ -2,14 +2,12 @@
 //
 // posix_spawn rather than Boost.Process v2 (1.81), which was read and rejected for this one job:
 //  - its wait reaps as soon as the process ends. The group's number is then free for reuse, so what
-//  is left of the group
-//    can no longer be killed safely; it has to be killed while the zombie still holds the number;
+//    is left of the group can no longer be killed safely; it has to be killed while the zombie
+//    still holds the number;
 //  - it forks and runs C++ in the child of a multi-threaded parent (vectors, Asio's fork handlers,
-//  exit() with its
-//    static destructors when exec fails) and leaves a zombie after a failed exec;
+//    exit() with its static destructors when exec fails) and leaves a zombie after a failed exec;
 //  - process group, signal mask and dispositions would be hooks of ours in that same child, and its
-//  own pipes are not
-//    close-on-exec from birth, so that a worker started meanwhile keeps them open.
+//    own pipes are not close-on-exec from birth, so that a worker started meanwhile keeps them.
 // posix_spawn does all of it in the C library, without copying the address space (gigabytes, once
 // CUDA is loaded), and reports a failed exec as an error code.
 //

@@ -1,24 +1,25 @@
 // What the end of a worker process says about the operating point it ran. Pure.
 //
-//   the controller saw, first match from the top        | verdict            | boundary | retry
-//   ----------------------------------------------------+--------------------+----------+----------------------------
-//   the events pipe breaks the protocol                 | protocol_error     | no       | never
-//   `oom` event, however the process then ends          | out_of_memory      | yes      | confirm once
-//   `error` event, however the process then ends        | by its kind        | no       | by the reason
-//   it outlives SIGKILL                                 | device_lost        | no       | never; stop the study
-//   SIGSEGV, SIGABRT, SIGBUS, SIGILL and their like     | crash              | no       | once, then quarantine plan
-//   result:exit, exit code 0                            | none: as reported  | yes      |
-//   ended by us: silence, or heartbeat without progress | hang               | no       | once
-//   ended by us: a phase over its limit                 | timeout            | no       | once
-//   ended by us: stopped                                | interrupted        | no       | when the study resumes
-//   SIGKILL not by us, the cgroup's oom_kill rose       | host_out_of_memory | no       | with fewer loader threads
-//   SIGKILL not by us, it did not rise or is unknown    | killed             | no       | once
-//   another signal                                      | killed             | no       | once
-//   exit code 0, 2, 4 or 5 without the event due        | protocol_error     | no       | never
-//   any other exit code                                 | crash              | no       | once, then quarantine plan
+//   the controller saw, first match from the top    | verdict            | boundary | retry
+//   ------------------------------------------------+--------------------+----------+-------------
+//   the events pipe breaks the protocol             | protocol_error     | no       | never
+//   `oom` event, however the process then ends      | out_of_memory      | yes      | confirm once
+//   `error` event, however the process then ends    | by its kind        | no       | by the reason
+//   it outlives SIGKILL                             | device_lost        | no       | stop study
+//   SIGSEGV, SIGABRT, SIGBUS, SIGILL and their like | crash              | no       | quarantine
+//   result:exit, exit code 0                        | none: as reported  | yes      |
+//   ended by us: silence, heartbeat without progress| hang               | no       | once
+//   ended by us: a phase over its limit             | timeout            | no       | once
+//   ended by us: stopped                            | interrupted        | no       | on resume
+//   SIGKILL not by us, the cgroup's oom_kill rose   | host_out_of_memory | no       | fewer threads
+//   SIGKILL not by us, it did not, or is unknown    | killed             | no       | once
+//   another signal                                  | killed             | no       | once
+//   exit code 0, 2, 4 or 5 without the event due    | protocol_error     | no       | never
+//   any other exit code                             | crash              | no       | quarantine
 //
-// A crash signal outranks our own ending of a hang: a process that dumps core neither beats nor answers, and the kernel
-// keeps the signal that began it. An exit code of 128 + N counts as signal N: launchers and shells report so.
+// A crash signal outranks our own ending of a hang: a process that dumps core neither beats nor
+// answers, and the kernel keeps the signal that began it. An exit code of 128 + N counts as signal
+// N: launchers and shells report so.
 #pragma once
 
 #include <optional>

@@ -3,13 +3,12 @@
 //
 // What is watched in each step of the conversation:
 //
-//   step        | limit on the whole  | silence | frozen
-//   kStarting   | hello               |         |           the heart does not beat before hello
-//   kWorking    | the phase's own     | yes     | yes
-//   kIdle       |                     | yes     |           nothing is asked, nothing has to move
-//   kFinishing  | ending              | yes     |
-//   kEnded      | ending              |         |           the heart has stopped with the last
-//   event
+//   step        | limit on the whole | silence | frozen | why
+//   kStarting   | hello              |         |        | the heart does not beat before hello
+//   kWorking    | the phase's own    | yes     | yes    |
+//   kIdle       |                    | yes     |        | nothing is asked, nothing has to move
+//   kFinishing  | ending             | yes     |        |
+//   kEnded      | ending             |         |        | the heart stops with the last event
 //
 // Thread-compatible.
 #pragma once
@@ -31,11 +30,12 @@ namespace hproc::controller {
 struct Deadlines {
   using Duration = std::chrono::milliseconds;
 
-  Duration hello = std::chrono::seconds(60);  // from the start of the process
-  Duration silence =
-      std::chrono::seconds(30);  // without any event; the heartbeat's period is 0.5 s
-  Duration frozen =
-      std::chrono::seconds(180);  // heartbeats, but neither their counter nor anything else moves
+  // From the start of the process to hello.
+  Duration hello = std::chrono::seconds(60);
+  // Without any event; the heartbeat's period is 0.5 s.
+  Duration silence = std::chrono::seconds(30);
+  // Heartbeats, but neither their counter nor anything else moves.
+  Duration frozen = std::chrono::seconds(180);
 
   // By Phase. For kGenerate it is the time to the next completion, so that it need not know how
   // many are asked for.

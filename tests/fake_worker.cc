@@ -384,6 +384,11 @@ class FakeWorker {
 }  // namespace
 }  // namespace hproc::fake
 
+#if defined(__SANITIZE_THREAD__)
+// By default the sanitizer lets a process that exits live on for a second.
+extern "C" const char* __tsan_default_options() { return "atexit_sleep_ms=0"; }
+#endif
+
 int main(int argc, char** argv) {
   int events_fd = -1;
   for (int i = 1; i + 1 < argc; ++i) {

@@ -34,9 +34,9 @@ Result<Command> ControlReader::NextCommand() {
   std::unique_lock lock(mutex_);
   ready_.wait(lock, [this] { return !commands_.empty() || error_.has_value(); });
   if (commands_.empty()) return *error_;
-  Command command = std::move(commands_.front());
+  if (std::holds_alternative<GenerateCommand>(commands_.front())) current_ = ++generates_taken_;
+  Result<Command> command(std::move(commands_.front()));
   commands_.pop_front();
-  if (std::holds_alternative<GenerateCommand>(command)) current_ = ++generates_taken_;
   return command;
 }
 

@@ -18,15 +18,13 @@ namespace hproc::worker {
 // Stamps events and writes them as whole lines, in the order of their "seq".
 //
 //  - Owns the descriptor and one thread, whose job is the heartbeat: it beats from the first event
-//  (hello) to the last
-//    (oom, error or result:exit), whatever the working thread does. After the last event nothing
-//    more is written.
+//    (hello) to the last (oom, error or result:exit), whatever the working thread does. After the
+//    last event nothing more is written.
 //  - Write returns when the line is in the pipe: an event that went before a crash is not lost with
-//  the process. It
-//    blocks while the pipe is full. No lock is held meanwhile: the first thread to come writes for
-//    those behind it.
+//    the process. It blocks while the pipe is full. No lock is held meanwhile: the first thread to
+//    come writes for those behind it.
 //  - A controller that is gone (EPIPE, or any other error of the pipe) ends the process: there is
-//  nobody to work for.
+//    nobody to work for.
 //
 // Thread-safe. Ignores SIGPIPE for the whole process, which is the worker's to decide: EPIPE says
 // the same to the one thread that needs to know.

@@ -97,13 +97,16 @@ TEST(VerdictOfAProcess, CrashBySignalOrExitCode) {
        "exit code 1"},
       {R"({"warmup": [{"do": "exit", "code": 134}]})", Reason::kCrash, "warmup",
        "exit code 134 (SIGABRT)"},
-      {R"({"load": ["torn", "segv"]})", Reason::kCrash, "load",
+      {R"({"heartbeat_ms": 0, "load": ["torn", "segv"]})", Reason::kCrash, "load",
        "SIGSEGV"},  // a torn last line is no offence
   });
 }
 
 TEST(VerdictOfAProcess, HangWhereNothingIsHeardOrNothingMoves) {
   const auto short_silence = [](WorkerOptions& options) {
+    options.deadlines.silence = milliseconds(400);
+  };
+  const auto short_silence_and_grace = [](WorkerOptions& options) {
     options.deadlines.silence = milliseconds(400);
     options.polite = options.terminate = milliseconds(30);
   };
@@ -114,7 +117,7 @@ TEST(VerdictOfAProcess, HangWhereNothingIsHeardOrNothingMoves) {
       {R"({"heartbeat_ms": 0, "load": ["hang"]})", Reason::kHang, "load",
        "no event for 0.4 s in load; exit code 5", short_silence},
       {R"({"load": ["freeze"]})", Reason::kHang, "load",
-       "no event for 0.4 s in load; ended by SIGKILL", short_silence},
+       "no event for 0.4 s in load; ended by SIGKILL", short_silence_and_grace},
       {R"({"heartbeat_ms": 10, "load": ["hang"]})", Reason::kHang, "load",
        "the heart beats, but no progress for", short_freeze},
       {R"({"heartbeat_ms": 10, "generate": [{"do": "hang", "after": 2}]})", Reason::kHang,
@@ -169,8 +172,8 @@ TEST(VerdictOfAProcess, ProtocolErrorWhereItLeavesWithoutAWord) {
       {R"({"load": [{"do": "exit", "code": 4}]})", Reason::kProtocolError, "load",
        "exit code 4 without"},
       {R"({"load": [{"do": "exit", "code": 5}]})", Reason::kProtocolError, "load", "exit code 5"},
-      {R"({"load": ["torn", {"do": "exit", "code": 0}]})", Reason::kProtocolError, "load",
-       "exit code 0 without"},
+      {R"({"heartbeat_ms": 0, "load": ["torn", {"do": "exit", "code": 0}]})",
+       Reason::kProtocolError, "load", "exit code 0 without"},
   });
 }
 
@@ -180,7 +183,7 @@ TEST(VerdictOfAProcess, ProtocolErrorWhereWhatItSaysBreaksTheRules) {
        "the first event is not hello"},
       {R"({"load": ["babble", "hang"]})", Reason::kProtocolError, "load", "not JSON"},
       {R"({"load": ["babble", "segv"]})", Reason::kProtocolError, "load", "not JSON"},
-      {R"({"load": ["long_line", "hang"]})", Reason::kProtocolError, "load",
+      {R"({"heartbeat_ms": 0, "load": ["long_line", "hang"]})", Reason::kProtocolError, "load",
        "a line of more than 67108864 bytes"},
       {R"({"load": ["torn"]})", Reason::kProtocolError, "load",
        "not JSON"},  // half a line, then another

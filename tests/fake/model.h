@@ -2,8 +2,8 @@
 // functions of the plan and the floors, the same in every run.
 //
 //   bytes      of the weights: "weight_bytes" of the plan JSON, or the sum of "bytes" over its
-//   "tensors"; of the cache:
-//              kv_bytes_per_token x context x batch; of the activations: activation_bytes
+//              "tensors"; of the cache: kv_bytes_per_token x context x batch; of the activations:
+//              activation_bytes
 //   accuracy   a question is answered right when hash(question) in [0, 1) lies below
 //              accuracy - strict_slope x (1 - strict) - lazy_slope x (1 - lazy): what a lower floor
 //              answers right, a higher one does too

@@ -5,7 +5,7 @@
 // with a small model.
 //
 //   {"heartbeat_ms": 20,
-//    "load": ["ignore_sigterm", {"do": "hang", "once": "/tmp/marker"}],
+//    "load": ["ignore_sigterm", {"do": "hang", "once": "done_once"}],
 //    "generate": [{"do": "segv", "after": 3}],
 //    "model": {…}}                              see model.h
 //
@@ -15,19 +15,21 @@
 // back until N samples of a generate are out. "once": FILE does it only as long as the file does
 // not exist, and makes it: the next attempt goes well.
 //
-//   ends or blocks    oom {requested, available}  error {kind, message}  exit {code}  segv  abort
-//   sigkill
-//                     hang (the heart beats)  freeze (SIGSTOP: nothing beats)
-//   breaks protocol   no_hello  seq_gap  wrong_version  wrong_result  stray_sample duplicate_sample
-//   skip_sample
-//                     after_exit  babble {bytes}  torn (half a line)  long_line  wrong_digest
-//   bad manners       ignore_sigterm  deaf (to EOF)  ignore_cancel  flood {bytes} (stderr)  slow
-//   {ms, ticks}
-//                     grandchild {escape} (holds the pipes open; escape: leaves the process group)
-//   bad output        garbage  nonfinite
-//   for tests         print {text}  print_stdout {text}  describe (descriptors and signals, on
-//   stderr)
-//                     write_file {file, text}  wait_file {file}
+//   ends or blocks
+//     oom {requested, available}  error {kind, message}  exit {code}  segv  abort  sigkill
+//     hang (the heart beats)  freeze (SIGSTOP: nothing beats)
+//   breaks the protocol
+//     no_hello  seq_gap  wrong_version  wrong_result  stray_sample  duplicate_sample  skip_sample
+//     after_exit  wrong_digest  babble {bytes}  torn (half a line)  long_line
+//     (what no writer would write goes past it: with heartbeat_ms 0 no heartbeat gets in between)
+//   bad manners
+//     ignore_sigterm  deaf (to EOF)  ignore_cancel  flood {bytes} (to stderr)  slow {ms, ticks}
+//     grandchild {escape} (holds the pipes open; with escape 1 it leaves the process group)
+//   bad output
+//     garbage  nonfinite
+//   for tests
+//     print {text}  print_stdout {text}  describe (descriptors and signals, to stderr)
+//     write_file {file, text}  wait_file {file}
 #pragma once
 
 #include <cstdint>

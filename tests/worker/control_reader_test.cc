@@ -78,10 +78,12 @@ TEST_F(ControlReaderTest, AppliesACancelToTheGeneratesBeforeItAndToNoneAfter) {
   PutGenerate(2);
   PutCancel();
   PutGenerate(3);
-  PutFinish();
+  control_.Reset();
+  gone_.get_future().wait();  // all is read, and nothing taken yet
   EXPECT_EQ(TakeGenerate(), 1);
+  EXPECT_TRUE(reader_->cancelled());
   EXPECT_EQ(TakeGenerate(), 2);
-  while (!reader_->cancelled()) std::this_thread::yield();
+  EXPECT_TRUE(reader_->cancelled());
   EXPECT_EQ(TakeGenerate(), 3);
   EXPECT_FALSE(reader_->cancelled());
 }
