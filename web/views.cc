@@ -127,11 +127,11 @@ std::string TrialsView(const std::vector<Trial>& trials) {
 std::string TrialView(const Trial& trial, const std::vector<controller::Answer>& answers) {
   Json view = RowOf(trial);
   view["plan"] = Json::parse(trial.plan.plan_json, nullptr, false);
-  view["measured"] = Json::parse(ToJson(trial.measured));
+  view["measured"] = Json::parse(controller::ToJson(trial.measured));
   view["attempts"] = Json::array();
-  for (const controller::Attempt& attempt : trial.attempts) view["attempts"].push_back(Json::parse(ToJson(attempt)));
+  for (const controller::Attempt& attempt : trial.attempts) view["attempts"].push_back(Json::parse(controller::ToJson(attempt)));
   view["answers"] = Json::array();
-  for (const controller::Answer& answer : answers) view["answers"].push_back(Json::parse(ToJson(answer)));
+  for (const controller::Answer& answer : answers) view["answers"].push_back(Json::parse(controller::ToJson(answer)));
   return Dump(view);
 }
 

@@ -175,7 +175,7 @@ int RunExport(const StudyOptions& options, std::optional<int> number, const std:
   Result<std::vector<Answer>> answers = opened->store->ListAnswers(trial.id);
   if (!answers.ok()) return Fail(kExitInfrastructure, answers.error().message);
   Result<OperatingPoint> point =
-      MakeOperatingPoint(opened->study, opened->trials, trial, *answers, questions->order, SystemClock()());
+      MakeOperatingPoint(opened->study, opened->trials, trial, *answers, questions->order, FormatUtc(SystemClock()()));
   if (!point.ok()) return Fail(kExitInfrastructure, point.error().message);
   const std::string json = OperatingPointToJson(*point);
   if (path.empty() || path == "-") {

@@ -75,7 +75,7 @@ Result<void> ExportTo(Store& store, const Study& study, const StudyQuestions& qu
   const Trial& trial = trials[static_cast<size_t>(number)];
   Result<std::vector<Answer>> answers = store.ListAnswers(trial.id);
   if (!answers.ok()) return answers.error();
-  Result<OperatingPoint> point = MakeOperatingPoint(study, trials, trial, *answers, questions.order, SystemClock()());
+  Result<OperatingPoint> point = MakeOperatingPoint(study, trials, trial, *answers, questions.order, FormatUtc(SystemClock()()));
   if (!point.ok()) return point.error();
   return WriteFileAtomically(path, OperatingPointToJson(*point));
 }
