@@ -51,9 +51,23 @@ Json RecommendedJson(const Study& study, const Trial& trial) {
   return json;
 }
 
+Json BaselineJson(const Trial& trial, const Comparison& comparison) {
+  return {{"kind", TrialKindName(comparison.kind)},
+          {"trial", comparison.baseline},
+          {"fits", comparison.fits},
+          {"weight_bytes", trial.measured.load ? Json(trial.measured.load->weight_bytes) : Json(nullptr)},
+          {"measured_bytes", trial.measured.memory ? Json(trial.measured.memory->live_bytes) : Json(nullptr)},
+          {"accuracy", AccuracyJson(trial.measured.accuracy)},
+          {"decode_tok_per_s", TokensPerSecond(trial.measured.throughput, evals::ThroughputKind::kLongDecode)},
+          {"only_baseline_right", comparison.only_baseline_right},
+          {"only_recommended_right", comparison.only_point_right},
+          {"mcnemar_p", comparison.p}};
+}
+
 }  // namespace
 
-std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, const SearchDone& done) {
+std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, const StudyOutcome& outcome) {
+  const SearchDone& done = outcome.done;
   int64_t loads = 0;
   for (const Trial& trial : trials) loads += static_cast<int64_t>(trial.attempts.size());
   Json json;
@@ -65,6 +79,13 @@ std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, co
   json["loads"] = loads;
   json["trials"] = trials.size();
   json["study"] = study.spec.name;
+  json["baselines"] = Json::array();
+  for (const Comparison& comparison : outcome.baselines) {
+    json["baselines"].push_back(BaselineJson(trials[static_cast<size_t>(comparison.baseline)], comparison));
+  }
+  json["int4_g128"] = {{"weight_bytes", outcome.int4_weight_bytes},
+                       {"total_bytes", outcome.int4_total_bytes},
+                       {"fits", outcome.int4_total_bytes <= study.spec.memory_cap_bytes - study.spec.headroom_bytes}};
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

@@ -4,12 +4,21 @@
 #include <string>
 #include <vector>
 
+#include "controller/comparison.h"
 #include "controller/search.h"
 #include "controller/study.h"
 
 namespace hproc::controller {
 
-// One object: recommended {…} or null, bound, why, fault, loads, trials, study. A figure that was not measured is null.
-std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, const SearchDone& done);
+struct StudyOutcome {
+  SearchDone done;
+  std::vector<Comparison> baselines;  // empty without a recommendation
+  int64_t int4_weight_bytes = 0;      // PlanSpace::Int4WeightBytes
+  int64_t int4_total_bytes = 0;       // with what is held beside the weights
+};
+
+// One object: recommended {…} or null, bound, why, fault, loads, trials, study, baselines [{…}], int4_g128 {…}. A figure
+// that was not measured is null.
+std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, const StudyOutcome& outcome);
 
 }  // namespace hproc::controller

@@ -93,11 +93,11 @@ const PlannedPoint& PlanSpace::At(FloorPair at) const {
   return *point;
 }
 
-std::vector<worker::LedgerLine> PlanSpace::Ledger(FloorPair at) const {
+std::vector<worker::LedgerLine> PlanSpace::Ledger(const quant::Plan& plan) const {
   std::array<int64_t, quant::kFamilyCount> weights{};
   int64_t outliers = 0;
   int64_t codebooks = 0;
-  for (const quant::TensorPlan& tensor : At(at).plan.tensors) {
+  for (const quant::TensorPlan& tensor : plan.tensors) {
     int64_t bytes = Allocated(tensor.bytes);
     if (tensor.format) {
       const quant::XfpLayout layout =
@@ -117,6 +117,16 @@ std::vector<worker::LedgerLine> PlanSpace::Ledger(FloorPair at) const {
   lines.push_back({.name = "codebooks", .bytes = codebooks});
   lines.insert(lines.end(), others_.begin(), others_.end());
   return lines;
+}
+
+int64_t PlanSpace::Int4WeightBytes() const {
+  int64_t bytes = 0;
+  for (const quant::TensorRates& tensor : table_.tensors) {
+    const quant::TensorSpec& spec = tensor.spec;
+    const int64_t quantized = spec.rows * ((spec.columns + 1) / 2 + 2 * quant::GroupsPerRow(spec.columns));
+    bytes += Allocated(spec.family == Family::kKept ? spec.kept_bytes() : quantized);
+  }
+  return bytes;
 }
 
 PlannedPoint PlanSpace::Kept() const {

@@ -48,8 +48,8 @@ class PlanSpace {
   // What must fit for the pair to load and run: the weights and whatever is the most beside them. From sums kept by
   // family: no plan is made.
   int64_t NeededBytes(FloorPair at) const;
-  // The ledger as predicted, the lines as the worker names them.
-  std::vector<worker::LedgerLine> Ledger(FloorPair at) const;
+  // The ledger that a plan of this checkpoint predicts, the lines as the worker names them.
+  std::vector<worker::LedgerLine> Ledger(const quant::Plan& plan) const;
   // Mean deficits of the families at a rung, likewise.
   double StrictDeficit(int rung) const { return strict_[static_cast<size_t>(rung)].deficit; }
   double LazyDeficit(int rung) const { return lazy_[static_cast<size_t>(rung)].deficit; }
@@ -61,6 +61,11 @@ class PlanSpace {
 
   // The 16-bit baseline: everything as stored.
   PlannedPoint Kept() const;
+  // What the weights would take with every quantized matrix, lm_head included, rounded to nearest at 4 bits with an fp16
+  // scale for each 128 columns (INT4 g128), and the rest as stored.
+  int64_t Int4WeightBytes() const;
+  // Held beside the weights once loaded: cache, state, activations.
+  int64_t OtherBytes() const { return other_bytes_; }
 
  private:
   struct Rung {

@@ -57,12 +57,12 @@ class Search {
     if (frontier_.empty()) return NothingPredicted();
     const FloorPair first = FirstCandidate();
     const TrialFact* first_fact = Find(first);
+    if (std::optional<RunTrial> edge = OutsideEdge(first)) return *edge;
     if (first_fact == nullptr) return Evaluate(first);
     if (frontier_.size() == 1 && frontier_[0] == spec_.highest && first_fact->state == TrialState::kComplete) {
       return Done();  // the highest floors fit: there is nothing to search
     }
     if (IsSensible(*first_fact)) {
-      if (std::optional<RunTrial> edge = OutsideEdge(first)) return *edge;
       if (std::optional<RunTrial> edge = GarbageEdge(first)) return *edge;
     }
     if (std::optional<FloorPair> next = NextCandidate(first)) return Evaluate(*next);

@@ -3,11 +3,12 @@
 //   lazy ▲                     The predicted fit frontier falls from upper left to lower right: every point
 //        │ fits  ╲  OOM        on it uses the whole budget. A candidate is a point on it.
 //        │    c1  ╲
-//        │ g    c0 x           1. c0: the point on it that the cosines like best; load, probe, ask all questions.
-//        │ ░░     c2╲          2. x: the next rung up in either floor, to see the boundary from outside.
-//        │ ░░░░░     ╲         3. g: from the lower bounds towards c0, where does garbage begin?
-//        └──────────────▶      4. c1, c2, …: to both sides of the best so far, each compared with it question by
-//                   strict        question and dropped once it is clearly worse; then nearer ones.
+//        │ g    c0 x           1. x: the next rungs above c0, the point on it that the cosines like best: the boundary
+//        │ ░░     c2╲             seen from outside. Loads alone, the first facts of a study.
+//        │ ░░░░░     ╲         2. c0 itself: load, probe, ask all questions.
+//        └──────────────▶      3. g: from the lower bounds towards c0, where does garbage begin?
+//                   strict     4. c1, c2, …: to both sides of the best so far, each compared with it question by
+//                                 question (controller/screening.h); then nearer ones. At last the edge of the best.
 //
 // Nothing is remembered between calls: the same trials give the same next step, so that a study goes on after any
 // interruption as if there had been none. Only what was decided by counting is looked at (states, answers), never a
@@ -47,7 +48,7 @@ struct SearchSpec {
 enum class Depth {
   kLoad,      // load, cache, warmup
   kProbe,     // and the garbage probes
-  kEvaluate,  // and the questions, all of them unless it is clearly worse than the incumbent; then throughput
+  kEvaluate,  // and the questions, all of them unless the screening drops it; then throughput
 };
 
 // Why a trial is wanted; the words of the store.

@@ -80,6 +80,7 @@ struct StudySpec {
   int max_candidates = 5;     // points whose answers are looked at
   int max_garbage_loads = 6;  // loads spent on finding where garbage begins
   bool trust_plan = false;    // no loads to confirm what the plan predicts
+  std::vector<TrialKind> baselines;  // run after the search for comparison, whether or not they fit the cap
   EvalProtocol eval;
   std::string worker_version;
   std::string device_name;

@@ -80,7 +80,7 @@ void Fields(V& visit, S& s) {
 template <typename V, Like<StudySpec> S>
 void Fields(V& visit, S& s) {
   auto& [name, model_dir, fingerprint, deployment, memory_cap_bytes, headroom_bytes, mode, strategy,
-         lowest, highest, min_accuracy, max_candidates, max_garbage_loads, trust_plan, eval,
+         lowest, highest, min_accuracy, max_candidates, max_garbage_loads, trust_plan, baselines, eval,
          worker_version, device_name] = s;
   visit("name", name);
   visit("model_dir", model_dir);
@@ -96,6 +96,7 @@ void Fields(V& visit, S& s) {
   visit("max_candidates", max_candidates);
   visit("max_garbage_loads", max_garbage_loads);
   visit("trust_plan", trust_plan);
+  visit("baselines", baselines);
   visit("eval", eval);
   visit("worker_version", worker_version);
   visit("device_name", device_name);

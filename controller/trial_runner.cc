@@ -1,25 +1,19 @@
 #include "controller/trial_runner.h"
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <utility>
 
 #include "base/bytes.h"
+#include "controller/screening.h"
 #include "controller/verdict.h"
 #include "evals/evaluation.h"
-#include "evals/statistics.h"
 
 namespace hproc::controller {
 namespace {
 
-constexpr int kSmokeQuestions = 20;
-constexpr int kScreenQuestions = 200;
 constexpr size_t kAnswersPerTransaction = 16;
-
-// The floor an operator sets is tested against a rate clearly below it: a tenth, as in GSM8K practice.
-constexpr double kAccuracyMargin = 0.10;
 
 }  // namespace
 
@@ -85,7 +79,11 @@ struct TrialRunner::Attempt : WorkerObserver {
       if (!end.ok()) return end.error();
       return std::optional<End>(std::move(*end));
     }
-    if (!run.calibration) calibration = evals::CalibrateGarbage(*results);
+    if (!run.calibration) {
+      // Kept at once: it must outlive this attempt, whatever ends it.
+      const std::string json = evals::GarbageCalibrationToJson(evals::CalibrateGarbage(*results));
+      if (Result<void> set = runner.store_.SetStudyCalibration(run.trial.study_id, json); !set.ok()) return set.error();
+    }
     return std::optional<End>();
   }
 
@@ -97,17 +95,8 @@ struct TrialRunner::Attempt : WorkerObserver {
     if (!answered.ok()) return answered.error();
     std::erase_if(*answered, [](const Answer& answer) { return answer.stage == "probe"; });
 
-    std::map<std::pair<int, int>, bool> incumbent;  // question, seed: right?
-    for (const Answer& answer : run.incumbent) {
-      if (answer.stage != "probe") incumbent[{answer.question, answer.seed}] = answer.strict_correct;
-    }
-    evals::PairedSprt paired = *evals::PairedSprt::Create();
-    std::optional<evals::Sprt> floor;
-    if (spec.min_accuracy > 0 && spec.min_accuracy < 1) {
-      const evals::SprtSpec test{.p0 = std::max(0.01, spec.min_accuracy - kAccuracyMargin), .p1 = spec.min_accuracy};
-      if (test.p0 < test.p1) floor.emplace(*evals::Sprt::Create(test));
-    }
     const int questions = static_cast<int>(order.size()) * spec.eval.seeds;
+    Screening screening(run.incumbent, questions, spec.min_accuracy);
     int asked = 0;
     bool stopped_early = false;
     std::vector<Answer> batch;
@@ -136,16 +125,7 @@ struct TrialRunner::Attempt : WorkerObserver {
               if (is_new) batch.push_back(answer);
               if (batch.size() >= kAnswersPerTransaction) flush();
               runner.observer_->OnQuestions(++asked, questions, measured.accuracy.strict_correct);
-              if (const auto theirs = incumbent.find({answer.question, answer.seed}); theirs != incumbent.end()) {
-                stopped_early = paired.Add(answer.strict_correct, theirs->second) == evals::PairedDecision::kWorse;
-                if (stopped_early) {
-                  remark.message = "stopped: clearly worse than the best so far after " + std::to_string(asked) + " questions";
-                }
-              }
-              if (floor && floor->Add(answer.strict_correct) == evals::SprtDecision::kAcceptH0) {
-                stopped_early = true;
-                remark.message = "stopped: clearly below the accuracy asked for after " + std::to_string(asked) + " questions";
-              }
+              stopped_early = screening.Add(answer);
               return !stopped_early && !store_error;
             });
         flush();
@@ -156,6 +136,7 @@ struct TrialRunner::Attempt : WorkerObserver {
       }
     }
     measured.accuracy.all_questions = !stopped_early;
+    remark.message = screening.why();
     return std::optional<End>();
   }
 
@@ -188,7 +169,6 @@ struct TrialRunner::Attempt : WorkerObserver {
   TrialRunner& runner;
   const TrialRun& run;
   TrialMeasurements measured;
-  std::optional<evals::GarbageCalibration> calibration;
 };
 
 TrialRunner::TrialRunner(Store& store, const StudySpec& spec, const StudyQuestions& questions, WorkerSetup setup,
@@ -203,7 +183,7 @@ void TrialRunner::Stop() {
 
 Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
   for (int retries = 0;; ++retries) {
-    if (stopped_) return TrialRunResult{.trial = std::move(run.trial), .interrupted = true, .calibration = {}};
+    if (stopped_) return TrialRunResult{.trial = std::move(run.trial), .interrupted = true};
     WorkerOptions options;
     options.executable = setup_.executable;
     options.arguments = setup_.arguments;
@@ -219,7 +199,7 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
     Attempt attempt(*this, run);
     attempt.measured.predicted = run.predicted;
     const worker::TrialJob job{.model_dir = spec_.model_dir, .plan_json = run.trial.plan.plan_json,
-                               .deployment = spec_.deployment, .memory_cap_bytes = spec_.memory_cap_bytes};
+                               .deployment = spec_.deployment, .memory_cap_bytes = run.memory_cap_bytes};
     Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(options, job, &attempt);
     if (!client.ok()) return client.error();
     {
@@ -244,7 +224,7 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
         if (Result<void> ended = store_.EndAttempt(run.trial.id, *attempt_number, end->verdict); !ended.ok()) {
           return ended.error();
         }
-        return TrialRunResult{.trial = std::move(run.trial), .interrupted = true, .calibration = {}};
+        return TrialRunResult{.trial = std::move(run.trial), .interrupted = true};
       }
       const Retry retry = RetryAfter(reason);
       const bool again = retries == 0 && (retry == Retry::kOnce || retry == Retry::kOnceThenQuarantine ||
@@ -265,7 +245,7 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
     Result<Trial> stored = store_.GetTrial(run.trial.id);
     if (!stored.ok()) return stored.error();
     observer_->OnTrialEnd(*stored);
-    return TrialRunResult{.trial = std::move(*stored), .interrupted = false, .calibration = std::move(attempt.calibration)};
+    return TrialRunResult{.trial = std::move(*stored), .interrupted = false};
   }
 }
 

@@ -44,15 +44,15 @@ struct StudyQuestions {
 struct TrialRun {
   Trial trial;  // waiting or running
   Depth depth = Depth::kLoad;
+  int64_t memory_cap_bytes = 0;  // 0: what the machine has
   std::vector<worker::LedgerLine> predicted;       // of the whole ledger
-  std::optional<evals::GarbageCalibration> calibration;  // none: this trial is the reference
+  std::optional<evals::GarbageCalibration> calibration;  // none: this trial is the reference, and the study gets its calibration
   std::vector<Answer> incumbent;                   // to compare with; empty: nobody
 };
 
 struct TrialRunResult {
   Trial trial;               // as stored; still running where interrupted
   bool interrupted = false;
-  std::optional<evals::GarbageCalibration> calibration;  // made by a reference that passed
 };
 
 // Thread-compatible, but for Stop.

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "base/file.h"
-#include "controller/outcome_json.h"
+#include "controller/store_rules.h"
 #include "controller/verdict.h"
 #include "evals/question_order.h"
 
@@ -118,7 +118,7 @@ SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
 std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace& space) {
   std::vector<TrialFact> facts;
   for (const Trial& trial : trials) {
-    if (trial.state == TrialState::kWaiting || trial.state == TrialState::kRunning) continue;
+    if (trial.plan.kind != TrialKind::kPoint || !IsFinished(trial.state)) continue;
     TrialFact fact;
     fact.number = trial.number;
     fact.at = space.PairOf(trial.plan.floors);
@@ -149,18 +149,52 @@ Tuner::Tuner(Store& store, const Study& study, const PlanSpace& space, const wor
       observer_(observer),
       runner_(store, study.spec, questions, std::move(setup), observer) {}
 
-Result<Trial> Tuner::TrialFor(const RunTrial& step) {
-  const PlannedPoint& point = space_.At(step.at);
+Result<Trial> Tuner::AddTrial(TrialKind kind, const PlannedPoint& point, std::string_view purpose) {
   NewTrial trial;
-  trial.kind = TrialKind::kPoint;
-  trial.floors = space_.FloorsAt(step.at);
+  trial.kind = kind;
+  trial.floors = point.plan.floors;
   trial.plan_digest = point.digest;
   trial.plan_json = quant::PlanToJson(point.plan);
   trial.predicted_bytes = point.total_bytes;
   trial.predicted_weight_bytes = point.weight_bytes;
   trial.bits_per_weight = point.plan.bits_per_weight();
-  trial.purpose = PurposeName(step.purpose);
+  trial.purpose = purpose;
   return store_.AddTrial(study_.id, trial);
+}
+
+Result<std::optional<Trial>> Tuner::NextBaseline(const std::vector<Trial>& trials) {
+  for (TrialKind kind : study_.spec.baselines) {
+    if (std::ranges::any_of(trials, [&](const Trial& trial) { return trial.plan.kind == kind; })) continue;
+    if (kind != TrialKind::kBaseline16Bit) return Error{"baseline " + std::string(TrialKindName(kind)) + ": not available"};
+    Result<Trial> added = AddTrial(kind, space_.Kept(), TrialKindName(kind));
+    if (!added.ok()) return added.error();
+    return std::optional<Trial>(std::move(*added));
+  }
+  return std::optional<Trial>();
+}
+
+Result<TrialRun> Tuner::Prepare(Trial trial, std::optional<int> incumbent, const std::vector<Trial>& trials) {
+  TrialRun run;
+  const bool is_point = trial.plan.kind == TrialKind::kPoint;
+  run.depth = is_point ? DepthOf(trial.plan.purpose) : Depth::kEvaluate;
+  run.memory_cap_bytes = is_point ? study_.spec.memory_cap_bytes : 0;
+  Result<quant::Plan> plan = quant::PlanFromJson(trial.plan.plan_json);
+  if (!plan.ok()) return plan.error();
+  run.predicted = space_.Ledger(*plan);
+  run.trial = std::move(trial);
+  if (incumbent) {
+    Result<std::vector<Answer>> answers = store_.ListAnswers(trials[static_cast<size_t>(*incumbent)].id);
+    if (!answers.ok()) return answers.error();
+    run.incumbent = std::move(*answers);
+  }
+  Result<std::optional<Study>> stored = store_.FindStudy(study_.spec.name);
+  if (!stored.ok()) return stored.error();
+  if (*stored && !(*stored)->calibration_json.empty()) {
+    Result<evals::GarbageCalibration> calibration = evals::GarbageCalibrationFromJson((*stored)->calibration_json);
+    if (!calibration.ok()) return calibration.error();
+    run.calibration = *calibration;
+  }
+  return run;
 }
 
 Result<TuneEnd> Tuner::Run() {
@@ -168,48 +202,29 @@ Result<TuneEnd> Tuner::Run() {
   for (;;) {
     Result<std::vector<Trial>> trials = store_.ListTrials(study_.id);
     if (!trials.ok()) return trials.error();
-    // A trial left open by an earlier run is finished before anything new is decided.
-    TrialRun run;
-    const auto open = std::ranges::find_if(*trials, [](const Trial& trial) {
-      return trial.state == TrialState::kWaiting || trial.state == TrialState::kRunning;
-    });
-    const std::vector<TrialFact> facts = FactsOf(*trials, space_);
-    std::optional<int> incumbent;
-    if (open != trials->end()) {
-      run.trial = *open;
-      // Who was to be compared with follows from the trials that were there, which are the same now.
-      const SearchStep step = NextStep(SearchSpecOf(study_.spec, space_), space_, facts);
-      if (const auto* wanted = std::get_if<RunTrial>(&step)) incumbent = wanted->incumbent;
-    } else {
-      const SearchStep step = NextStep(SearchSpecOf(study_.spec, space_), space_, facts);
-      if (const auto* done = std::get_if<SearchDone>(&step)) return Finish(*done);
-      const auto& wanted = std::get<RunTrial>(step);
-      Result<Trial> added = TrialFor(wanted);
+    // The search decides from finished trials alone, so asked again after an interruption it wants the trial that was cut
+    // off; that one is finished before anything new is begun.
+    const SearchStep step = NextStep(SearchSpecOf(study_.spec, space_), space_, FactsOf(*trials, space_));
+    const auto* wanted = std::get_if<RunTrial>(&step);
+    std::optional<Trial> next;
+    if (const auto open = std::ranges::find_if(*trials, [](const Trial& trial) { return !IsFinished(trial.state); });
+        open != trials->end()) {
+      next = *open;
+    } else if (wanted != nullptr) {
+      Result<Trial> added = AddTrial(TrialKind::kPoint, space_.At(wanted->at), PurposeName(wanted->purpose));
       if (!added.ok()) return added.error();
-      run.trial = std::move(*added);
-      incumbent = wanted.incumbent;
+      next = std::move(*added);
+    } else {
+      Result<std::optional<Trial>> baseline = NextBaseline(*trials);
+      if (!baseline.ok()) return baseline.error();
+      if (!*baseline) return Finish(std::get<SearchDone>(step));
+      next = std::move(*baseline);
     }
-    run.depth = DepthOf(run.trial.plan.purpose);
-    run.predicted = space_.Ledger(space_.PairOf(run.trial.plan.floors));
-    if (incumbent) {
-      Result<std::vector<Answer>> answers = store_.ListAnswers((*trials)[static_cast<size_t>(*incumbent)].id);
-      if (!answers.ok()) return answers.error();
-      run.incumbent = std::move(*answers);
-    }
-    Result<std::optional<Study>> stored = store_.FindStudy(study_.spec.name);
-    if (!stored.ok()) return stored.error();
-    if (*stored && !(*stored)->calibration_json.empty()) {
-      Result<evals::GarbageCalibration> calibration = evals::GarbageCalibrationFromJson((*stored)->calibration_json);
-      if (!calibration.ok()) return calibration.error();
-      run.calibration = *calibration;
-    }
+    Result<TrialRun> run = Prepare(std::move(*next), wanted != nullptr ? wanted->incumbent : std::nullopt, *trials);
+    if (!run.ok()) return run.error();
 
-    Result<TrialRunResult> result = runner_.Run(std::move(run));
+    Result<TrialRunResult> result = runner_.Run(std::move(*run));
     if (!result.ok()) return result.error();
-    if (result->calibration) {
-      const std::string json = evals::GarbageCalibrationToJson(*result->calibration);
-      if (Result<void> set = store_.SetStudyCalibration(study_.id, json); !set.ok()) return set.error();
-    }
     if (result->interrupted) {
       if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();
       TuneEnd end;
@@ -223,8 +238,15 @@ Result<TuneEnd> Tuner::Finish(const SearchDone& done) {
   Result<std::vector<Trial>> trials = store_.ListTrials(study_.id);
   if (!trials.ok()) return trials.error();
   TuneEnd end;
-  end.done = done;
-  end.outcome_json = OutcomeJson(study_, *trials, done);
+  end.outcome.done = done;
+  end.outcome.int4_weight_bytes = space_.Int4WeightBytes();
+  end.outcome.int4_total_bytes = space_.Int4WeightBytes() + space_.OtherBytes();
+  if (done.recommended) {
+    Result<std::vector<Comparison>> baselines = CompareWithBaselines(store_, study_.spec, *trials, *done.recommended);
+    if (!baselines.ok()) return baselines.error();
+    end.outcome.baselines = std::move(*baselines);
+  }
+  end.outcome_json = OutcomeJson(study_, *trials, end.outcome);
   if (Result<void> set = store_.SetStudyOutcome(study_.id, end.outcome_json); !set.ok()) return set.error();
   if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kDone); !set.ok()) return set.error();
   return end;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "controller/outcome_json.h"
 #include "controller/plan_space.h"
 #include "controller/search.h"
 #include "controller/store.h"
@@ -55,13 +56,13 @@ Result<std::unique_ptr<PlanSpace>> LoadPlanSpace(const worker::MeasureResult& me
 // Reads the questions that a protocol asks for and checks them against its digests, where those are set.
 Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol);
 
-// What the search is told of a study.
+// What the search is told of a study: its spec, and its points that are finished. Baselines are none of its business.
 SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space);
 std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace& space);
 
 struct TuneEnd {
   bool interrupted = false;
-  SearchDone done;
+  StudyOutcome outcome;
   std::string outcome_json;  // what `tune --json` prints
 };
 
@@ -78,7 +79,10 @@ class Tuner {
   void Stop() { runner_.Stop(); }
 
  private:
-  Result<Trial> TrialFor(const RunTrial& step);
+  Result<Trial> AddTrial(TrialKind kind, const PlannedPoint& point, std::string_view purpose);
+  // The first baseline asked for that has no trial yet, as a new trial; none when all have one.
+  Result<std::optional<Trial>> NextBaseline(const std::vector<Trial>& trials);
+  Result<TrialRun> Prepare(Trial trial, std::optional<int> incumbent, const std::vector<Trial>& trials);
   Result<TuneEnd> Finish(const SearchDone& done);
 
   Store& store_;

@@ -208,7 +208,7 @@ int RunPlan(const PlanOptions& options) {
   if (!space.ok()) return Fail(kExitInfrastructure, space.error().message);
   const FloorPair at = (*space)->PairOf({.strict = options.strict, .lazy = options.lazy, .head = options.head});
   const PlannedPoint& point = (*space)->At(at);
-  const std::vector<worker::LedgerLine> ledger = (*space)->Ledger(at);
+  const std::vector<worker::LedgerLine> ledger = (*space)->Ledger(point.plan);
   if (options.json) {
     fmt::print("{}\n", web::PlanView(point, ledger));
     return kExitDone;

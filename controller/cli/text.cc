@@ -75,7 +75,7 @@ std::string VerdictText(const Trial& trial) {
   const Verdict& verdict = trial.verdict;
   switch (trial.state) {
     case TrialState::kComplete: {
-      if (trial.plan.purpose != PurposeName(Purpose::kCandidate)) {
+      if (trial.plan.kind == TrialKind::kPoint && trial.plan.purpose != PurposeName(Purpose::kCandidate)) {
         return trial.plan.purpose == PurposeName(Purpose::kGarbageEdge) ? "sensible" : "fits";
       }
       const AccuracyTally& tally = trial.measured.accuracy;
@@ -98,8 +98,17 @@ std::string PlaneText(const Study& study, const PlanSpace& space, const std::vec
                       std::optional<int> recommended) {
   const SearchSpec spec = SearchSpecOf(study.spec, space);
   if (!space.has_lazy()) return "This model has no routed experts: the lazy floor decides nothing.\n";
-  const Axis x{spec.lowest.lazy, spec.highest.lazy, kPlaneColumns};
-  const Axis y{spec.lowest.strict, spec.highest.strict, kPlaneRows};
+  // From the lower bounds to a little above the highest floors of either kind that fit or were tried: what lies beyond is
+  // blank.
+  FloorPair top = spec.lowest;
+  const auto include = [&top](FloorPair at) { top = {std::max(top.strict, at.strict), std::max(top.lazy, at.lazy)}; };
+  for (FloorPair corner : PredictedFrontier(spec, space, spec.budget_bytes)) include(corner);
+  for (const Trial& trial : trials) {
+    if (trial.plan.kind == TrialKind::kPoint) include(space.PairOf(trial.plan.floors));
+  }
+  const auto beyond = [](int lowest, int highest, int most) { return std::min(most, highest + 1 + (highest - lowest) / 8); };
+  const Axis x{spec.lowest.lazy, beyond(spec.lowest.lazy, top.lazy, spec.highest.lazy), kPlaneColumns};
+  const Axis y{spec.lowest.strict, beyond(spec.lowest.strict, top.strict, spec.highest.strict), kPlaneRows};
   std::vector<std::string> rows(kPlaneRows, std::string(kPlaneColumns, ' '));
   const std::vector<TrialFact> facts = FactsOf(trials, space);
   for (int r = 0; r < kPlaneRows; ++r) {
@@ -122,6 +131,7 @@ std::string PlaneText(const Study& study, const PlanSpace& space, const std::vec
     return weight(a) < weight(b);
   });
   for (const Trial* trial : order) {
+    if (trial->plan.kind != TrialKind::kPoint) continue;
     const FloorPair at = space.PairOf(trial->plan.floors);
     rows[static_cast<size_t>(y.CellOf(at.strict))][static_cast<size_t>(x.CellOf(at.lazy))] = GlyphOf(*trial, recommended);
   }
@@ -167,7 +177,8 @@ std::string TrialsText(const std::vector<Trial>& trials, std::optional<int> reco
   return text;
 }
 
-std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, const SearchDone& done, bool has_lazy) {
+std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, const StudyOutcome& outcome, bool has_lazy) {
+  const SearchDone& done = outcome.done;
   if (!done.recommended) {
     if (done.fault) return fmt::format("No recommendation: {}\n", done.why);
     return fmt::format("No feasible point: {} ({})\n", done.why, BoundName(done.bound));
@@ -190,6 +201,17 @@ std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, co
   for (const Trial& other : trials) {
     if (other.state != TrialState::kInfeasible || other.verdict.reason != Reason::kOutOfMemory) continue;
     text += fmt::format("             {} {}\n", FloorsText(other.plan.floors, has_lazy), VerdictText(other));
+  }
+  const int64_t budget = study.spec.memory_cap_bytes - study.spec.headroom_bytes;
+  text += fmt::format("  INT4 g128  {} weights, {} in all: {}\n", FormatBytes(outcome.int4_weight_bytes),
+                      FormatBytes(outcome.int4_total_bytes),
+                      outcome.int4_total_bytes <= budget ? "fits too" : "does not fit");
+  for (const Comparison& comparison : outcome.baselines) {
+    const Trial& baseline = trials[static_cast<size_t>(comparison.baseline)];
+    text += fmt::format("  {:<10} {}; {} in all: {}\n", "16 bits", AccuracyText(baseline.measured.accuracy),
+                        FormatBytes(baseline.measured.memory->live_bytes), comparison.fits ? "fits too" : "does not fit");
+    text += fmt::format("             right there alone {}, here alone {}: a difference with p = {:.3g} (McNemar, mid-p)\n",
+                        comparison.only_baseline_right, comparison.only_point_right, comparison.p);
   }
   return text;
 }

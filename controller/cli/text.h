@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "controller/outcome_json.h"
 #include "controller/plan_space.h"
 #include "controller/search.h"
 #include "controller/study.h"
@@ -27,6 +28,6 @@ std::string PlaneText(const Study& study, const PlanSpace& space, const std::vec
 std::string TrialsText(const std::vector<Trial>& trials, std::optional<int> recommended);
 
 // The recommendation with its evidence, or why there is none.
-std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, const SearchDone& done, bool has_lazy);
+std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, const StudyOutcome& outcome, bool has_lazy);
 
 }  // namespace hproc::controller

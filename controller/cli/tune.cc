@@ -104,18 +104,19 @@ int Drive(Store& store, const Study& study, const worker::MeasureResult& measure
   if (json) {
     fmt::print("{}\n", end->outcome_json);
   } else {
-    fmt::print("\n{}\n{}\n{}", PlaneText(**finished, space, *trials, end->done.recommended),
-               TrialsText(*trials, end->done.recommended), "\n");
-    fmt::print("{}", OutcomeText(**finished, *trials, end->done, space.has_lazy()));
+    fmt::print("\n{}\n{}\n{}", PlaneText(**finished, space, *trials, end->outcome.done.recommended),
+               TrialsText(*trials, end->outcome.done.recommended), "\n");
+    fmt::print("{}", OutcomeText(**finished, *trials, end->outcome, space.has_lazy()));
   }
   std::fflush(stdout);
-  if (end->done.recommended && !export_path.empty()) {
-    Result<void> exported = ExportTo(store, **finished, questions, *trials, *end->done.recommended, export_path);
+  const SearchDone& done = end->outcome.done;
+  if (done.recommended && !export_path.empty()) {
+    Result<void> exported = ExportTo(store, **finished, questions, *trials, *done.recommended, export_path);
     if (!exported.ok()) return Fail(kExitInfrastructure, exported.error().message);
     observer.OnNote("operating point written to " + export_path);
   }
-  if (end->done.recommended) return kExitDone;
-  return end->done.fault ? kExitInfrastructure : kExitNoFeasiblePoint;
+  if (done.recommended) return kExitDone;
+  return done.fault ? kExitInfrastructure : kExitNoFeasiblePoint;
 }
 
 }  // namespace
@@ -173,6 +174,7 @@ int RunTune(const TuneOptions& options) {
   spec.max_candidates = options.max_candidates;
   spec.max_garbage_loads = options.max_garbage_loads;
   spec.trust_plan = options.trust_plan;
+  if (options.baseline_16bit) spec.baselines.push_back(TrialKind::kBaseline16Bit);
   spec.eval = *protocol;
 
   MeasureRun measure(*setup, &observer);

@@ -152,6 +152,7 @@ Study SchemaFixtureStudy() {
   spec.max_candidates = 7;
   spec.max_garbage_loads = 3;
   spec.trust_plan = true;
+  spec.baselines = {TrialKind::kBaseline16Bit};
   spec.eval = {.task_id = "gsm8k/3.0",
                .tasks_path = "tasks/test.jsonl",
                .shots_path = "tasks/train.jsonl",

@@ -44,6 +44,7 @@ StudySpec ExampleSpec(const std::string& name) {
       .max_candidates = 7,
       .max_garbage_loads = 3,
       .trust_plan = true,
+      .baselines = {TrialKind::kBaseline16Bit, TrialKind::kBaselineInt4},
       .eval = {.task_id = "gsm8k/3.0",
                .tasks_path = "tasks/test \"quoted\".jsonl",
                .shots_path = "tasks/train.jsonl",
