@@ -119,12 +119,12 @@ class FakeWorker {
 
   void Measure(const worker::MeasureJob& job) {
     InPhase(Phase::kMeasure, [&] {
-      const std::string table = script_.model.value("table", std::string("{}"));
-      const Result<void> written = WriteFileAtomically(job.table_folder + "/fake.rates", table);
+      const Result<void> written =
+          WriteFileAtomically(job.table_folder + "/fake.rates", model_.rate_table());
       if (!written.ok()) ReportError(worker::ErrorKind::kInternal, written.error().message);
     });
-    Answer(worker::MeasureResult{
-        job.table_folder + "/fake.rates", false, "fake-fingerprint", 1, model_.Ledger()});
+    Answer(worker::MeasureResult{job.table_folder + "/fake.rates", false, "fake-fingerprint", 1,
+                                 model_.PredictedLines()});
   }
 
   void Load(const worker::TrialJob& job) {
