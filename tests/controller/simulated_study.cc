@@ -181,6 +181,9 @@ void RecordingObserver::OnAttemptEnd(const Trial& /*trial*/, int /*attempt*/,
   at_attempt_end();
 }
 
-void RecordingObserver::OnTrialEnd(const Trial& trial) { ends.push_back(trial.number); }
+void RecordingObserver::OnTrialEnd(const Trial& trial) {
+  ends.push_back(trial.number);
+  at_trial_end(trial);
+}
 
 }  // namespace hproc::controller

@@ -5,6 +5,8 @@
 // Gaussian weights: a K holds floors up to its cosine without outliers, and some way up with them.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -22,6 +24,9 @@ quant::RateTable SimulatedTable(bool has_lazy = true);
 
 inline constexpr int64_t kSimulatedCacheBytes = 8192;  // 64 a token, 128 tokens
 inline constexpr int64_t kSimulatedActivationBytes = 30'000;
+
+// Accuracy falls with both floors, faster with the strict one.
+inline const nlohmann::json kSloping = {{"accuracy", 0.95}, {"strict_slope", 6}, {"lazy_slope", 2}};
 
 struct Simulation {
   int questions = 40;
@@ -80,7 +85,36 @@ class RecordingObserver : public TuneObserver {
   int questions_heard = 0;
   std::function<void(const Trial&)> at_start = [](const Trial&) {};
   std::function<void(int answered)> at_question = [](int) {};
+  std::function<void(const Trial&)> at_trial_end = [](const Trial&) {};
   std::function<void()> at_attempt_end = [] {};
+};
+
+// A study in a store of its own, run by one tuner after the other.
+class WholeStudy {
+ public:
+  explicit WholeStudy(const SimulatedStudy& simulated) : simulated_(simulated) {
+    study_ = *store->CreateStudy(simulated.spec);
+  }
+
+  TuneEnd Run() {
+    tuner_.emplace(*store, study_, simulated_.space(), simulated_.measured, simulated_.questions(),
+                   simulated_.setup(), &observer);
+    Result<TuneEnd> end = tuner_->Run();
+    EXPECT_TRUE(end.ok()) << ErrorOf(end);
+    return *std::move(end);
+  }
+  void Stop() { tuner_->Stop(); }
+
+  std::vector<Trial> Trials() { return *store->ListTrials(study_.id); }
+  Study Stored() { return **store->FindStudy(simulated_.spec.name); }
+
+  std::unique_ptr<Store> store = MakeMemoryStore(TickingClock());
+  RecordingObserver observer;
+
+ private:
+  const SimulatedStudy& simulated_;
+  Study study_;
+  std::optional<Tuner> tuner_;
 };
 
 }  // namespace hproc::controller
