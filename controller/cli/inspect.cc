@@ -26,11 +26,14 @@ struct Opened {
   std::vector<Trial> trials;
 };
 
-Result<Opened> OpenStudy(const StudyOptions& options) {
+// `exit_code`: as ChooseStudy's.
+Result<Opened> OpenStudy(const StudyOptions& options, ExitCode& exit_code) {
+  exit_code = kExitInfrastructure;
   Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadOnly);
   if (!store.ok()) return store.error();
-  Result<Study> study = ChooseStudy(**store, options);
+  Result<Study> study = ChooseStudy(**store, options, exit_code);
   if (!study.ok()) return study.error();
+  exit_code = kExitInfrastructure;
   Result<std::vector<Trial>> trials = (*store)->ListTrials(study->id);
   if (!trials.ok()) return trials.error();
   return Opened{.store = std::move(*store), .study = std::move(*study), .trials = std::move(*trials)};
@@ -88,8 +91,9 @@ int RunStatus(const StudyOptions& options) {
 }
 
 int RunTrials(const StudyOptions& options) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   if (options.json) {
     fmt::print("{}\n", web::TrialsView(opened->trials));
   } else {
@@ -99,8 +103,9 @@ int RunTrials(const StudyOptions& options) {
 }
 
 int RunShow(const StudyOptions& options, int number) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   if (number < 0 || number >= static_cast<int>(opened->trials.size())) {
     return Fail(kExitUsage, fmt::format("study \"{}\" has no trial {}", opened->study.spec.name, number));
   }
@@ -149,8 +154,9 @@ int RunShow(const StudyOptions& options, int number) {
 }
 
 int RunFrontier(const StudyOptions& options) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   Result<std::unique_ptr<PlanSpace>> space = SpaceOf(opened->study);
   if (!space.ok()) return Fail(kExitInfrastructure, space.error().message);
   if (options.json) {
@@ -162,8 +168,9 @@ int RunFrontier(const StudyOptions& options) {
 }
 
 int RunExport(const StudyOptions& options, std::optional<int> number, const std::string& path) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   if (!number) number = RecommendedOf(opened->study);
   if (!number) return Fail(kExitNoFeasiblePoint, "study \"" + opened->study.spec.name + "\" recommends no point to export");
   if (*number < 0 || *number >= static_cast<int>(opened->trials.size())) {

@@ -49,15 +49,18 @@ std::filesystem::path CachedTables() {
   return std::filesystem::temp_directory_path() / "hproc-rates";
 }
 
-Result<Study> ChooseStudy(Store& store, const StudyOptions& options) {
+Result<Study> ChooseStudy(Store& store, const StudyOptions& options, ExitCode& exit_code) {
+  exit_code = kExitInfrastructure;
   if (!options.study.empty()) {
     Result<std::optional<Study>> study = store.FindStudy(options.study);
     if (!study.ok()) return study.error();
+    exit_code = kExitUsage;
     if (!*study) return Error{options.db + ": no study \"" + options.study + "\""};
     return std::move(**study);
   }
   Result<std::vector<Study>> studies = store.ListStudies();
   if (!studies.ok()) return studies.error();
+  exit_code = kExitUsage;
   if (studies->empty()) return Error{options.db + ": no study yet"};
   for (auto study = studies->rbegin(); study != studies->rend(); ++study) {
     if (study->state != StudyState::kDone) return std::move(*study);

@@ -26,8 +26,9 @@ std::filesystem::path TableFolderOf(const std::string& db);
 // $XDG_CACHE_HOME/hproc/rates, for commands without a study.
 std::filesystem::path CachedTables();
 
-// The study that the options name: by name, or the only one, or the newest that is not done, or the newest.
-Result<Study> ChooseStudy(Store& store, const StudyOptions& options);
+// The study that the options name: by name, or the only one, or the newest that is not done, or the newest. On an error
+// `exit_code` says who is at fault: the options, which name none (kExitUsage), or the store.
+Result<Study> ChooseStudy(Store& store, const StudyOptions& options, ExitCode& exit_code);
 
 worker::Deployment DeploymentOf(const DeploymentOptions& options, int shots);
 
