@@ -123,8 +123,10 @@ class FakeWorker {
           WriteFileAtomically(job.table_folder + "/fake.rates", model_.rate_table());
       if (!written.ok()) ReportError(worker::ErrorKind::kInternal, written.error().message);
     });
-    Answer(worker::MeasureResult{job.table_folder + "/fake.rates", false, "fake-fingerprint", 1,
-                                 model_.PredictedLines()});
+    Answer(
+        worker::MeasureResult{job.table_folder + "/fake.rates", false,
+                              script_.model.value("fingerprint", std::string("fake-fingerprint")),
+                              1, model_.PredictedLines()});
   }
 
   void Load(const worker::TrialJob& job) {

@@ -15,30 +15,49 @@ namespace hproc::controller {
 
 class CliTest : public testing::Test {
  protected:
-  static Command::Options WithFakeWorker() { return {.environment = {"HPROC_WORKER=" HPROC_FAKE_WORKER}, .stdout_file = {}}; }
+  static Command::Options WithFakeWorker() {
+    return {.environment = {"HPROC_WORKER=" HPROC_FAKE_WORKER}, .stdout_file = {}};
+  }
   // Beside hproc is the real worker.
-  static Command::Options WithRealWorker() { return {.environment = {"HPROC_WORKER="}, .stdout_file = {}}; }
+  static Command::Options WithRealWorker() {
+    return {.environment = {"HPROC_WORKER="}, .stdout_file = {}};
+  }
 
-  static Finished Run(const std::vector<std::string>& arguments) { return Command(arguments, WithFakeWorker()).Wait(); }
+  static Finished Run(const std::vector<std::string>& arguments) {
+    return Command(arguments, WithFakeWorker()).Wait();
+  }
 
   std::string db() const { return simulated_->File("study.db"); }
   std::vector<std::string> Tune(const std::vector<std::string>& more = {}) const {
-    std::vector<std::string> arguments = {"tune",    "--model", simulated_->model_dir(), "--memory",  "1000000", "--tasks",
-                                          simulated_->tasks_path(), "--context", "128", "--db", db()};
+    std::vector<std::string> arguments = {"tune",
+                                          "--model",
+                                          simulated_->model_dir(),
+                                          "--memory",
+                                          "1000000",
+                                          "--tasks",
+                                          simulated_->tasks_path(),
+                                          "--context",
+                                          "128",
+                                          "--db",
+                                          db()};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
   // A command on the study file.
-  std::vector<std::string> On(const std::string& command, const std::vector<std::string>& more = {}) const {
+  std::vector<std::string> On(const std::string& command,
+                              const std::vector<std::string>& more = {}) const {
     std::vector<std::string> arguments = {command, "--db", db()};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
-  void Simulate(Simulation simulation) { simulated_ = std::make_unique<SimulatedStudy>(std::move(simulation)); }
+  void Simulate(Simulation simulation) {
+    simulated_ = std::make_unique<SimulatedStudy>(std::move(simulation));
+  }
 
   // The step blocks once it is met for the N-th time; AwaitBlocked waits until then.
   void BlockAt(const std::string& step, int nth = 0, int after = 0) {
-    nlohmann::json note = {{"do", "write_file"}, {"file", Marker()}, {"text", "here"}, {"nth", nth}, {"after", after}};
+    nlohmann::json note = {
+        {"do", "write_file"}, {"file", Marker()}, {"text", "here"}, {"nth", nth}, {"after", after}};
     nlohmann::json block = {{"do", "hang"}, {"nth", nth}, {"after", after}};
     simulated_->SetScript({{step, {note, block}}});
   }
@@ -64,7 +83,8 @@ inline void ExpectRefusal(const Finished& finished, int exit_code, const std::st
   EXPECT_EQ(finished.out, "");
   EXPECT_THAT(finished.err, testing::StartsWith("hproc: "));
   EXPECT_THAT(finished.err, testing::HasSubstr(what));
-  EXPECT_EQ(finished.err.find('\n') + 1, finished.err.size()) << "more than a line: " << finished.err;
+  EXPECT_EQ(finished.err.find('\n') + 1, finished.err.size())
+      << "more than a line: " << finished.err;
 }
 
 // As above, but progress may have been reported before.

@@ -20,14 +20,18 @@ class CliRefusals : public CliTest {
     return copy;
   }
   std::vector<std::string> Plan(const std::string& model) const {
-    return {"plan", "--model", model, "--strict", "0.95", "--lazy", "0.9", "--tables", simulated_->File("tables")};
+    return {"plan",     "--model",  model,
+            "--strict", "0.95",     "--lazy",
+            "0.9",      "--tables", simulated_->File("tables")};
   }
 };
 
 // ---- usage: 2 ----
 
 TEST_F(CliRefusals, UsageThatMakesNoSense) {
-  const auto with = [&](const std::string& option, const std::string& value) { return Tune({option, value}); };
+  const auto with = [&](const std::string& option, const std::string& value) {
+    return Tune({option, value});
+  };
   struct Case {
     std::vector<std::string> arguments;
     const char* what;
@@ -55,7 +59,8 @@ TEST_F(CliRefusals, UsageThatMakesNoSense) {
       {with("--shots", "3"), "--shots needs a file to draw them from"},
       {Tune({"--strict-min", "0.99", "--strict-max", "0.9"}), "lower bound"},
       {Tune({"--lazy-min", "0.99", "--lazy-max", "0.9"}), "lower bound"},
-      {{"tune", "--model", simulated_->model_dir(), "--memory", "1MB", "--db", db()}, "no questions to ask: give --tasks"},
+      {{"tune", "--model", simulated_->model_dir(), "--memory", "1MB", "--db", db()},
+       "no questions to ask: give --tasks"},
       {{"show", "--db", db()}, "trial"},
       {{"show", "-1", "--db", db()}, "trial"},
       {{"score"}, "--answers"},
@@ -69,20 +74,22 @@ TEST_F(CliRefusals, UsageThatMakesNoSense) {
 
 TEST_F(CliRefusals, AMemoryCapThatIsNone) {
   for (const char* cap : {"0", "0MiB", "-7MiB", "lots", "", "7 parsecs", "1e30TiB", "nan"}) {
-    ExpectRefusal(Run({"tune", "--model", simulated_->model_dir(), "--tasks", simulated_->tasks_path(), "--db", db(),
-                       "--memory", cap}),
+    ExpectRefusal(Run({"tune", "--model", simulated_->model_dir(), "--tasks",
+                       simulated_->tasks_path(), "--db", db(), "--memory", cap}),
                   kExitUsage, "--memory");
   }
 }
 
 TEST_F(CliRefusals, FloorsOutsideZeroToOne) {
   for (const char* floor : {"0", "-0.5", "1.0001", "nan", "inf", "high", ""}) {
-    for (const char* option : {"--strict-min", "--strict-max", "--lazy-min", "--lazy-max", "--head"}) {
+    for (const char* option :
+         {"--strict-min", "--strict-max", "--lazy-min", "--lazy-max", "--head"}) {
       SCOPED_TRACE(std::string(option) + " " + floor);
       ExpectRefusal(Run(Tune({option, floor})), kExitUsage, option);
     }
-    ExpectRefusal(Run({"plan", "--model", simulated_->model_dir(), "--strict", floor, "--lazy", "0.9"}), kExitUsage,
-                  "--strict");
+    ExpectRefusal(
+        Run({"plan", "--model", simulated_->model_dir(), "--strict", floor, "--lazy", "0.9"}),
+        kExitUsage, "--strict");
   }
 }
 
@@ -97,27 +104,31 @@ TEST_F(CliRefusals, AStudyThatIsNotThere) {
 
 TEST_F(CliRefusals, AStudyThatIsThereAlready) {
   ASSERT_EQ(Run(Tune({"--study", "here", "--limit", "20"})).exit_code, kExitDone);
-  ExpectRefusal(Run(Tune({"--study", "here"})), kExitUsage, "study \"here\" is there already; go on with hproc resume");
+  ExpectRefusal(Run(Tune({"--study", "here"})), kExitUsage,
+                "study \"here\" is there already; go on with hproc resume");
 }
 
 TEST_F(CliRefusals, ATrialThatIsNotThere) {
   ASSERT_EQ(Run(Tune({"--study", "here", "--limit", "20"})).exit_code, kExitDone);
   ExpectRefusal(Run(On("show", {"999"})), kExitUsage, "study \"here\" has no trial 999");
-  ExpectRefusal(Run(On("export", {"--trial", "999"})), kExitUsage, "study \"here\" has no trial 999");
+  ExpectRefusal(Run(On("export", {"--trial", "999"})), kExitUsage,
+                "study \"here\" has no trial 999");
 }
 
 // ---- infrastructure: 4 ----
 
 TEST_F(CliRefusals, AModelFolderThatIsNotThere) {
   const std::string gone = simulated_->File("gone");
-  ExpectRefusal(Run({"tune", "--model", gone, "--memory", "7MiB", "--tasks", simulated_->tasks_path(), "--db", db()}),
+  ExpectRefusal(Run({"tune", "--model", gone, "--memory", "7MiB", "--tasks",
+                     simulated_->tasks_path(), "--db", db()}),
                 kExitInfrastructure, gone + ": no such folder");
   ExpectRefusal(Run(Plan(gone)), kExitInfrastructure, gone + ": no such folder");
   ExpectRefusal(Run(Plan(simulated_->tasks_path())), kExitInfrastructure, ": no such folder");
 }
 
 TEST_F(CliRefusals, AWorkerThatIsNotThere) {
-  const Command::Options options{.environment = {"HPROC_WORKER=/no/such/worker"}, .stdout_file = {}};
+  const Command::Options options{.environment = {"HPROC_WORKER=/no/such/worker"},
+                                 .stdout_file = {}};
   ExpectRefusal(Command(Tune(), options).Wait(), kExitInfrastructure, "/no/such/worker");
 }
 
@@ -131,7 +142,8 @@ TEST_F(CliRefusals, AShardThatIsCutOff) {
     ExpectFailure(finished, kExitInfrastructure, "model.safetensors");
     EXPECT_THAT(finished.err, testing::Not(HasSubstr("SIG"))) << left;
   }
-  ExpectFailure(Command({"tune", "--model", checkpoint, "--memory", "7MiB", "--tasks", simulated_->tasks_path(), "--db", db()},
+  ExpectFailure(Command({"tune", "--model", checkpoint, "--memory", "7MiB", "--tasks",
+                         simulated_->tasks_path(), "--db", db()},
                         WithRealWorker())
                     .Wait(),
                 kExitInfrastructure, "model.safetensors");
@@ -145,17 +157,20 @@ TEST_F(CliRefusals, AnArchitectureThatIsNotKnown) {
   changed["model_type"] = "mamba_9000";
   changed["architectures"] = {"Mamba9000ForCausalLM"};
   ASSERT_TRUE(WriteFileAtomically(checkpoint + "/config.json", changed.dump()).ok());
-  ExpectFailure(Command(Plan(checkpoint), WithRealWorker()).Wait(), kExitInfrastructure, "mamba_9000");
+  ExpectFailure(Command(Plan(checkpoint), WithRealWorker()).Wait(), kExitInfrastructure,
+                "mamba_9000");
   for (const char* broken : {"", "{", "[]", "{\"model_type\": 7}"}) {
     ASSERT_TRUE(WriteFileAtomically(checkpoint + "/config.json", broken).ok());
-    ExpectFailure(Command(Plan(checkpoint), WithRealWorker()).Wait(), kExitInfrastructure, "config.json");
+    ExpectFailure(Command(Plan(checkpoint), WithRealWorker()).Wait(), kExitInfrastructure,
+                  "config.json");
   }
 }
 
 TEST_F(CliRefusals, QuestionsThatCannotBeRead) {
   const std::string tasks = simulated_->File("broken.jsonl");
   const auto tune = [&] {
-    return Run({"tune", "--model", simulated_->model_dir(), "--memory", "1MB", "--tasks", tasks, "--db", db()});
+    return Run({"tune", "--model", simulated_->model_dir(), "--memory", "1MB", "--tasks", tasks,
+                "--db", db()});
   };
   ExpectRefusal(tune(), kExitInfrastructure, "broken.jsonl");
   ASSERT_TRUE(WriteFileAtomically(tasks, "{\"question\": \"Why?\"}\n").ok());
@@ -165,15 +180,17 @@ TEST_F(CliRefusals, QuestionsThatCannotBeRead) {
 
 TEST_F(CliRefusals, AStudyFileThatCannotBeWritten) {
   const auto tune = [&](const std::string& file) {
-    return Run({"tune", "--model", simulated_->model_dir(), "--memory", "1MB", "--tasks", simulated_->tasks_path(), "--db",
-                file});
+    return Run({"tune", "--model", simulated_->model_dir(), "--memory", "1MB", "--tasks",
+                simulated_->tasks_path(), "--db", file});
   };
-  ExpectRefusal(tune(simulated_->File("no/such/folder/study.db")), kExitInfrastructure, "no/such/folder/study.db");
+  ExpectRefusal(tune(simulated_->File("no/such/folder/study.db")), kExitInfrastructure,
+                "no/such/folder/study.db");
   ExpectRefusal(tune(simulated_->File("")), kExitInfrastructure, simulated_->File(""));
   ExpectRefusal(tune("/proc/study.db"), kExitInfrastructure, "/proc/study.db");
   const std::string before = *ReadFile(simulated_->tasks_path(), 1 << 20);
   ExpectRefusal(tune(simulated_->tasks_path()), kExitInfrastructure, "tasks.jsonl");
-  EXPECT_EQ(*ReadFile(simulated_->tasks_path(), 1 << 20), before) << "another's file stays as it is";
+  EXPECT_EQ(*ReadFile(simulated_->tasks_path(), 1 << 20), before)
+      << "another's file stays as it is";
 }
 
 TEST_F(CliRefusals, AStudyFileThatIsNotThere) {
@@ -187,8 +204,9 @@ TEST_F(CliRefusals, AStudyFileThatIsNotThere) {
 TEST_F(CliRefusals, AnOperatingPointThatIsBroken) {
   const std::string file = simulated_->File("operating_point.json");
   ExpectRefusal(Run({"verify", file}), kExitInfrastructure, "operating_point.json");
-  for (const std::string& text : {std::string(), std::string("{}"), std::string("{\"schema_version\": 1}"),
-                                  std::string(100'000, '[')}) {
+  for (const std::string& text :
+       {std::string(), std::string("{}"), std::string("{\"schema_version\": 1}"),
+        std::string(100'000, '[')}) {
     ASSERT_TRUE(WriteFileAtomically(file, text).ok());
     ExpectRefusal(Run({"verify", file}), kExitInfrastructure, "operating_point.json: ");
   }

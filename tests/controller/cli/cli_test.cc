@@ -37,20 +37,22 @@ TEST_F(CliTest, TuneEndsWithOneObjectOfTheKeysThatScriptsRelyOn) {
   const Finished finished = Run(Tune({"--json", "--baseline-16bit"}));
   EXPECT_EQ(finished.exit_code, kExitDone) << finished.err;
   const json outcome = Object(finished);
-  EXPECT_EQ(Keys(outcome), (std::set<std::string>{"recommended", "bound", "why", "fault", "loads", "trials", "study",
-                                                  "baselines", "int4_g128"}));
+  EXPECT_EQ(Keys(outcome), (std::set<std::string>{"recommended", "bound", "why", "fault", "loads",
+                                                  "trials", "study", "baselines", "int4_g128"}));
   const json& point = outcome["recommended"];
-  EXPECT_EQ(Keys(point), (std::set<std::string>{"trial", "strict", "lazy", "head", "plan_digest", "weight_bytes",
-                                                "predicted_bytes", "measured_bytes", "headroom_bytes", "bits_per_weight",
-                                                "accuracy", "decode_tok_per_s", "prefill_tok_per_s"}));
+  EXPECT_EQ(Keys(point), (std::set<std::string>{"trial", "strict", "lazy", "head", "plan_digest",
+                                                "weight_bytes", "predicted_bytes", "measured_bytes",
+                                                "headroom_bytes", "bits_per_weight", "accuracy",
+                                                "decode_tok_per_s", "prefill_tok_per_s"}));
   EXPECT_EQ(Keys(point["accuracy"]),
-            (std::set<std::string>{"correct", "total", "rate", "low", "high", "flexible_correct", "invalid", "truncated",
-                                   "truncated_flag"}));
+            (std::set<std::string>{"correct", "total", "rate", "low", "high", "flexible_correct",
+                                   "invalid", "truncated", "truncated_flag"}));
   ASSERT_EQ(outcome["baselines"].size(), 1U);
   EXPECT_EQ(outcome["baselines"][0]["kind"], "baseline_16bit");
 
   // Figures that hold together.
-  const FloorPair at = simulated_->space().PairOf({.strict = point["strict"], .lazy = point["lazy"]});
+  const FloorPair at =
+      simulated_->space().PairOf({.strict = point["strict"], .lazy = point["lazy"]});
   EXPECT_EQ(point["plan_digest"], simulated_->space().At(at).digest);
   EXPECT_EQ(point["measured_bytes"], simulated_->TrueBytes(at));
   EXPECT_EQ(point["predicted_bytes"], point["measured_bytes"]);
@@ -65,10 +67,11 @@ TEST_F(CliTest, TuneEndsWithOneObjectOfTheKeysThatScriptsRelyOn) {
 TEST_F(CliTest, TuneReportsProgressOnStandardErrorAlone) {
   const Finished finished = Run(Tune());
   EXPECT_EQ(finished.exit_code, kExitDone);
-  EXPECT_THAT(finished.err, AllOf(HasSubstr("measuring what each floor costs: "), HasSubstr("trial 0 ")));
+  EXPECT_THAT(finished.err,
+              AllOf(HasSubstr("measuring what each floor costs: "), HasSubstr("trial 0 ")));
   EXPECT_THAT(finished.err, Not(HasSubstr("\x1b"))) << "not a terminal";
-  EXPECT_THAT(finished.out, AllOf(HasSubstr("Recommended: trial "), HasSubstr("strict"), HasSubstr("headroom"),
-                                  Not(HasSubstr("measuring"))));
+  EXPECT_THAT(finished.out, AllOf(HasSubstr("Recommended: trial "), HasSubstr("strict"),
+                                  HasSubstr("headroom"), Not(HasSubstr("measuring"))));
 }
 
 TEST_F(CliTest, TuneSaysWhichBoundBindsWhereNoPointIsFeasible) {
@@ -93,8 +96,10 @@ TEST_F(CliTest, TuneTakesAStudyThatCannotBeBelievedForInfrastructure) {
 
 TEST_F(CliTest, TuneGivesEachStudyOfAFileANameOfItsOwn) {
   EXPECT_EQ(Object(Run(Tune({"--json", "--limit", "20"})))["study"],
-            std::filesystem::path(simulated_->model_dir()).parent_path().filename().string() + "-0.953674MiB");
-  EXPECT_THAT(Object(Run(Tune({"--json", "--limit", "20"})))["study"].get<std::string>(), testing::EndsWith("MiB-2"));
+            std::filesystem::path(simulated_->model_dir()).parent_path().filename().string() +
+                "-0.953674MiB");
+  EXPECT_THAT(Object(Run(Tune({"--json", "--limit", "20"})))["study"].get<std::string>(),
+              testing::EndsWith("MiB-2"));
 }
 
 // ---- looking ----
@@ -127,19 +132,23 @@ TEST_F(CliTest, LookingPutsDataOnStandardOutputAndSaysNothingElse) {
 
 TEST_F(CliTest, PlanPredictsARealCheckpointWithoutLoadingIt) {
   const std::vector<std::string> arguments = {
-      "plan", "--model", HPROC_TEST_DATA "/goldens/architectures/qwen3_5_moe", "--strict", "0.985", "--lazy", "0.93",
-      "--tables", simulated_->File("tables"), "--context", "256", "--json"};
+      "plan",      "--model",  HPROC_TEST_DATA "/goldens/architectures/qwen3_5_moe",
+      "--strict",  "0.985",    "--lazy",
+      "0.93",      "--tables", simulated_->File("tables"),
+      "--context", "256",      "--json"};
   const Finished first = Command(arguments, WithRealWorker()).Wait();
   EXPECT_EQ(first.exit_code, kExitDone) << first.err;
   EXPECT_EQ(first.err, "");
   const json plan = Object(first);
-  EXPECT_THAT(Keys(plan), IsSupersetOf({"strict", "lazy", "plan_digest", "weight_bytes", "predicted_bytes",
-                                        "bits_per_weight", "families", "ledger"}));
+  EXPECT_THAT(Keys(plan),
+              IsSupersetOf({"strict", "lazy", "plan_digest", "weight_bytes", "predicted_bytes",
+                            "bits_per_weight", "families", "ledger"}));
   EXPECT_GE(plan["families"]["strict"]["min_cosine"], 0.985F);
   EXPECT_GE(plan["families"]["lazy"]["min_cosine"], 0.93F);
   EXPECT_LT(plan["bits_per_weight"], 16);
   int64_t held = 0;
-  for (const json& line : plan["ledger"]) held += line["name"] == "workspace_peak" ? 0 : line["bytes"].get<int64_t>();
+  for (const json& line : plan["ledger"])
+    held += line["name"] == "workspace_peak" ? 0 : line["bytes"].get<int64_t>();
   EXPECT_EQ(held, plan["predicted_bytes"]);
   // And the same again from the table that it kept.
   EXPECT_EQ(Command(arguments, WithRealWorker()).Wait().out, first.out);
@@ -166,7 +175,8 @@ TEST_F(CliTest, SaysThatStandardOutputIsFull) {
   ASSERT_TRUE(WriteFileAtomically(file, "{\"answer\": \"18\", \"output\": \"18\"}\n").ok());
   Command::Options full = WithFakeWorker();
   full.stdout_file = "/dev/full";
-  ExpectRefusal(Command({"score", "--answers", file}, full).Wait(), kExitInfrastructure, "standard output");
+  ExpectRefusal(Command({"score", "--answers", file}, full).Wait(), kExitInfrastructure,
+                "standard output");
 }
 
 TEST_F(CliTest, HelpAndVersionAreData) {
@@ -190,8 +200,8 @@ TEST_F(CliTest, ExportsTheRecommendedPointToAFileOrStandardOutput) {
   json again = json::parse(printed.out);
   for (json* point : {&written, &again}) point->erase("created_utc");
   EXPECT_EQ(again, written);
-  ExpectRefusal(Run(On("export", {"--out", simulated_->File("no/folder/point.json")})), kExitInfrastructure,
-                "no/folder/point.json");
+  ExpectRefusal(Run(On("export", {"--out", simulated_->File("no/folder/point.json")})),
+                kExitInfrastructure, "no/folder/point.json");
 }
 
 TEST_F(CliTest, VerifyHoldsWhereNothingChangedAndExitsOneOnDrift) {
@@ -208,13 +218,15 @@ TEST_F(CliTest, VerifyHoldsWhereNothingChangedAndExitsOneOnDrift) {
     const Finished drift = Run({"verify", file, "--json"});
     EXPECT_EQ(drift.exit_code, kExitDrift) << drift.err;
     std::set<std::string> what;
-    for (const json& check : Object(drift)["checks"]) {
+    const json report = Object(drift);
+    for (const json& check : report["checks"]) {
       if (check["held"] == false) what.insert(check["check"]);
     }
     return what;
   };
   EXPECT_EQ(broken({{"accuracy", 0.5}}), std::set<std::string>{"accuracy"});
-  EXPECT_EQ(broken({{"activation_bytes", kSimulatedActivationBytes / 2}}), std::set<std::string>{"memory"});
+  EXPECT_EQ(broken({{"activation_bytes", kSimulatedActivationBytes / 2}}),
+            std::set<std::string>{"memory"});
   EXPECT_EQ(broken({{"activation_bytes", 1'000'000}}), std::set<std::string>{"fit"});
 }
 
@@ -252,7 +264,8 @@ TEST_F(CliInterrupted, BySigintOrSigtermItEndsWith130AndResumeFinishes) {
     const Finished finished = tune.Wait();
     EXPECT_EQ(finished.exit_code, kExitInterrupted);
     EXPECT_EQ(finished.out, "");
-    EXPECT_THAT(finished.err, HasSubstr("interrupted; go on with: hproc resume --db '" + db() + "' --study 'demo'"));
+    EXPECT_THAT(finished.err, HasSubstr("interrupted; go on with: hproc resume --db '" + db() +
+                                        "' --study 'demo'"));
     EXPECT_EQ(Object(Run(On("status", {"--json"})))[0]["state"], "interrupted");
     ExpectResumeFinishes(expected);
     std::filesystem::remove(db());
@@ -289,10 +302,14 @@ TEST_F(CliInterrupted, ResumeRefusesAnotherCheckpointThanTheStudyBeganWith) {
   ASSERT_EQ(tune.Wait().exit_code, kExitInterrupted);
   Unblock();
   simulated_->SetModel({{"fingerprint", "another"}});
-  ExpectFailure(Run(On("resume")), kExitInfrastructure, "not the checkpoint that study \"demo\" began with");
+  ExpectFailure(Run(On("resume")), kExitInfrastructure,
+                "not the checkpoint that study \"demo\" began with");
   simulated_->SetModel(json::object());
-  ASSERT_TRUE(WriteFileAtomically(simulated_->tasks_path(), "{\"question\": \"Why?\", \"answer\": \"42\"}\n").ok());
-  ExpectRefusal(Run(On("resume")), kExitInfrastructure, "the questions have changed since the study began");
+  ASSERT_TRUE(WriteFileAtomically(simulated_->tasks_path(),
+                                  "{\"question\": \"Why?\", \"answer\": \"42\"}\n")
+                  .ok());
+  ExpectRefusal(Run(On("resume")), kExitInfrastructure,
+                "the questions have changed since the study began");
 }
 
 TEST_F(CliInterrupted, OneControllerAtATimeWritesAStudyAndOthersMayLook) {
@@ -300,8 +317,8 @@ TEST_F(CliInterrupted, OneControllerAtATimeWritesAStudyAndOthersMayLook) {
   Command tune(Tune({"--study", "demo"}), WithFakeWorker());
   AwaitBlocked();
   ExpectRefusal(Run(On("resume")), kExitInfrastructure, "study.db");
-  ExpectRefusal(Run(On("resume")), kExitInfrastructure, "another controller");
-  ExpectRefusal(Run(Tune({"--study", "other"})), kExitInfrastructure, "another controller");
+  ExpectRefusal(Run(On("resume")), kExitInfrastructure, "is in use by hproc pid ");
+  ExpectRefusal(Run(Tune({"--study", "other"})), kExitInfrastructure, "is in use by hproc pid ");
   const Finished status = Run(On("status", {"--json"}));
   EXPECT_EQ(status.exit_code, kExitDone) << status.err;
   EXPECT_EQ(Object(status)[0]["state"], "running");

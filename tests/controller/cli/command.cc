@@ -25,7 +25,9 @@ std::vector<char*> Pointers(std::vector<std::string>& words) {
 }
 
 // The name of "NAME=value", '=' included.
-std::string NameOf(const std::string& variable) { return variable.substr(0, variable.find('=') + 1); }
+std::string NameOf(const std::string& variable) {
+  return variable.substr(0, variable.find('=') + 1);
+}
 
 }  // namespace
 
@@ -35,11 +37,13 @@ Command::Command(const std::vector<std::string>& arguments, const Options& optio
   std::vector<std::string> environment = options.environment;
   for (char** variable = environ; *variable != nullptr; ++variable) {
     const std::string name = NameOf(*variable);
-    if (std::ranges::none_of(options.environment, [&](const std::string& v) { return NameOf(v) == name; })) {
+    if (std::ranges::none_of(options.environment,
+                             [&](const std::string& v) { return NameOf(v) == name; })) {
       environment.emplace_back(*variable);
     }
   }
-  const std::string out = options.stdout_file.empty() ? (folder_ / "out").string() : options.stdout_file;
+  const std::string out =
+      options.stdout_file.empty() ? (folder_ / "out").string() : options.stdout_file;
   const std::string err = folder_ / "err";
   posix_spawn_file_actions_t actions{};
   posix_spawn_file_actions_init(&actions);
@@ -68,8 +72,10 @@ Finished Command::Wait() {
   pid_ = -1;
   Finished finished;
   finished.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  if (Result<std::string> out = ReadFile(folder_ / "out", kMaxOutputBytes); out.ok()) finished.out = *out;
-  if (Result<std::string> err = ReadFile(folder_ / "err", kMaxOutputBytes); err.ok()) finished.err = *err;
+  if (Result<std::string> out = ReadFile(folder_ / "out", kMaxOutputBytes); out.ok())
+    finished.out = *out;
+  if (Result<std::string> err = ReadFile(folder_ / "err", kMaxOutputBytes); err.ok())
+    finished.err = *err;
   return finished;
 }
 
