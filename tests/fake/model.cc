@@ -80,6 +80,7 @@ Result<Model> Model::Make(const Json& settings, const std::string& plan_json,
   model.garbage_ =
       strict < garbage_below.value("strict", 0.0) || lazy < garbage_below.value("lazy", 0.0);
 
+  model.rate_table_ = settings.value("table", std::string("{}"));
   const std::string table = settings.value("table_file", std::string());
   if (!table.empty()) {
     Result<std::string> bytes = ReadFile(table, kMaxTableBytes);

@@ -13,7 +13,7 @@
 //
 // The keys named here are those of "model" in the script; the plan's floors are "floors":
 // {"strict", "lazy"}, 1 where they are missing. The rate table of a measure job is a copy of the
-// file "table_file", or "{}"; its fingerprint is "fingerprint", or "fake-fingerprint". Gold answers come from the JSONL file "tasks"
+// file "table_file", or the text "table"; its fingerprint is "fingerprint", or "fake-fingerprint". Gold answers come from the JSONL file "tasks"
 // ({"question", "answer"}, GSM8K's layout).
 #pragma once
 
@@ -60,7 +60,7 @@ class Model {
   double bandwidth_bytes_per_s_ = 1e9;
   bool garbage_ = false;
   std::string plan_digest_;
-  std::string rate_table_ = "{}";
+  std::string rate_table_;
   std::map<std::string, std::string> gold_;  // by question
 };
 
