@@ -58,7 +58,7 @@ class Search {
     const FloorPair first = FirstCandidate();
     const TrialFact* first_fact = Find(first);
     if (std::optional<RunTrial> edge = OutsideEdge(first)) return *edge;
-    if (first_fact == nullptr) return Evaluate(first);
+    if (first_fact == nullptr) return Looked() < spec_.max_candidates ? Evaluate(first) : SearchStep(Done());
     if (frontier_.size() == 1 && frontier_[0] == spec_.highest && first_fact->state == TrialState::kComplete) {
       return Done();  // the highest floors fit: there is nothing to search
     }
@@ -157,15 +157,18 @@ class Search {
 
   double Position(FloorPair at) const { return static_cast<double>(space_.StrictBytes(at.strict)); }
 
+  // Candidates whose output was looked at, or was to be: one that did not fit taught the prediction and nothing else.
+  int Looked() const {
+    return static_cast<int>(std::ranges::count_if(
+        facts_, [](const TrialFact& fact) { return fact.depth == Depth::kEvaluate && !IsOutOfMemory(fact); }));
+  }
+
   std::optional<FloorPair> NextCandidate(FloorPair first) const {
-    int tried = 0;
+    if (Looked() >= spec_.max_candidates) return std::nullopt;
     std::vector<double> positions;
     for (const TrialFact& fact : facts_) {
-      if (fact.depth != Depth::kEvaluate) continue;
-      ++tried;
-      positions.push_back(Position(fact.at));
+      if (fact.depth == Depth::kEvaluate && !IsOutOfMemory(fact)) positions.push_back(Position(fact.at));
     }
-    if (tried >= spec_.max_candidates) return std::nullopt;
     const TrialFact* best = Best();
     const double center = Position(best != nullptr ? best->at : first);
     // What the two families take together is the same all along the frontier, up to a rung.
