@@ -14,13 +14,6 @@ namespace {
 
 constexpr int64_t kMaxTableBytes = int64_t{4} << 30;
 
-// How far a trial that was wanted for `purpose` goes.
-Depth DepthOf(std::string_view purpose) {
-  if (purpose == PurposeName(Purpose::kCandidate)) return Depth::kEvaluate;
-  if (purpose == PurposeName(Purpose::kGarbageEdge)) return Depth::kProbe;
-  return Depth::kLoad;
-}
-
 class MeasureObserver : public WorkerObserver {
  public:
   explicit MeasureObserver(TuneObserver* observer) : observer_(observer) {}
@@ -105,6 +98,7 @@ Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol) {
 
 SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
   SearchSpec search;
+  search.strategy = StrategyFromName(spec.strategy).value_or(Strategy::kPredict);
   search.lowest = space.PairOf(spec.lowest);
   search.highest = space.PairOf(spec.highest);
   search.budget_bytes = spec.memory_cap_bytes - spec.headroom_bytes;

@@ -93,7 +93,8 @@ int Main(int argc, char** argv) {
   tune_command->add_option("--max-new-tokens", tune.max_new_tokens, "Tokens an answer may have")->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   tune_command->add_option("--launcher", tune.launcher, "local")->capture_default_str();
-  tune_command->add_option("--strategy", tune.strategy, "predict")->capture_default_str();
+  tune_command->add_option("--strategy", tune.strategy, "predict; or walk or grid, which do without the rate table's forecast")
+      ->check(CLI::IsMember({"predict", "walk", "grid"}))->capture_default_str();
   tune_command->add_option("--export", tune.export_path, "Write the recommended operating point here");
   AddStore(tune_command, tune.store);
 

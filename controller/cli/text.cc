@@ -42,7 +42,7 @@ char GlyphOf(const Trial& trial, std::optional<int> recommended) {
   if (recommended == trial.number) return '*';
   switch (trial.state) {
     case TrialState::kComplete:
-      if (trial.plan.purpose == PurposeName(Purpose::kCandidate)) {
+      if (DepthOf(trial.plan.purpose) == Depth::kEvaluate) {
         return trial.measured.accuracy.all_questions ? 'O' : 'o';
       }
       return 's';
@@ -75,7 +75,7 @@ std::string VerdictText(const Trial& trial) {
   const Verdict& verdict = trial.verdict;
   switch (trial.state) {
     case TrialState::kComplete: {
-      if (trial.plan.kind == TrialKind::kPoint && trial.plan.purpose != PurposeName(Purpose::kCandidate)) {
+      if (trial.plan.kind == TrialKind::kPoint && DepthOf(trial.plan.purpose) != Depth::kEvaluate) {
         return trial.plan.purpose == PurposeName(Purpose::kGarbageEdge) ? "sensible" : "fits";
       }
       const AccuracyTally& tally = trial.measured.accuracy;
@@ -126,7 +126,7 @@ std::string PlaneText(const Study& study, const PlanSpace& space, const std::vec
   for (const Trial& trial : trials) order.push_back(&trial);
   std::stable_sort(order.begin(), order.end(), [&](const Trial* a, const Trial* b) {
     const auto weight = [&](const Trial* t) {
-      return recommended == t->number ? 2 : t->plan.purpose == PurposeName(Purpose::kCandidate) ? 1 : 0;
+      return recommended == t->number ? 2 : DepthOf(t->plan.purpose) == Depth::kEvaluate ? 1 : 0;
     };
     return weight(a) < weight(b);
   });
@@ -179,15 +179,17 @@ std::string TrialsText(const std::vector<Trial>& trials, std::optional<int> reco
 
 std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, const StudyOutcome& outcome, bool has_lazy) {
   const SearchDone& done = outcome.done;
+  std::string alarms;
+  for (const std::string& alarm : done.alarms) alarms += fmt::format("Alarm: {}\n", alarm);
   if (!done.recommended) {
-    if (done.fault) return fmt::format("No recommendation: {}\n", done.why);
-    return fmt::format("No feasible point: {} ({})\n", done.why, BoundName(done.bound));
+    if (done.fault) return alarms + fmt::format("No recommendation: {}\n", done.why);
+    return alarms + fmt::format("No feasible point: {} ({})\n", done.why, BoundName(done.bound));
   }
   const Trial& trial = trials[static_cast<size_t>(*done.recommended)];
   const TrialMeasurements& measured = trial.measured;
   const int64_t live = measured.memory->live_bytes;
   const double off = 100.0 * (static_cast<double>(live) / static_cast<double>(trial.plan.predicted_bytes) - 1);
-  std::string text = fmt::format("Recommended: trial {}, floors {}, {:.3f} bits per weight\n", trial.number,
+  std::string text = alarms + fmt::format("Recommended: trial {}, floors {}, {:.3f} bits per weight\n", trial.number,
                                  FloorsText(trial.plan.floors, has_lazy), trial.plan.bits_per_weight);
   text += fmt::format("  accuracy   {}\n", AccuracyText(measured.accuracy));
   text += fmt::format("  memory     {} measured, {} predicted ({:+.2f} %); weights {}\n", FormatBytes(live),

@@ -61,7 +61,8 @@ TrialFact Simulate(const PlanSpace& space, const SimulatedTruth& truth, const Ru
     fact.reason = Reason::kCrash;
     return fact;
   }
-  const int64_t needs = space.NeededBytes(run.at) + truth.overhead;
+  const int64_t lie = truth.refused_by_mistake(number) ? truth.budget : 0;
+  const int64_t needs = space.NeededBytes(run.at) + truth.overhead + lie;
   if (needs > truth.budget) {
     fact.state = TrialState::kInfeasible;
     fact.reason = Reason::kOutOfMemory;

@@ -30,6 +30,7 @@ struct SimulatedTruth {
   std::function<bool(FloorPair)> garbage = [](FloorPair) { return false; };
   std::function<int(FloorPair)> correct = [](FloorPair) { return 500; };  // of kQuestions
   std::function<TrialState(int, FloorPair)> accident = {};  // by trial number; kWaiting or none: no accident
+  std::function<bool(int)> refused_by_mistake = [](int) { return false; };  // by trial number
 
   static constexpr int kQuestions = 1000;
 };
