@@ -125,4 +125,8 @@ SearchStep NextStep(const SearchSpec& spec, const PlanSpace& space, std::span<co
   return evidence.Conclude();
 }
 
+SearchDone ConcludeNow(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts) {
+  return Evidence(spec, space, facts).Conclude();
+}
+
 }  // namespace hproc::controller

@@ -111,6 +111,9 @@ using SearchStep = std::variant<RunTrial, SearchDone>;
 
 SearchStep NextStep(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts);
 
+// What the facts come to if the search ended with them.
+SearchDone ConcludeNow(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts);
+
 // The corners of the predicted staircase, by strict floor, lowest first: no other point that fits has both floors as
 // high. Empty where nothing fits.
 std::vector<FloorPair> PredictedFrontier(const SearchSpec& spec, const PlanSpace& space, int64_t budget_bytes);

@@ -119,6 +119,11 @@ int Main(int argc, char** argv) {
   export_command->add_option("--out", path, "File; default standard output");
   AddStore(export_command, store);
 
+  std::string stem = "report";
+  CLI::App* report = app.add_subcommand("report", "Write what a study found, and how sure that is, as HTML and Markdown");
+  report->add_option("--out", stem, "The two files' name without its ending")->capture_default_str();
+  AddStore(report, store);
+
   PlanOptions plan;
   CLI::App* plan_command = app.add_subcommand("plan", "What a pair of floors costs: bytes, bits, cosines");
   plan_command->add_option("--model", plan.model, "Checkpoint folder")->required();
@@ -159,6 +164,7 @@ int Main(int argc, char** argv) {
   if (*show) return RunShow(store, number);
   if (*frontier) return RunFrontier(store);
   if (*export_command) return RunExport(store, *export_trial ? std::optional<int>(number) : std::nullopt, path);
+  if (*report) return RunReport(store, stem);
   if (*plan_command) return RunPlan(plan);
   if (*verify_command) return RunVerify(verify);
   return RunScore(answers);
