@@ -1,4 +1,4 @@
-// Batch-1 decode of a whole model, packed, against the same model in float32 whose products a BLAS computes.
+// Decode of a whole model, packed, batch 1 and 8, against the same model in float32 whose products a BLAS computes.
 //
 // Both run the same engine; only the weights and the matrix products differ. The BLAS gets the same number of threads
 // and the best of the ways to use them: its own threads beside a pool of one or of all, or one product a thread of our
@@ -51,14 +51,15 @@ const ModelPair& LargeModels() {
 // One way to run one model.
 class Runner {
  public:
-  Runner(std::string name, const Model& model, int pool_threads, int blas_threads,
+  Runner(std::string name, const Model& model, int batch, int pool_threads, int blas_threads,
          void (*matmul)(const kernels::Context&, std::span<const kernels::MatmulCall>))
       : name_(std::move(name)),
+        batch_(batch),
         blas_threads_(blas_threads),
         pool_(pool_threads),
         memory_("cpu", 0),
         engine_(model, {.backend = kernels::Backend::kCpu, .pool = &pool_, .matmul = matmul}, memory_,
-                {.slots = 1, .context = kBurst, .pass_tokens = 1, .logit_rows = 1}) {
+                {.slots = batch, .context = kBurst, .pass_tokens = batch, .logit_rows = batch}) {
     engine_.AllocateCache();
     engine_.AllocateActivations();
   }
@@ -66,13 +67,19 @@ class Runner {
   // Seconds of a burst.
   double Run() {
     kernels::blas::SetThreads(blas_threads_);
-    engine_.ResetSlot(0);
+    std::vector<int32_t> tokens(static_cast<size_t>(batch_));
+    std::vector<kernels::SequenceRun> runs(tokens.size());
+    std::vector<int32_t> rows(tokens.size());
+    for (int slot = 0; slot < batch_; ++slot) engine_.ResetSlot(slot);
     const double seconds = SecondsOf([&] {
       for (int32_t i = 0; i < kBurst; ++i) {
-        const auto token = static_cast<int32_t>((i * 379 + 17) % engine_.spec().vocabulary);
-        const kernels::SequenceRun run{.slot = 0, .first_position = i, .first_row = 0, .tokens = 1};
-        const int32_t row = 0;
-        benchmark::DoNotOptimize(engine_.Pass({&token, 1}, {&run, 1}, {&row, 1}));
+        for (int32_t slot = 0; slot < batch_; ++slot) {
+          const auto at = static_cast<size_t>(slot);
+          tokens[at] = static_cast<int32_t>((i * 379 + slot * 101 + 17) % engine_.spec().vocabulary);
+          runs[at] = {.slot = slot, .first_position = i, .first_row = slot, .tokens = 1};
+          rows[at] = slot;
+        }
+        benchmark::DoNotOptimize(engine_.Pass(tokens, runs, rows));
       }
     });
     // OpenBLAS's own threads spin on for some 30 ms, which must not fall on whoever is next.
@@ -83,6 +90,7 @@ class Runner {
 
  private:
   std::string name_;
+  int batch_;
   int blas_threads_;
   ThreadPool pool_;
   kernels::DeviceMemory memory_;
@@ -90,11 +98,12 @@ class Runner {
 };
 
 void Decode(benchmark::State& state, const ModelPair& models) {
-  const auto threads = static_cast<int>(state.range(0));
-  Runner ours("packed", *models.packed, threads, 1, nullptr);
+  const auto batch = static_cast<int>(state.range(0));
+  const auto threads = static_cast<int>(state.range(1));
+  Runner ours("packed", *models.packed, batch, threads, 1, nullptr);
   std::vector<std::unique_ptr<Runner>> theirs;
   const auto add = [&](const char* name, int pool_threads, int blas_threads, auto* matmul) {
-    theirs.push_back(std::make_unique<Runner>(name, *models.floats, pool_threads, blas_threads, matmul));
+    theirs.push_back(std::make_unique<Runner>(name, *models.floats, batch, pool_threads, blas_threads, matmul));
   };
   add("one BLAS thread", threads, 1, &kernels::blas::MatmulInTurn);
   if (threads > 1) {
@@ -103,7 +112,7 @@ void Decode(benchmark::State& state, const ModelPair& models) {
     add("one BLAS thread a pool thread", threads, 1, &kernels::blas::MatmulOverPool);
   }
   // Our own float32 products, for comparison only.
-  Runner own_floats("our float32", *models.floats, threads, 1, nullptr);
+  Runner own_floats("our float32", *models.floats, batch, threads, 1, nullptr);
 
   ours.Run();
   for (const auto& runner : theirs) runner->Run();
@@ -124,9 +133,9 @@ void Decode(benchmark::State& state, const ModelPair& models) {
   }
   const BenchPairs pairs{.ours = our_seconds, .theirs = their_seconds[best]};
   const std::vector<double> ratios = pairs.Ratios();
-  state.counters["tok/s"] = kBurst / Quantile(our_seconds, 0.5);
-  state.counters["blas_tok/s"] = kBurst / Quantile(pairs.theirs, 0.5);
-  state.counters["own_f32_tok/s"] = kBurst / Quantile(own_float_seconds, 0.5);
+  state.counters["tok/s"] = kBurst * batch / Quantile(our_seconds, 0.5);
+  state.counters["blas_tok/s"] = kBurst * batch / Quantile(pairs.theirs, 0.5);
+  state.counters["own_f32_tok/s"] = kBurst * batch / Quantile(own_float_seconds, 0.5);
   state.counters["ratio"] = Quantile(ratios, 0.5);
   state.counters["ratio_p10"] = Quantile(ratios, 0.1);
   state.counters["ratio_p90"] = Quantile(ratios, 0.9);
@@ -138,12 +147,15 @@ void Decode(benchmark::State& state, const ModelPair& models) {
 void BM_DecodeEmbedded(benchmark::State& state) { Decode(state, EmbeddedModels()); }
 void BM_DecodeLarge(benchmark::State& state) { Decode(state, LargeModels()); }
 
-void Threads(benchmark::internal::Benchmark* bench) {
-  bench->ArgName("threads")->Arg(1);
-  if (const auto all = static_cast<int64_t>(std::thread::hardware_concurrency()); all > 1) bench->Arg(all);
+void Cases(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"batch", "threads"});
+  for (int64_t batch : {1, 8}) {
+    bench->Args({batch, 1});
+    if (const auto all = static_cast<int64_t>(std::thread::hardware_concurrency()); all > 1) bench->Args({batch, all});
+  }
 }
-BENCHMARK(BM_DecodeEmbedded)->Apply(Threads)->UseManualTime()->Iterations(40)->Unit(benchmark::kMillisecond);
-BENCHMARK(BM_DecodeLarge)->Apply(Threads)->UseManualTime()->Iterations(8)->Unit(benchmark::kMillisecond);
+BENCHMARK(BM_DecodeEmbedded)->Apply(Cases)->UseManualTime()->Iterations(30)->Unit(benchmark::kMillisecond);
+BENCHMARK(BM_DecodeLarge)->Apply(Cases)->UseManualTime()->Iterations(5)->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace hproc::worker
