@@ -76,6 +76,7 @@ std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, co
   json["bound"] = BoundName(done.bound);
   json["why"] = done.why;
   json["fault"] = done.fault ? Json(*done.fault) : Json(nullptr);
+  json["alarms"] = done.alarms;
   json["loads"] = loads;
   json["trials"] = trials.size();
   json["study"] = study.spec.name;

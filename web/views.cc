@@ -154,11 +154,11 @@ std::string FrontierView(const Study& study, const PlanSpace& space, const std::
   for (const Trial& trial : trials) {
     points.push_back(RowOf(trial));
     if (trial.plan.kind != controller::TrialKind::kPoint) continue;  // a baseline marks no boundary
-    const bool probed = trial.plan.purpose == "candidate" || trial.plan.purpose == "garbage_edge";
+    const controller::Depth depth = controller::DepthOf(trial.plan.purpose);
     const Json at = {{"trial", trial.number}, {"strict", trial.plan.floors.strict}, {"lazy", trial.plan.floors.lazy}};
     if (trial.state == TrialState::kComplete) {
-      if (trial.plan.purpose == "candidate") inside.push_back(at);
-      if (probed) sensible.push_back(at);
+      if (depth == controller::Depth::kEvaluate) inside.push_back(at);
+      if (depth != controller::Depth::kLoad) sensible.push_back(at);
     } else if (trial.state == TrialState::kInfeasible) {
       (trial.verdict.reason == controller::Reason::kOutOfMemory ? outside : garbage).push_back(at);
     }

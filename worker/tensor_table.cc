@@ -24,9 +24,10 @@ bool IsIgnored(std::string_view name) {
 
 class Builder {
  public:
-  Builder(const ModelSpec& spec, const Checkpoint& checkpoint) : spec_(spec), checkpoint_(checkpoint) {
+  // `checkpoint` may be null: the tensors then have no sources.
+  Builder(const ModelSpec& spec, const Checkpoint* checkpoint) : spec_(spec), checkpoint_(checkpoint) {
     // Text models stand at "model.", those inside a vision-language model one level down.
-    prefix_ = checkpoint.Find("model.language_model.embed_tokens.weight") != nullptr ? "model.language_model." : "model.";
+    prefix_ = InCheckpoint("model.language_model.embed_tokens.weight") ? "model.language_model." : "model.";
   }
 
   Result<TensorTable> Build() {
@@ -35,7 +36,8 @@ class Builder {
     AddVector(TensorRole::kFinalNorm, -1, prefix_ + "norm.weight", spec_.hidden);
     if (!spec_.tied_head) Add(TensorRole::kHead, -1, "lm_head.weight", Family::kHead, spec_.vocabulary, spec_.hidden);
     if (!error_.empty()) return Error{error_};
-    for (const TensorInfo& info : checkpoint_.tensors()) {
+    if (checkpoint_ == nullptr) return std::move(table_);
+    for (const TensorInfo& info : checkpoint_->tensors()) {
       if (used_.contains(info.name) || IsIgnored(info.name)) continue;
       if (spec_.tied_head && info.name == "lm_head.weight") continue;  // some writers store the tied copy too
       return Error{"tensor '" + Printable(info.name) + "' is not one of a " + spec_.architecture + " model"};
@@ -110,7 +112,7 @@ class Builder {
                                    spec.experts * 2 * spec.width, spec_.hidden);
     ModelTensor second =
         MakeTensor(TensorRole::kExpertsDown, layer, down, Family::kLazy, spec.experts * spec_.hidden, spec.width);
-    if (checkpoint_.Find(gate_up) != nullptr) {
+    if (checkpoint_ == nullptr || InCheckpoint(gate_up)) {
       AddSource(first, gate_up, {spec.experts, 2 * spec.width, spec_.hidden}, first.spec.rows);
       AddSource(second, down, {spec.experts, spec_.hidden, spec.width}, second.spec.rows);
     } else {
@@ -144,6 +146,8 @@ class Builder {
     table_.tensors.push_back(std::move(tensor));
   }
 
+  bool InCheckpoint(const std::string& name) const { return checkpoint_ != nullptr && checkpoint_->Find(name) != nullptr; }
+
   static ModelTensor MakeTensor(TensorRole role, int layer, const std::string& name, Family family, int64_t rows,
                                 int64_t columns) {
     ModelTensor tensor;
@@ -158,8 +162,12 @@ class Builder {
 
   // Appends the checkpoint tensor `name` of `shape` as the next `rows` rows. Only the first error is kept.
   void AddSource(ModelTensor& tensor, const std::string& name, const std::vector<int64_t>& shape, int64_t rows) {
+    if (checkpoint_ == nullptr) {
+      tensor.dtype = Dtype::kBF16;
+      return;
+    }
     if (!error_.empty()) return;
-    const TensorInfo* info = checkpoint_.Find(name);
+    const TensorInfo* info = checkpoint_->Find(name);
     if (info == nullptr) {
       error_ = "tensor '" + Printable(name) + "' is missing";
       return;
@@ -186,7 +194,7 @@ class Builder {
   }
 
   const ModelSpec& spec_;
-  const Checkpoint& checkpoint_;
+  const Checkpoint* checkpoint_;
   std::string prefix_;
   std::string error_;
   std::set<std::string, std::less<>> used_;
@@ -214,8 +222,10 @@ Result<void> ForEachPiece(const ModelTensor& tensor, int64_t first_row, int64_t 
 
 Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint, const Shard& shard) {
   if (shard.world_size != 1) return Error{"tensor parallelism over several ranks is not supported yet"};
-  return Builder(spec, checkpoint).Build();
+  return Builder(spec, &checkpoint).Build();
 }
+
+TensorTable TensorTableOf(const ModelSpec& spec) { return std::move(*Builder(spec, nullptr).Build()); }
 
 Result<void> ReadStoredRows(const Checkpoint& checkpoint, const ModelTensor& tensor, int64_t first_row, int64_t rows,
                             std::span<std::byte> bytes) {

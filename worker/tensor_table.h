@@ -81,6 +81,9 @@ struct TensorTable {
 // left out on purpose: model.visual.*, mtp.*).
 Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint, const Shard& shard);
 
+// The same tensors without a checkpoint, as a model of random weights has them: bfloat16, no sources.
+TensorTable TensorTableOf(const ModelSpec& spec);
+
 // Rows [first_row, first_row + rows) as float32, values [rows, columns]. An error names the tensor that cannot be read or
 // holds a value that is not finite. Thread-safe.
 Result<void> ReadRows(const Checkpoint& checkpoint, const ModelTensor& tensor, int64_t first_row, int64_t rows,

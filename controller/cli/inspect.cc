@@ -11,6 +11,7 @@
 #include "controller/cli/setup.h"
 #include "controller/cli/terminal_observer.h"
 #include "controller/cli/text.h"
+#include "controller/describe.h"
 #include "controller/operating_point.h"
 #include "controller/tuner.h"
 #include "evals/score_file.h"
@@ -19,39 +20,10 @@
 namespace hproc::controller {
 namespace {
 
-// A study, opened for reading, with its trials.
-struct Opened {
-  std::unique_ptr<Store> store;
-  Study study;
-  std::vector<Trial> trials;
-};
-
-// `exit_code`: as ChooseStudy's.
-Result<Opened> OpenStudy(const StudyOptions& options, ExitCode& exit_code) {
-  exit_code = kExitInfrastructure;
-  Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadOnly);
-  if (!store.ok()) return store.error();
-  Result<Study> study = ChooseStudy(**store, options, exit_code);
-  if (!study.ok()) return study.error();
-  exit_code = kExitInfrastructure;
-  Result<std::vector<Trial>> trials = (*store)->ListTrials(study->id);
-  if (!trials.ok()) return trials.error();
-  return Opened{.store = std::move(*store), .study = std::move(*study), .trials = std::move(*trials)};
-}
-
 std::optional<int> RecommendedOf(const Study& study) {
   const nlohmann::json outcome = nlohmann::json::parse(study.outcome_json, nullptr, false);
   if (!outcome.is_object() || !outcome.contains("recommended") || !outcome["recommended"].is_object()) return std::nullopt;
   return outcome["recommended"].value("trial", -1);
-}
-
-Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study) {
-  const Result<worker::Event> event = worker::DecodeEvent(
-      std::string_view(study.measure_json).substr(0, study.measure_json.find_last_not_of('\n') + 1));
-  const worker::ResultEvent* result = event.ok() ? std::get_if<worker::ResultEvent>(&event->body) : nullptr;
-  const auto* measured = result != nullptr ? std::get_if<worker::MeasureResult>(&result->result) : nullptr;
-  if (measured == nullptr) return Error{"study \"" + study.spec.name + "\" was not measured yet"};
-  return LoadPlanSpace(*measured, study.spec.mode, study.spec.highest.head);
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
 #include "controller/cli/setup.h"
+#include "controller/tuner.h"
+
 
 #include <fmt/core.h>
 #include <pthread.h>
@@ -66,6 +68,27 @@ Result<Study> ChooseStudy(Store& store, const StudyOptions& options, ExitCode& e
     if (study->state != StudyState::kDone) return std::move(*study);
   }
   return std::move(studies->back());
+}
+
+Result<Opened> OpenStudy(const StudyOptions& options, ExitCode& exit_code) {
+  exit_code = kExitInfrastructure;
+  Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadOnly);
+  if (!store.ok()) return store.error();
+  Result<Study> study = ChooseStudy(**store, options, exit_code);
+  if (!study.ok()) return study.error();
+  exit_code = kExitInfrastructure;
+  Result<std::vector<Trial>> trials = (*store)->ListTrials(study->id);
+  if (!trials.ok()) return trials.error();
+  return Opened{.store = std::move(*store), .study = std::move(*study), .trials = std::move(*trials)};
+}
+
+Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study) {
+  const Result<worker::Event> event = worker::DecodeEvent(
+      std::string_view(study.measure_json).substr(0, study.measure_json.find_last_not_of('\n') + 1));
+  const worker::ResultEvent* result = event.ok() ? std::get_if<worker::ResultEvent>(&event->body) : nullptr;
+  const auto* measured = result != nullptr ? std::get_if<worker::MeasureResult>(&result->result) : nullptr;
+  if (measured == nullptr) return Error{"study \"" + study.spec.name + "\" was not measured yet"};
+  return LoadPlanSpace(*measured, study.spec.mode, study.spec.highest.head);
 }
 
 worker::Deployment DeploymentOf(const DeploymentOptions& options, int shots) {

@@ -6,7 +6,7 @@
 #include <cstdio>
 
 #include "base/bytes.h"
-#include "controller/cli/text.h"
+#include "controller/describe.h"
 
 namespace hproc::controller {
 namespace {

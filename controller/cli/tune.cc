@@ -124,7 +124,6 @@ int Drive(Store& store, const Study& study, const worker::MeasureResult& measure
 int RunTune(const TuneOptions& options) {
   TerminalObserver observer(::isatty(STDERR_FILENO) == 1, false);
   if (options.launcher != "local") return Fail(kExitUsage, "--launcher " + options.launcher + " is not available; use local");
-  if (options.strategy != "predict") return Fail(kExitUsage, "--strategy " + options.strategy + " is not available; use predict");
   if (options.headroom_bytes >= options.memory_bytes) {
     return Fail(kExitUsage, "the headroom asked for leaves nothing of the memory cap");
   }

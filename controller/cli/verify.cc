@@ -12,7 +12,7 @@
 #include "controller/cli/commands.h"
 #include "controller/cli/setup.h"
 #include "controller/cli/terminal_observer.h"
-#include "controller/cli/text.h"
+#include "controller/describe.h"
 #include "controller/operating_point.h"
 #include "controller/tuner.h"
 #include "evals/evaluation.h"
