@@ -38,6 +38,8 @@ TEST_P(Resumed, AfterAnyPrefixOfItsTrialsAStudyEndsTheSameAndRepeatsNoneThatWasF
   model["garbage_below"] = {{"strict", 0.9}};
   FakeStudy fake({.questions = 60, .settings = model});
   fake.spec.baselines = {TrialKind::kBaseline16Bit};
+  fake.spec.max_candidates = 3;
+  fake.spec.max_garbage_loads = 3;
   WholeStudy whole(fake);
   const TuneEnd reference = whole.Run();
   ASSERT_TRUE(reference.outcome.done.recommended.has_value());
@@ -96,6 +98,27 @@ TEST_P(Resumed, AfterAnyPrefixOfItsTrialsAStudyEndsTheSameAndRepeatsNoneThatWasF
 }
 
 INSTANTIATE_TEST_SUITE_P(CutOff, Resumed, testing::Values("start", "question", "end"));
+
+TEST(Tuner, GoesOnAsItBeganWhateverTheStrategy) {
+  for (const char* strategy : {"walk", "grid"}) {
+    SCOPED_TRACE(strategy);
+    FakeStudy fake({.questions = 40, .settings = kSloping});
+    fake.spec.strategy = strategy;
+    WholeStudy whole(fake);
+    const TuneEnd reference = whole.Run();
+    const int middle = static_cast<int>(whole.Trials().size()) / 2;
+    ASSERT_GT(middle, 1);
+
+    WholeStudy study(fake);
+    study.observer.at_start = [&](const Trial& trial) {
+      if (trial.number == middle) study.Stop();
+    };
+    EXPECT_TRUE(study.Run().interrupted);
+    study.observer.at_start = [](const Trial&) {};
+    EXPECT_EQ(study.Run().outcome.done.recommended, reference.outcome.done.recommended);
+    EXPECT_EQ(Substance(study.Trials()), Substance(whole.Trials()));
+  }
+}
 
 TEST(Tuner, GoesOnWithATrialThatADeadControllerLeftRunning) {
   FakeStudy fake;
