@@ -63,8 +63,9 @@ int RunStatus(const StudyOptions& options) {
 }
 
 int RunTrials(const StudyOptions& options) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   if (options.json) {
     fmt::print("{}\n", web::TrialsView(opened->trials));
   } else {
@@ -74,8 +75,9 @@ int RunTrials(const StudyOptions& options) {
 }
 
 int RunShow(const StudyOptions& options, int number) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   if (number < 0 || number >= static_cast<int>(opened->trials.size())) {
     return Fail(kExitUsage, fmt::format("study \"{}\" has no trial {}", opened->study.spec.name, number));
   }
@@ -124,8 +126,9 @@ int RunShow(const StudyOptions& options, int number) {
 }
 
 int RunFrontier(const StudyOptions& options) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   Result<std::unique_ptr<PlanSpace>> space = SpaceOf(opened->study);
   if (!space.ok()) return Fail(kExitInfrastructure, space.error().message);
   if (options.json) {
@@ -137,8 +140,9 @@ int RunFrontier(const StudyOptions& options) {
 }
 
 int RunExport(const StudyOptions& options, std::optional<int> number, const std::string& path) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   if (!number) number = RecommendedOf(opened->study);
   if (!number) return Fail(kExitNoFeasiblePoint, "study \"" + opened->study.spec.name + "\" recommends no point to export");
   if (*number < 0 || *number >= static_cast<int>(opened->trials.size())) {

@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
+#include <cstdio>
 #include <exception>
 #include <string>
 
@@ -174,9 +175,15 @@ int Main(int argc, char** argv) {
 }  // namespace hproc::controller
 
 int main(int argc, char** argv) {
+  using namespace hproc::controller;
   try {
-    return hproc::controller::Main(argc, argv);
+    const int code = Main(argc, argv);
+    // Standard output is buffered: that the disk is full may show only now.
+    if ((std::fflush(stdout) != 0 || std::ferror(stdout) != 0) && code != kExitInfrastructure) {
+      return Fail(kExitInfrastructure, "standard output: cannot be written");
+    }
+    return code;
   } catch (const std::exception& e) {
-    return hproc::controller::Fail(hproc::controller::kExitInfrastructure, e.what());
+    return Fail(kExitInfrastructure, e.what());
   }
 }

@@ -27,8 +27,9 @@ std::filesystem::path TableFolderOf(const std::string& db);
 // $XDG_CACHE_HOME/hproc/rates, for commands without a study.
 std::filesystem::path CachedTables();
 
-// The study that the options name: by name, or the only one, or the newest that is not done, or the newest.
-Result<Study> ChooseStudy(Store& store, const StudyOptions& options);
+// The study that the options name: by name, or the only one, or the newest that is not done, or the newest. On an error
+// `exit_code` says who is at fault: the options, which name none (kExitUsage), or the store.
+Result<Study> ChooseStudy(Store& store, const StudyOptions& options, ExitCode& exit_code);
 
 // A study with its trials, opened for reading.
 struct Opened {
@@ -36,7 +37,8 @@ struct Opened {
   Study study;
   std::vector<Trial> trials;
 };
-Result<Opened> OpenStudy(const StudyOptions& options);
+// `exit_code`: as ChooseStudy's.
+Result<Opened> OpenStudy(const StudyOptions& options, ExitCode& exit_code);
 
 // The plane of a study that was measured; its rate table is read again.
 Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study);

@@ -1,0 +1,365 @@
+// Whole studies of simulated models, with real processes and a store in memory.
+#include "controller/tuner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/controller/simulated_study.h"
+
+namespace hproc::controller {
+namespace {
+
+using nlohmann::json;
+using testing::Each;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::SizeIs;
+
+FloorPair PairOf(const SimulatedStudy& simulated, const Trial& trial) {
+  return simulated.space().PairOf(trial.plan.floors);
+}
+
+// ---- what a study finds ----
+
+// The plan predicts all there is, or knows nothing of a fiftieth of the memory.
+class TrueStaircase : public testing::TestWithParam<int64_t> {};
+
+TEST_P(TrueStaircase, IsWhereTheRecommendationStands) {
+  json model = kSloping;
+  model["hidden_bytes"] = GetParam();
+  SimulatedStudy simulated({.questions = 120, .model = model});
+  const int64_t cap = simulated.spec.memory_cap_bytes;
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  const std::vector<Trial> trials = study.Trials();
+  for (const Trial& trial : trials) {
+    const bool fits = simulated.TrueBytes(PairOf(simulated, trial)) <= cap;
+    EXPECT_EQ(trial.verdict.reason == Reason::kOutOfMemory, !fits) << trial.number;
+    EXPECT_THAT(trial.attempts, SizeIs(1));
+  }
+
+  ASSERT_TRUE(end.outcome.done.recommended.has_value());
+  EXPECT_EQ(end.outcome.done.bound, Bound::kOutOfMemory);
+  const Trial& best = trials[static_cast<size_t>(*end.outcome.done.recommended)];
+  const FloorPair at = PairOf(simulated, best);
+  EXPECT_EQ(best.measured.memory->live_bytes, simulated.TrueBytes(at));
+  EXPECT_LE(simulated.TrueBytes(at), cap);
+  // No other plan with floors as high fits; those between two plans store the same.
+  for (const bool strict : {true, false}) {
+    FloorPair higher = at;
+    int& rung = strict ? higher.strict : higher.lazy;
+    while (simulated.space().At(higher).digest == best.plan.plan_digest) ++rung;
+    EXPECT_GT(simulated.TrueBytes(higher), cap) << (strict ? "strict" : "lazy");
+    // And it was seen not to fit.
+    const std::string purpose(
+        PurposeName(strict ? Purpose::kOutsideStrict : Purpose::kOutsideLazy));
+    EXPECT_TRUE(std::ranges::any_of(trials, [&](const Trial& trial) {
+      return trial.plan.purpose == purpose && trial.verdict.reason == Reason::kOutOfMemory &&
+             trial.plan.plan_digest == simulated.space().At(higher).digest;
+    })) << purpose;
+  }
+  // Nobody that was asked everything got more right.
+  for (const Trial& trial : trials) {
+    if (!trial.measured.accuracy.all_questions) continue;
+    EXPECT_LE(trial.measured.accuracy.strict_correct, best.measured.accuracy.strict_correct)
+        << trial.number;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(HiddenBytes, TrueStaircase, testing::Values(0, 20'000));
+
+TEST(Tuner, RunsNoPlanTwice) {
+  SimulatedStudy simulated({.questions = 60, .model = kSloping});
+  WholeStudy study(simulated);
+  study.Run();
+  std::set<std::string> digests;
+  for (const Trial& trial : study.Trials()) {
+    EXPECT_TRUE(digests.insert(trial.plan.plan_digest).second) << trial.number;
+  }
+  EXPECT_GT(digests.size(), 3U);
+}
+
+TEST(Tuner, WritesDownWhatItFoundAndThatItIsDone) {
+  SimulatedStudy simulated;
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  EXPECT_FALSE(end.interrupted);
+  EXPECT_EQ(study.Stored().state, StudyState::kDone);
+  EXPECT_EQ(study.Stored().outcome_json, end.outcome_json);
+  const json outcome = json::parse(end.outcome_json);
+  EXPECT_EQ(outcome["recommended"]["trial"], *end.outcome.done.recommended);
+  EXPECT_EQ(outcome["trials"], study.Trials().size());
+  EXPECT_EQ(outcome["loads"], study.observer.starts.size());
+  EXPECT_EQ(outcome["int4_g128"]["weight_bytes"], simulated.space().Int4WeightBytes());
+}
+
+TEST(Tuner, RunsNothingOfAStudyThatIsDone) {
+  SimulatedStudy simulated;
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  const size_t starts = study.observer.starts.size();
+  EXPECT_EQ(study.Run().outcome_json, end.outcome_json);
+  EXPECT_THAT(study.observer.starts, SizeIs(starts));
+}
+
+TEST(Tuner, RecommendsTheHighestFloorsWhereTheyFitAndNothingBinds) {
+  SimulatedStudy simulated;
+  simulated.spec.memory_cap_bytes = 100'000'000;
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  EXPECT_EQ(end.outcome.done.bound, Bound::kNone);
+  ASSERT_THAT(study.Trials(), SizeIs(1));
+  EXPECT_EQ(study.Trials()[0].plan.floors, (quant::Floors{.strict = 1, .lazy = 1, .head = 0.999}));
+}
+
+// ---- baselines ----
+
+TEST(Tuner, RunsBaselinesBesideTheSearchAndNeverRecommendsThem) {
+  SimulatedStudy simulated({.questions = 60, .model = kSloping});
+  WholeStudy alone(simulated);
+  alone.Run();
+  const std::vector<Trial> without = alone.Trials();
+
+  simulated.spec.baselines = {TrialKind::kBaseline16Bit};
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  const std::vector<Trial> trials = study.Trials();
+  ASSERT_THAT(trials, SizeIs(without.size() + 1)) << "the search does not see it";
+  const Trial& baseline = trials.back();
+  EXPECT_EQ(baseline.plan.kind, TrialKind::kBaseline16Bit);
+  EXPECT_EQ(baseline.state, TrialState::kComplete) << "under no cap";
+  EXPECT_GT(baseline.measured.memory->live_bytes, simulated.spec.memory_cap_bytes);
+  EXPECT_TRUE(baseline.measured.accuracy.all_questions);
+  const Trial& best = trials[static_cast<size_t>(*end.outcome.done.recommended)];
+  EXPECT_GT(baseline.measured.accuracy.strict_correct, best.measured.accuracy.strict_correct);
+  EXPECT_EQ(best.plan.kind, TrialKind::kPoint);
+
+  ASSERT_THAT(end.outcome.baselines, SizeIs(1));
+  EXPECT_EQ(end.outcome.baselines[0].baseline, baseline.number);
+  EXPECT_FALSE(end.outcome.baselines[0].fits);
+  EXPECT_EQ(
+      end.outcome.baselines[0].only_baseline_right - end.outcome.baselines[0].only_point_right,
+      baseline.measured.accuracy.strict_correct - best.measured.accuracy.strict_correct);
+}
+
+TEST(Tuner, IsDoneThoughABaselineCannotBeRun) {
+  for (const json& script : {json{{"load", {"segv"}}}, json{{"load", {"oom"}}}}) {
+    SimulatedStudy simulated;
+    simulated.spec.baselines = {TrialKind::kBaseline16Bit};
+    WholeStudy study(simulated);
+    study.observer.at_start = [&](const Trial& trial) {
+      if (trial.plan.kind == TrialKind::kBaseline16Bit) simulated.SetScript(script);
+    };
+    const TuneEnd end = study.Run();
+    EXPECT_TRUE(end.outcome.done.recommended.has_value());
+    EXPECT_THAT(end.outcome.baselines, IsEmpty());
+    EXPECT_EQ(study.Stored().state, StudyState::kDone);
+    EXPECT_NE(study.Trials().back().state, TrialState::kComplete);
+  }
+}
+
+// ---- failures ----
+
+TEST(Tuner, FailsAPointThatCrashedTwiceAndLooksElsewhere) {
+  SimulatedStudy simulated({.model = kSloping});
+  simulated.SetScript({{"generate",
+                        {{{"do", "segv"}, {"once", simulated.File("crashed")}},
+                         {{"do", "segv"}, {"once", simulated.File("crashed again")}}}}});
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  std::vector<const Trial*> failed;
+  const std::vector<Trial> trials = study.Trials();
+  for (const Trial& trial : trials) {
+    if (trial.state == TrialState::kFailed) failed.push_back(&trial);
+  }
+  ASSERT_THAT(failed, SizeIs(1));
+  EXPECT_THAT(failed[0]->attempts, SizeIs(2));
+  for (const Trial& trial : trials) {
+    const bool same = trial.plan.plan_digest == failed[0]->plan.plan_digest;
+    EXPECT_EQ(same, &trial == failed[0]) << "a plan that crashed twice is quarantined";
+  }
+  ASSERT_TRUE(end.outcome.done.recommended.has_value());
+  EXPECT_NE(end.outcome.done.recommended, failed[0]->number);
+}
+
+TEST(Tuner, NamesTheFaultWhereEveryCandidateFails) {
+  SimulatedStudy simulated({.script = {{"generate", {"segv"}}}});
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  EXPECT_FALSE(end.outcome.done.recommended.has_value());
+  EXPECT_THAT(end.outcome.done.fault.value_or(""), HasSubstr("failed"));
+  EXPECT_EQ(study.Stored().state, StudyState::kDone);
+}
+
+TEST(Tuner, StopsAStudyWhoseDeviceIsLost) {
+  SimulatedStudy simulated(
+      {.script = {{"load", {{{"do", "error"}, {"kind", "device_lost"}, {"message", "Xid 79"}}}}}});
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  EXPECT_THAT(study.Trials(), SizeIs(1));
+  EXPECT_THAT(end.outcome.done.fault.value_or(""), HasSubstr("device was lost in trial 0"));
+  EXPECT_FALSE(end.outcome.done.recommended.has_value());
+}
+
+// ---- nothing to recommend ----
+
+TEST(Tuner, NamesMemoryAsTheBoundWhereEvenTheLowestFloorsDoNotFit) {
+  for (const bool trust_plan : {false, true}) {
+    SimulatedStudy simulated;
+    simulated.spec.memory_cap_bytes = 400'000;
+    simulated.spec.trust_plan = trust_plan;
+    WholeStudy study(simulated);
+    const TuneEnd end = study.Run();
+    EXPECT_FALSE(end.outcome.done.recommended.has_value());
+    EXPECT_FALSE(end.outcome.done.fault.has_value());
+    EXPECT_EQ(end.outcome.done.bound, Bound::kOutOfMemory);
+    EXPECT_THAT(end.outcome.done.why, HasSubstr("even the lowest floors (0.8, 0.5) need "));
+    EXPECT_THAT(study.Trials(), SizeIs(trust_plan ? 0U : 1U))
+        << "a load confirms it, unless the plan is trusted";
+    const json outcome = json::parse(end.outcome_json);
+    EXPECT_TRUE(outcome["recommended"].is_null());
+    EXPECT_EQ(outcome["bound"], "out_of_memory");
+  }
+}
+
+TEST(Tuner, NamesGarbageAsTheBoundWhereAllThatFitsTalksIt) {
+  // Nothing under this cap reaches both floors.
+  SimulatedStudy simulated({.model = {{"garbage_below", {{"strict", 0.989}, {"lazy", 0.989}}}}});
+  simulated.spec.memory_cap_bytes = 900'000;
+  ASSERT_GT(simulated.TrueBytes(simulated.space().PairOf({.strict = 0.989, .lazy = 0.989})),
+            900'000);
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  EXPECT_FALSE(end.outcome.done.recommended.has_value());
+  EXPECT_EQ(end.outcome.done.bound, Bound::kGarbageOutput);
+  EXPECT_FALSE(end.outcome.done.fault.has_value());
+}
+
+TEST(Tuner, TakesGarbageAtTheHighestFloorsForAFaultOfTheLoader) {
+  SimulatedStudy simulated({.script = {{"generate", {"garbage"}}}});
+  simulated.spec.memory_cap_bytes = 100'000'000;
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  EXPECT_FALSE(end.outcome.done.recommended.has_value());
+  EXPECT_THAT(end.outcome.done.fault.value_or(""), HasSubstr("the loader is at fault"));
+  EXPECT_NE(end.outcome.done.bound, Bound::kGarbageOutput) << "never a boundary";
+}
+
+TEST(Tuner, NamesAccuracyAsTheBoundWhereNoPointThatFitsReachesIt) {
+  SimulatedStudy simulated({.model = {{"accuracy", 0.5}}});
+  simulated.spec.min_accuracy = 0.9;
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  EXPECT_FALSE(end.outcome.done.recommended.has_value());
+  EXPECT_EQ(end.outcome.done.bound, Bound::kAccuracy);
+}
+
+TEST(Tuner, LeavesTheHeadroomAskedFor) {
+  SimulatedStudy simulated({.model = kSloping});
+  simulated.spec.headroom_bytes = 100'000;
+  WholeStudy study(simulated);
+  const TuneEnd end = study.Run();
+  ASSERT_TRUE(end.outcome.done.recommended.has_value());
+  const json recommended = json::parse(end.outcome_json)["recommended"];
+  EXPECT_GE(recommended["headroom_bytes"], 100'000);
+  EXPECT_EQ(recommended["headroom_bytes"],
+            1'000'000 - recommended["measured_bytes"].get<int64_t>());
+}
+
+// ---- what a tuner is made of ----
+
+TEST(FactsOf, PassesOverBaselinesAndWhatIsNotFinished) {
+  SimulatedStudy simulated;
+  std::vector<Trial> trials(4);
+  for (size_t i = 0; i < trials.size(); ++i) {
+    trials[i].number = static_cast<int>(i);
+    trials[i].plan = simulated.PlanOf({10, 20}, Purpose::kCandidate);
+    trials[i].state = TrialState::kComplete;
+  }
+  trials[0].plan.kind = TrialKind::kBaseline16Bit;
+  trials[1].state = TrialState::kRunning;
+  trials[2].state = TrialState::kWaiting;
+  const std::vector<TrialFact> facts = FactsOf(trials, simulated.space());
+  ASSERT_THAT(facts, SizeIs(1));
+  EXPECT_EQ(facts[0].number, 3);
+  EXPECT_EQ(facts[0].at, (FloorPair{10, 20}));
+  EXPECT_EQ(facts[0].depth, Depth::kEvaluate);
+  EXPECT_EQ(facts[0].measured_bytes, 0) << "not measured";
+}
+
+TEST(LoadQuestions, TakesThePrefixOfTheOrderAndTheProbesThatGoWithIt) {
+  SimulatedStudy simulated({.questions = 30});
+  EvalProtocol protocol = simulated.spec.eval;
+  const StudyQuestions all = *LoadQuestions(protocol);
+  protocol.limit = 5;
+  const StudyQuestions few = *LoadQuestions(protocol);
+  EXPECT_THAT(all.order, SizeIs(30));
+  EXPECT_EQ(few.order, std::vector<int>(all.order.begin(), all.order.begin() + 5));
+  EXPECT_THAT(few.probes, SizeIs(6 + 4 + 5)) << "no question beyond the limit";
+  protocol.limit = 31;
+  EXPECT_EQ(LoadQuestions(protocol)->order, all.order);
+}
+
+TEST(LoadQuestions, RefusesOtherQuestionsThanTheStudyBeganWith) {
+  SimulatedStudy simulated;
+  EvalProtocol protocol = simulated.spec.eval;
+  protocol.tasks_sha256 = simulated.questions().task.tasks().sha256;
+  EXPECT_TRUE(LoadQuestions(protocol).ok());
+  protocol.tasks_sha256[0] = protocol.tasks_sha256[0] == '0' ? '1' : '0';
+  EXPECT_EQ(ErrorOf(LoadQuestions(protocol)),
+            simulated.tasks_path() + ": the questions have changed since the study began");
+  protocol.tasks_path += ".gone";
+  EXPECT_THAT(ErrorOf(LoadQuestions(protocol)), HasSubstr("tasks.jsonl.gone"));
+}
+
+TEST(LoadPlanSpace, RefusesTablesThatAreNotThereDamagedOrOfAnotherCheckpoint) {
+  SimulatedStudy simulated;
+  worker::MeasureResult measured = simulated.measured;
+  EXPECT_THAT(ErrorOf(LoadPlanSpace(measured, "v3", 0.999)), HasSubstr("'v3'"));
+  measured.fingerprint = "another";
+  EXPECT_THAT(ErrorOf(LoadPlanSpace(measured, "auto", 0.999)), HasSubstr("of another checkpoint"));
+  measured.table_path = simulated.tasks_path();
+  EXPECT_THAT(ErrorOf(LoadPlanSpace(measured, "auto", 0.999)),
+              HasSubstr("tasks.jsonl: not a rate table"));
+  measured.table_path = "/no/such/table";
+  EXPECT_THAT(ErrorOf(LoadPlanSpace(measured, "auto", 0.999)), HasSubstr("/no/such/table"));
+}
+
+TEST(MeasureRun, HandsOverTheTableAndWhoMadeIt) {
+  SimulatedStudy simulated;
+  RecordingObserver observer;
+  MeasureRun run(simulated.setup(), &observer);
+  const Result<Measured> measured =
+      run.Run(simulated.model_dir(), simulated.File("new/tables"), simulated.spec.deployment);
+  ASSERT_TRUE(measured.ok()) << ErrorOf(measured);
+  EXPECT_EQ(measured->worker_version, "fake");
+  EXPECT_EQ(measured->device_name, "a fake device");
+  EXPECT_EQ(measured->result.predicted, simulated.measured.predicted);
+  const Result<std::unique_ptr<PlanSpace>> space = LoadPlanSpace(measured->result, "auto", 0.999);
+  ASSERT_TRUE(space.ok()) << ErrorOf(space);
+  EXPECT_EQ((*space)->At({10, 20}).digest, simulated.space().At({10, 20}).digest);
+}
+
+TEST(MeasureRun, GivesTheVerdictInOneLine) {
+  RecordingObserver observer;
+  const json broken = {{"do", "error"}, {"kind", "bad_checkpoint"}, {"message", "no config.json"}};
+  for (const auto& [script, message] :
+       {std::pair<json, const char*>{{{"init", {broken}}}, "no config.json"},
+        {{{"measure", {"segv"}}}, "SIGSEGV"}}) {
+    SimulatedStudy simulated({.script = script});
+    MeasureRun run(simulated.setup(), &observer);
+    const auto result =
+        run.Run(simulated.model_dir(), simulated.File("tables"), simulated.spec.deployment);
+    EXPECT_THAT(ErrorOf(result), HasSubstr(message));
+  }
+  SimulatedStudy simulated;
+  MeasureRun run(simulated.setup(), &observer);
+  EXPECT_THAT(ErrorOf(run.Run(simulated.model_dir(), simulated.tasks_path() + "/sub",
+                              simulated.spec.deployment)),
+              HasSubstr("tasks.jsonl/sub: cannot create the folder"));
+}
+
+}  // namespace
+}  // namespace hproc::controller
