@@ -31,12 +31,13 @@ std::filesystem::path CachedTables();
 // `exit_code` says who is at fault: the options, which name none (kExitUsage), or the store.
 Result<Study> ChooseStudy(Store& store, const StudyOptions& options, ExitCode& exit_code);
 
-// A study with its trials, opened for reading. `exit_code` as above.
+// A study with its trials, opened for reading.
 struct Opened {
   std::unique_ptr<Store> store;
   Study study;
   std::vector<Trial> trials;
 };
+// `exit_code`: as ChooseStudy's.
 Result<Opened> OpenStudy(const StudyOptions& options, ExitCode& exit_code);
 
 // The plane of a study that was measured; its rate table is read again.
