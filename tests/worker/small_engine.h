@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -22,11 +24,13 @@ struct OpenedCheckpoint {
   ModelSpec spec;
   TensorTable table;
 
-  static OpenedCheckpoint At(const std::filesystem::path& folder) {
+  // `edit` changes what the config says before the tensors are looked for.
+  static OpenedCheckpoint At(const std::filesystem::path& folder, const std::function<void(ModelSpec&)>& edit = {}) {
     Result<Checkpoint> checkpoint = Checkpoint::Open(folder);
     HPROC_CHECK(checkpoint.ok(), checkpoint.error().message);
     Result<ModelSpec> spec = ParseModelSpec(checkpoint->config_json(), checkpoint->generation_config_json());
     HPROC_CHECK(spec.ok(), spec.error().message);
+    if (edit) edit(*spec);
     Result<TensorTable> table = BuildTensorTable(*spec, *checkpoint, {});
     HPROC_CHECK(table.ok(), table.error().message);
     return {std::move(*checkpoint), std::move(*spec), std::move(*table)};
@@ -46,9 +50,9 @@ struct OpenedCheckpoint {
 class SmallEngine {
  public:
   SmallEngine(const std::filesystem::path& folder, const EngineShape& shape, kernels::Backend backend = kernels::Backend::kCpu,
-              int threads = 2, const std::optional<quant::Floors>& floors = {})
+              int threads = 2, const std::optional<quant::Floors>& floors = {}, const std::function<void(ModelSpec&)>& edit = {})
       : pool_(threads), memory_("cpu", 0) {
-    const OpenedCheckpoint opened = OpenedCheckpoint::At(folder);
+    const OpenedCheckpoint opened = OpenedCheckpoint::At(folder, edit);
     const quant::Plan plan = floors ? opened.PlanFor(*floors, pool_) : KeepEverything(opened.table);
     Result<LoadedModel> loaded = LoadModel(opened.spec, opened.checkpoint, opened.table, plan, memory_, pool_, {});
     HPROC_CHECK(loaded.ok(), loaded.error().message);
