@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/file.h"
 #include "tests/worker/small_engine.h"
+#include "worker/batcher.h"
 
 namespace hproc::worker {
 namespace {
@@ -30,6 +32,28 @@ TEST_P(ArchitectureGolden, LogitsAndEveryGreedyTokenAreThoseOfTransformers) {
 INSTANTIATE_TEST_SUITE_P(Qwen35Moe, ArchitectureGolden,
                          testing::Values("qwen3_5_moe", "qwen3_5_moe_vl", "qwen3_5_moe_bias_fused", "qwen3_5_moe_tied_full"),
                          [](const auto& test) { return std::string(test.param); });
+
+// The embedded model, through tokenizer, batcher and float16 cache, as evaluations run it.
+TEST(WordmathGolden, AnswersQuestionsWordForWordAsTransformersDoes) {
+  constexpr size_t kQuestions = 3;
+  const std::filesystem::path folder = HPROC_SOURCE_DIR "/evals/wordmath/model";
+  const nlohmann::json goldens = nlohmann::json::parse(*ReadFile(HPROC_TEST_DATA "/goldens/wordmath_greedy.json", 1 << 20));
+  ASSERT_GE(goldens.size(), kQuestions);
+  SmallEngine small(folder, {.slots = kQuestions, .context = 640, .pass_tokens = 32, .logit_rows = kQuestions,
+                             .kv_storage = kernels::Storage::kFloat16});
+  const Result<Tokenizer> tokenizer = Tokenizer::FromFile(folder / "tokenizer.json");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+  std::vector<evals::GenerationRequest> requests;
+  for (size_t i = 0; i < kQuestions; ++i) {
+    requests.push_back({.id = static_cast<int64_t>(i), .prompt = "Question: " + goldens[i]["question"].get<std::string>() + "\nAnswer:",
+                        .max_new_tokens = 420, .stop = {}, .sampling = {}});
+  }
+  Batcher batcher(small.engine(), *tokenizer, {});
+  ASSERT_TRUE(batcher.Generate(requests, [&](evals::Completion completion) {
+                       EXPECT_EQ(completion.text, goldens[static_cast<size_t>(completion.id)]["greedy_float32"].get<std::string>());
+                       return true;
+                     }).ok());
+}
 
 // A small checkpoint with a golden file of its own making, to be spoiled.
 class GoldenFileTest : public testing::Test {
