@@ -31,7 +31,7 @@ std::filesystem::path CachedTables();
 // `exit_code` says who is at fault: the options, which name none (kExitUsage), or the store.
 Result<Study> ChooseStudy(Store& store, const StudyOptions& options, ExitCode& exit_code);
 
-// A study with its trials, opened for reading.
+// A study with its trials, opened for reading. `exit_code` as above.
 struct Opened {
   std::unique_ptr<Store> store;
   Study study;

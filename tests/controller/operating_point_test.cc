@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "controller/study_json.h"
-#include "tests/controller/simulated_study.h"
+#include "tests/controller/fake_study.h"
 
 namespace hproc::controller {
 namespace {
@@ -15,26 +15,26 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::SizeIs;
 
-// The point that a whole simulated study recommends, and all that it is made from.
+// The point that a whole fake study recommends, and all that it is made from.
 class OperatingPointTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     json model = kSloping;
     model["garbage_below"] = {{"strict", 0.9}};
-    simulated_ = std::make_unique<SimulatedStudy>(Simulation{.questions = 60, .model = model});
-    simulated_->spec.eval.tasks_sha256 = simulated_->questions().task.tasks().sha256;
-    WholeStudy whole(*simulated_);
+    fake_ = std::make_unique<FakeStudy>(FakeModel{.questions = 60, .settings = model});
+    fake_->spec.eval.tasks_sha256 = fake_->questions().task.tasks().sha256;
+    WholeStudy whole(*fake_);
     recommended_ = whole.Run().outcome.done.recommended.value();
     study_ = whole.Stored();
     trials_ = whole.Trials();
     answers_ = *whole.store->ListAnswers(Recommended().id);
   }
-  static void TearDownTestSuite() { simulated_.reset(); }
+  static void TearDownTestSuite() { fake_.reset(); }
 
   static const Trial& Recommended() { return trials_[static_cast<size_t>(recommended_)]; }
   static Result<OperatingPoint> Make(const Trial& trial,
                                      const std::vector<Answer>& answers = answers_) {
-    return MakeOperatingPoint(study_, trials_, trial, answers, simulated_->questions().order,
+    return MakeOperatingPoint(study_, trials_, trial, answers, fake_->questions().order,
                               "2026-01-02T03:04:05Z");
   }
   static std::string File() { return OperatingPointToJson(*Make(Recommended())); }
@@ -45,14 +45,14 @@ class OperatingPointTest : public testing::Test {
     return ErrorOf(OperatingPointFromJson(file.dump()));
   }
 
-  static std::unique_ptr<SimulatedStudy> simulated_;
+  static std::unique_ptr<FakeStudy> fake_;
   static int recommended_;
   static Study study_;
   static std::vector<Trial> trials_;
   static std::vector<Answer> answers_;
 };
 
-std::unique_ptr<SimulatedStudy> OperatingPointTest::simulated_;
+std::unique_ptr<FakeStudy> OperatingPointTest::fake_;
 int OperatingPointTest::recommended_ = -1;
 Study OperatingPointTest::study_;
 std::vector<Trial> OperatingPointTest::trials_;
@@ -62,7 +62,7 @@ std::vector<Answer> OperatingPointTest::answers_;
 
 TEST_F(OperatingPointTest, HoldsThePointItsPlanAndAllTheEvidence) {
   const OperatingPoint point = *Make(Recommended());
-  EXPECT_EQ(point.study, "simulated");
+  EXPECT_EQ(point.study, "fake");
   EXPECT_EQ(point.created_utc, "2026-01-02T03:04:05Z");
   EXPECT_EQ(point.floors, Recommended().plan.floors);
   EXPECT_EQ(quant::PlanFromJson(point.plan_json)->Digest(), point.plan_digest);
@@ -76,7 +76,7 @@ TEST_F(OperatingPointTest, HoldsThePointItsPlanAndAllTheEvidence) {
 
 TEST_F(OperatingPointTest, KeepsTheOutcomeOfEveryQuestionInTheOrderOfTheStudy) {
   const OperatingPoint point = *Make(Recommended());
-  const std::vector<int>& order = simulated_->questions().order;
+  const std::vector<int>& order = fake_->questions().order;
   ASSERT_THAT(point.outcomes, SizeIs(order.size()));
   for (const Answer& answer : answers_) {
     if (answer.stage == "probe") continue;
@@ -109,7 +109,7 @@ TEST_F(OperatingPointTest, NamesTheNearestTrialsThatDidNotFitOrTalkedGarbage) {
 
 TEST_F(OperatingPointTest, IsRefusedToATrialThatWasNotAskedEverything) {
   const std::string refusal =
-      " of study \"simulated\" cannot be exported: it was not evaluated on all questions";
+      " of study \"fake\" cannot be exported: it was not evaluated on all questions";
   int refused = 0;
   for (const Trial& trial : trials_) {
     if (trial.state == TrialState::kComplete && trial.measured.accuracy.all_questions) continue;

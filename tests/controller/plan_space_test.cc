@@ -5,7 +5,7 @@
 
 #include <map>
 
-#include "tests/controller/simulated_study.h"
+#include "tests/controller/fake_study.h"
 
 namespace hproc::controller {
 namespace {
@@ -23,8 +23,7 @@ std::vector<worker::LedgerLine> Others(int64_t workspace = 0) {
 }
 
 PlanSpace MakeSpace(int64_t granularity = 1, int64_t workspace = 0, bool has_lazy = true) {
-  return {SimulatedTable(has_lazy), quant::ModePolicy::kAuto, 0.999, Others(workspace),
-          granularity};
+  return {FakeTable(has_lazy), quant::ModePolicy::kAuto, 0.999, Others(workspace), granularity};
 }
 
 // A few rungs spread over the ladder, both ends among them.
@@ -39,8 +38,8 @@ TEST(PlanSpace, ResolvesAPairToThePlanOfItsFloors) {
   const PlanSpace space = MakeSpace();
   const FloorPair at{LadderIndex(0.985), LadderIndex(0.93)};
   const PlannedPoint& point = space.At(at);
-  const quant::Plan plan = ResolvePlan(
-      SimulatedTable(), {.strict = 0.985, .lazy = 0.93, .head = 0.999}, quant::ModePolicy::kAuto);
+  const quant::Plan plan = ResolvePlan(FakeTable(), {.strict = 0.985, .lazy = 0.93, .head = 0.999},
+                                       quant::ModePolicy::kAuto);
   EXPECT_EQ(point.at, at);
   EXPECT_EQ(point.plan.tensors, plan.tensors);
   EXPECT_EQ(point.plan.floors, plan.floors);
@@ -61,7 +60,7 @@ TEST(PlanSpace, PairsAndFloorsAreEachOthersInverse) {
 }
 
 TEST(PlanSpace, KeepsTheHeadAtItsOwnFloor) {
-  const PlanSpace space(SimulatedTable(), quant::ModePolicy::kAuto, 0.99, Others(), 1);
+  const PlanSpace space(FakeTable(), quant::ModePolicy::kAuto, 0.99, Others(), 1);
   for (const FloorPair at : {FloorPair{0, 0}, FloorPair{kTop, kTop}}) {
     const PlannedPoint& point = space.At(at);
     EXPECT_EQ(point.plan.floors.head, 0.99);
@@ -216,7 +215,7 @@ TEST(PlanSpace, CountsInt4WithAHalfFloatScaleForEach128Columns) {
 }
 
 TEST(PlanSpace, UsesTheCandidatesOfTheModeAlone) {
-  const PlanSpace none(SimulatedTable(), quant::ModePolicy::kV2a, 0.999, Others(),
+  const PlanSpace none(FakeTable(), quant::ModePolicy::kV2a, 0.999, Others(),
                        1);  // the table has V2 alone
   EXPECT_EQ(none.At({0, 0}).weight_bytes, none.Kept().weight_bytes);
   EXPECT_LT(MakeSpace().At({0, 0}).weight_bytes, none.Kept().weight_bytes);

@@ -8,7 +8,7 @@
 
 #include "base/file.h"
 #include "controller/screening.h"
-#include "tests/controller/simulated_study.h"
+#include "tests/controller/fake_study.h"
 
 namespace hproc::controller {
 namespace {
@@ -27,15 +27,15 @@ const FloorPair kMiddle{quant::LadderIndex(0.985), quant::LadderIndex(0.93)};
 // One trial of a study, in a store of its own.
 class OneTrial {
  public:
-  explicit OneTrial(Simulation simulation = {}) : simulated(std::move(simulation)) {}
+  explicit OneTrial(FakeModel model = {}) : fake(std::move(model)) {}
 
   // Adds the trial with the first call; further ones go on with it.
   TrialRunResult Run(Depth depth, FloorPair at = kMiddle) {
     if (!trial_id_) {
-      study_ = *store->CreateStudy(simulated.spec);
-      trial_id_ = store->AddTrial(study_.id, simulated.PlanOf(at, Purpose::kCandidate))->id;
+      study_ = *store->CreateStudy(fake.spec);
+      trial_id_ = store->AddTrial(study_.id, fake.PlanOf(at, Purpose::kCandidate))->id;
     }
-    runner.emplace(*store, simulated.spec, simulated.questions(), simulated.setup(), &observer);
+    runner.emplace(*store, fake.spec, fake.questions(), fake.setup(), &observer);
     TrialRun run;
     run.trial = *store->GetTrial(*trial_id_);
     run.depth = depth;
@@ -55,9 +55,9 @@ class OneTrial {
     return count;
   }
   Trial Stored() { return *store->GetTrial(*trial_id_); }
-  std::string Calibration() { return (*store->FindStudy(simulated.spec.name))->calibration_json; }
+  std::string Calibration() { return (*store->FindStudy(fake.spec.name))->calibration_json; }
 
-  SimulatedStudy simulated;
+  FakeStudy fake;
   RecordingObserver observer;
   std::unique_ptr<Store> store = MakeMemoryStore(TickingClock());
   std::optional<TrialRunner> runner;
@@ -71,9 +71,9 @@ class OneTrial {
 };
 
 // The answers of a trial that got every question right, in one seed.
-std::vector<Answer> AllRight(const SimulatedStudy& simulated) {
+std::vector<Answer> AllRight(const FakeStudy& fake) {
   std::vector<Answer> answers;
-  for (int question : simulated.questions().order) {
+  for (int question : fake.questions().order) {
     Answer answer;
     answer.stage = "full";
     answer.question = question;
@@ -87,18 +87,17 @@ std::vector<Answer> AllRight(const SimulatedStudy& simulated) {
 
 TEST(TrialRunner, TakesARefusedAllocationForInfeasibleWithPhaseDeviceAndWhatItLacked) {
   OneTrial sizes;
-  const int64_t weights = sizes.simulated.space().At(kMiddle).weight_bytes;
-  const int64_t cache = weights + kSimulatedCacheBytes;
-  const int64_t whole = cache + kSimulatedActivationBytes;
+  const int64_t weights = sizes.fake.space().At(kMiddle).weight_bytes;
+  const int64_t cache = weights + kFakeCacheBytes;
+  const int64_t whole = cache + kFakeActivationBytes;
   struct Case {
     int64_t cap_bytes;
     const char* phase;
     int64_t short_bytes;
   };
-  for (const Case& c :
-       {Case{weights - 5, "load", 5}, Case{weights, "cache", kSimulatedCacheBytes},
-        Case{cache - 1, "cache", 1}, Case{cache, "warmup", kSimulatedActivationBytes},
-        Case{whole - 1, "warmup", 1}}) {
+  for (const Case& c : {Case{weights - 5, "load", 5}, Case{weights, "cache", kFakeCacheBytes},
+                        Case{cache - 1, "cache", 1}, Case{cache, "warmup", kFakeActivationBytes},
+                        Case{whole - 1, "warmup", 1}}) {
     SCOPED_TRACE(c.phase);
     OneTrial one;
     one.cap_bytes = c.cap_bytes;
@@ -168,7 +167,7 @@ TEST(TrialRunner, CalibratesTheGarbageRulesByTheFirstSensibleTrialAndNoOther) {
   EXPECT_EQ(calibration->stop_rate, 1);
 
   // Under that calibration a model that gets nothing right is garbage; without it, it is a reference.
-  const Simulation nothing_right{.model = {{"accuracy", 0}}};
+  const FakeModel nothing_right{.settings = {{"accuracy", 0}}};
   OneTrial judged(nothing_right);
   judged.calibration = *calibration;
   const Trial trial = judged.Run(Depth::kProbe).trial;
@@ -213,7 +212,7 @@ TEST(TrialRunner, MeasuresEverythingOfAPointThatIsEvaluated) {
   const TrialMeasurements& measured = trial.measured;
   EXPECT_EQ(measured.load->plan_digest, trial.plan.plan_digest);
   EXPECT_EQ(measured.load->weight_bytes, trial.plan.predicted_weight_bytes);
-  EXPECT_EQ(measured.memory->live_bytes, one.simulated.TrueBytes(kMiddle))
+  EXPECT_EQ(measured.memory->live_bytes, one.fake.TrueBytes(kMiddle))
       << "after warmup, not after load";
   EXPECT_THAT(measured.predicted, ElementsAre(worker::LedgerLine{.name = "kv_cache", .bytes = 1}));
   EXPECT_EQ(measured.accuracy.total, 40);
@@ -236,7 +235,7 @@ TEST(TrialRunner, AsksTwentyThenTwoHundredThenTheRestInTheOrderOfTheStudy) {
   for (const Answer& answer : one.Answers()) {
     if (answer.stage != "probe") stage_of[answer.question] = answer.stage;
   }
-  const std::vector<int>& order = one.simulated.questions().order;
+  const std::vector<int>& order = one.fake.questions().order;
   ASSERT_EQ(stage_of.size(), order.size());
   for (size_t i = 0; i < order.size(); ++i) {
     EXPECT_EQ(stage_of[order[i]], i < 20 ? "smoke" : i < 200 ? "screen" : "full") << i;
@@ -245,7 +244,7 @@ TEST(TrialRunner, AsksTwentyThenTwoHundredThenTheRestInTheOrderOfTheStudy) {
 
 TEST(TrialRunner, AsksEveryQuestionOncePerSeed) {
   OneTrial one;
-  one.simulated.spec.eval.seeds = 3;
+  one.fake.spec.eval.seeds = 3;
   const Trial trial = one.Run(Depth::kEvaluate).trial;
   EXPECT_EQ(trial.measured.accuracy.total, 3 * 40);
   std::map<std::pair<int, int>, int> asked;  // seed, question
@@ -259,8 +258,8 @@ TEST(TrialRunner, AsksEveryQuestionOncePerSeed) {
 // ---- stopping early ----
 
 TEST(TrialRunner, StopsAPointThatIsClearlyWorseThanTheIncumbent) {
-  OneTrial one({.questions = 230, .model = {{"accuracy", 0.3}}});
-  one.incumbent = AllRight(one.simulated);
+  OneTrial one({.questions = 230, .settings = {{"accuracy", 0.3}}});
+  one.incumbent = AllRight(one.fake);
   const Trial trial = one.Run(Depth::kEvaluate).trial;
   EXPECT_EQ(trial.state, TrialState::kComplete) << "it fits and talks sense";
   EXPECT_THAT(trial.verdict.message,
@@ -275,7 +274,7 @@ TEST(TrialRunner, StopsAPointThatIsClearlyWorseThanTheIncumbent) {
     if (answer.stage != "probe") answers[answer.question] = answer;
   }
   int needed = 0;
-  for (int question : one.simulated.questions().order) {
+  for (int question : one.fake.questions().order) {
     ASSERT_TRUE(answers.contains(question));
     ++needed;
     if (screening.Add(answers[question])) break;
@@ -287,8 +286,8 @@ TEST(TrialRunner, StopsAPointThatIsClearlyWorseThanTheIncumbent) {
 }
 
 TEST(TrialRunner, StopsAPointBelowTheAccuracyAskedFor) {
-  OneTrial one({.questions = 230, .model = {{"accuracy", 0.3}}});
-  one.simulated.spec.min_accuracy = 0.9;
+  OneTrial one({.questions = 230, .settings = {{"accuracy", 0.3}}});
+  one.fake.spec.min_accuracy = 0.9;
   const Trial trial = one.Run(Depth::kEvaluate).trial;
   EXPECT_EQ(trial.state, TrialState::kComplete);
   EXPECT_THAT(trial.verdict.message,
@@ -299,7 +298,7 @@ TEST(TrialRunner, StopsAPointBelowTheAccuracyAskedFor) {
 
 TEST(TrialRunner, AsksAllQuestionsOfAPointThatHoldsItsOwn) {
   OneTrial one({.questions = 230});
-  one.incumbent = AllRight(one.simulated);
+  one.incumbent = AllRight(one.fake);
   one.incumbent.resize(100);
   for (size_t i = 0; i < 10; ++i) one.incumbent[10 * i].strict_correct = false;
   const Trial trial = one.Run(Depth::kEvaluate).trial;
@@ -312,11 +311,11 @@ TEST(TrialRunner, AsksAllQuestionsOfAPointThatHoldsItsOwn) {
 TEST(TrialRunner, TriesOnceMoreAfterACrashAndAsksOnlyWhatIsStillOpen) {
   OneTrial one({.questions = 60});
   // The probes come first, then 20 questions; of the 40 left it answers 30.
-  one.simulated.SetScript({{"generate", {{{"do", "segv"}, {"nth", 3}, {"after", 30}}}}});
+  one.fake.SetScript({{"generate", {{{"do", "segv"}, {"nth", 3}, {"after", 30}}}}});
   // The second attempt gets everything wrong: what is right then was not asked again.
   one.observer.at_attempt_end = [&] {
-    one.simulated.SetScript(json::object());
-    one.simulated.SetModel({{"accuracy", 0}});
+    one.fake.SetScript(json::object());
+    one.fake.SetModel({{"accuracy", 0}});
   };
   const Trial trial = one.Run(Depth::kEvaluate).trial;
   EXPECT_EQ(trial.state, TrialState::kComplete);
@@ -348,8 +347,8 @@ TEST(TrialRunner, FailsATrialWhoseSecondAttemptFailsToo) {
 
 TEST(TrialRunner, TakesASecondAttemptsRefusalForTheResult) {
   OneTrial one;
-  one.simulated.SetScript(
-      {{"load", {{{"do", "segv"}, {"once", one.simulated.File("crashed")}}}}, {"cache", {"oom"}}});
+  one.fake.SetScript(
+      {{"load", {{{"do", "segv"}, {"once", one.fake.File("crashed")}}}}, {"cache", {"oom"}}});
   const Trial trial = one.Run(Depth::kEvaluate).trial;
   EXPECT_EQ(trial.state, TrialState::kInfeasible);
   EXPECT_EQ(trial.verdict.reason, Reason::kOutOfMemory);
@@ -386,13 +385,12 @@ TEST(TrialRunner, LetsWhatWasMeasuredStandWhenTheWorkerCrashesOnLeaving) {
 
 TEST(TrialRunner, SaysThatTheWorkerCannotBeStartedAndLeavesTheTrialOpen) {
   OneTrial one;
-  const Study study = *one.store->CreateStudy(one.simulated.spec);
+  const Study study = *one.store->CreateStudy(one.fake.spec);
   TrialRun run;
-  run.trial = *one.store->AddTrial(study.id, one.simulated.PlanOf(kMiddle, Purpose::kCandidate));
-  WorkerSetup setup = one.simulated.setup();
+  run.trial = *one.store->AddTrial(study.id, one.fake.PlanOf(kMiddle, Purpose::kCandidate));
+  WorkerSetup setup = one.fake.setup();
   setup.executable = "/no/such/worker";
-  TrialRunner runner(*one.store, one.simulated.spec, one.simulated.questions(), setup,
-                     &one.observer);
+  TrialRunner runner(*one.store, one.fake.spec, one.fake.questions(), setup, &one.observer);
   EXPECT_THAT(ErrorOf(runner.Run(run)), HasSubstr("/no/such/worker"));
   EXPECT_EQ(one.store->GetTrial(run.trial.id)->state, TrialState::kRunning);
 }
@@ -404,7 +402,7 @@ TEST(TrialRunner, LeavesATrialThatIsInterruptedOpenAndGoesOnWithItLater) {
   one.observer.at_question = [&](int answered) {
     if (answered == 25) one.runner->Stop();
   };
-  one.simulated.SetScript({{"generate", {{{"do", "hang"}, {"nth", 3}, {"after", 5}}}}});
+  one.fake.SetScript({{"generate", {{{"do", "hang"}, {"nth", 3}, {"after", 5}}}}});
   const TrialRunResult cut = one.Run(Depth::kEvaluate);
   EXPECT_TRUE(cut.interrupted);
   EXPECT_EQ(one.Stored().state, TrialState::kRunning);
@@ -415,8 +413,8 @@ TEST(TrialRunner, LeavesATrialThatIsInterruptedOpenAndGoesOnWithItLater) {
       << "all that were heard";
 
   one.observer.at_question = [](int) {};
-  one.simulated.SetScript(json::object());
-  one.simulated.SetModel({{"accuracy", 0}});
+  one.fake.SetScript(json::object());
+  one.fake.SetModel({{"accuracy", 0}});
   const TrialRunResult whole = one.Run(Depth::kEvaluate);
   EXPECT_FALSE(whole.interrupted);
   EXPECT_EQ(whole.trial.state, TrialState::kComplete);
@@ -427,7 +425,7 @@ TEST(TrialRunner, LeavesATrialThatIsInterruptedOpenAndGoesOnWithItLater) {
 TEST(TrialRunner, StartsNothingOnceItIsStopped) {
   OneTrial one;
   one.observer.at_attempt_end = [&] { one.runner->Stop(); };
-  one.simulated.SetScript({{"load", {"segv"}}});
+  one.fake.SetScript({{"load", {"segv"}}});
   EXPECT_TRUE(one.Run(Depth::kLoad).interrupted);
   EXPECT_EQ(one.Stored().state, TrialState::kRunning);
   EXPECT_EQ(one.Stored().attempts.size(), 1U);
@@ -443,7 +441,7 @@ TEST(TrialRunner, StopsAWorkerThatIsStillLoading) {
 TEST(TrialRunner, CountsAFailureBeforeAnInterruption) {
   OneTrial one;
   one.observer.at_attempt_end = [&] { one.runner->Stop(); };
-  one.simulated.SetScript({{"load", {"segv"}}});
+  one.fake.SetScript({{"load", {"segv"}}});
   ASSERT_TRUE(one.Run(Depth::kLoad).interrupted);
   one.observer.at_attempt_end = [] {};
   const Trial trial = one.Run(Depth::kLoad).trial;

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "controller/store_rules.h"
-#include "tests/controller/simulated_study.h"
+#include "tests/controller/fake_study.h"
 
 namespace hproc::controller {
 namespace {
@@ -36,9 +36,11 @@ TEST_P(Resumed, AfterAnyPrefixOfItsTrialsAStudyEndsTheSameAndRepeatsNoneThatWasF
   const std::string where = GetParam();
   json model = kSloping;
   model["garbage_below"] = {{"strict", 0.9}};
-  SimulatedStudy simulated({.questions = 60, .model = model});
-  simulated.spec.baselines = {TrialKind::kBaseline16Bit};
-  WholeStudy whole(simulated);
+  FakeStudy fake({.questions = 60, .settings = model});
+  fake.spec.baselines = {TrialKind::kBaseline16Bit};
+  fake.spec.max_candidates = 3;
+  fake.spec.max_garbage_loads = 3;
+  WholeStudy whole(fake);
   const TuneEnd reference = whole.Run();
   ASSERT_TRUE(reference.outcome.done.recommended.has_value());
   const int trials = static_cast<int>(whole.Trials().size());
@@ -47,7 +49,7 @@ TEST_P(Resumed, AfterAnyPrefixOfItsTrialsAStudyEndsTheSameAndRepeatsNoneThatWasF
   int cuts = 0;
   for (int prefix = 0; prefix < trials; ++prefix) {
     SCOPED_TRACE(prefix);
-    WholeStudy study(simulated);
+    WholeStudy study(fake);
     int running = -1;
     study.observer.at_start = [&](const Trial& trial) {
       running = trial.number;
@@ -97,15 +99,35 @@ TEST_P(Resumed, AfterAnyPrefixOfItsTrialsAStudyEndsTheSameAndRepeatsNoneThatWasF
 
 INSTANTIATE_TEST_SUITE_P(CutOff, Resumed, testing::Values("start", "question", "end"));
 
+TEST(Tuner, GoesOnAsItBeganWhateverTheStrategy) {
+  for (const char* strategy : {"walk", "grid"}) {
+    SCOPED_TRACE(strategy);
+    FakeStudy fake({.questions = 40, .settings = kSloping});
+    fake.spec.strategy = strategy;
+    WholeStudy whole(fake);
+    const TuneEnd reference = whole.Run();
+    const int middle = static_cast<int>(whole.Trials().size()) / 2;
+    ASSERT_GT(middle, 1);
+
+    WholeStudy study(fake);
+    study.observer.at_start = [&](const Trial& trial) {
+      if (trial.number == middle) study.Stop();
+    };
+    EXPECT_TRUE(study.Run().interrupted);
+    study.observer.at_start = [](const Trial&) {};
+    EXPECT_EQ(study.Run().outcome.done.recommended, reference.outcome.done.recommended);
+    EXPECT_EQ(Substance(study.Trials()), Substance(whole.Trials()));
+  }
+}
+
 TEST(Tuner, GoesOnWithATrialThatADeadControllerLeftRunning) {
-  SimulatedStudy simulated;
-  WholeStudy study(simulated);
+  FakeStudy fake;
+  WholeStudy study(fake);
   const Study stored = study.Stored();
   const Trial open = *study.store->AddTrial(
-      stored.id,
-      simulated.PlanOf(PredictedFrontier(SearchSpecOf(simulated.spec, simulated.space()),
-                                         simulated.space(), simulated.spec.memory_cap_bytes)[0],
-                       Purpose::kCandidate));
+      stored.id, fake.PlanOf(PredictedFrontier(SearchSpecOf(fake.spec, fake.space()), fake.space(),
+                                               fake.spec.memory_cap_bytes)[0],
+                             Purpose::kCandidate));
   ASSERT_TRUE(study.store->StartAttempt(open.id, "log").ok());
   study.Run();
   const Trial trial = study.Trials()[0];
@@ -116,13 +138,12 @@ TEST(Tuner, GoesOnWithATrialThatADeadControllerLeftRunning) {
 }
 
 TEST(Tuner, GoesOnAsIfNothingHadBeenWhereASecondAttemptSucceeds) {
-  SimulatedStudy simulated({.model = kSloping});
-  WholeStudy smooth(simulated);
+  FakeStudy fake({.settings = kSloping});
+  WholeStudy smooth(fake);
   const TuneEnd expected = smooth.Run();
-  simulated.SetScript(
-      {{"generate",
-        {{{"do", "segv"}, {"nth", 2}, {"after", 9}, {"once", simulated.File("crashed")}}}}});
-  WholeStudy study(simulated);
+  fake.SetScript(
+      {{"generate", {{{"do", "segv"}, {"nth", 2}, {"after", 9}, {"once", fake.File("crashed")}}}}});
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   EXPECT_THAT(study.observer.failed_attempts, ElementsAre(Pair(Reason::kCrash, true)));
   EXPECT_EQ(end.outcome.done.recommended, expected.outcome.done.recommended);

@@ -1,4 +1,4 @@
-// Whole studies of simulated models, with real processes and a store in memory.
+// Whole studies of fake models, with real processes and a store in memory.
 #include "controller/tuner.h"
 
 #include <gmock/gmock.h>
@@ -6,7 +6,7 @@
 
 #include <set>
 
-#include "tests/controller/simulated_study.h"
+#include "tests/controller/fake_study.h"
 
 namespace hproc::controller {
 namespace {
@@ -17,8 +17,8 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
 
-FloorPair PairOf(const SimulatedStudy& simulated, const Trial& trial) {
-  return simulated.space().PairOf(trial.plan.floors);
+FloorPair PairOf(const FakeStudy& fake, const Trial& trial) {
+  return fake.space().PairOf(trial.plan.floors);
 }
 
 // ---- what a study finds ----
@@ -29,13 +29,13 @@ class TrueStaircase : public testing::TestWithParam<int64_t> {};
 TEST_P(TrueStaircase, IsWhereTheRecommendationStands) {
   json model = kSloping;
   model["hidden_bytes"] = GetParam();
-  SimulatedStudy simulated({.questions = 120, .model = model});
-  const int64_t cap = simulated.spec.memory_cap_bytes;
-  WholeStudy study(simulated);
+  FakeStudy fake({.questions = 120, .settings = model});
+  const int64_t cap = fake.spec.memory_cap_bytes;
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   const std::vector<Trial> trials = study.Trials();
   for (const Trial& trial : trials) {
-    const bool fits = simulated.TrueBytes(PairOf(simulated, trial)) <= cap;
+    const bool fits = fake.TrueBytes(PairOf(fake, trial)) <= cap;
     EXPECT_EQ(trial.verdict.reason == Reason::kOutOfMemory, !fits) << trial.number;
     EXPECT_THAT(trial.attempts, SizeIs(1));
   }
@@ -43,21 +43,21 @@ TEST_P(TrueStaircase, IsWhereTheRecommendationStands) {
   ASSERT_TRUE(end.outcome.done.recommended.has_value());
   EXPECT_EQ(end.outcome.done.bound, Bound::kOutOfMemory);
   const Trial& best = trials[static_cast<size_t>(*end.outcome.done.recommended)];
-  const FloorPair at = PairOf(simulated, best);
-  EXPECT_EQ(best.measured.memory->live_bytes, simulated.TrueBytes(at));
-  EXPECT_LE(simulated.TrueBytes(at), cap);
+  const FloorPair at = PairOf(fake, best);
+  EXPECT_EQ(best.measured.memory->live_bytes, fake.TrueBytes(at));
+  EXPECT_LE(fake.TrueBytes(at), cap);
   // No other plan with floors as high fits; those between two plans store the same.
   for (const bool strict : {true, false}) {
     FloorPair higher = at;
     int& rung = strict ? higher.strict : higher.lazy;
-    while (simulated.space().At(higher).digest == best.plan.plan_digest) ++rung;
-    EXPECT_GT(simulated.TrueBytes(higher), cap) << (strict ? "strict" : "lazy");
+    while (fake.space().At(higher).digest == best.plan.plan_digest) ++rung;
+    EXPECT_GT(fake.TrueBytes(higher), cap) << (strict ? "strict" : "lazy");
     // And it was seen not to fit.
     const std::string purpose(
         PurposeName(strict ? Purpose::kOutsideStrict : Purpose::kOutsideLazy));
     EXPECT_TRUE(std::ranges::any_of(trials, [&](const Trial& trial) {
       return trial.plan.purpose == purpose && trial.verdict.reason == Reason::kOutOfMemory &&
-             trial.plan.plan_digest == simulated.space().At(higher).digest;
+             trial.plan.plan_digest == fake.space().At(higher).digest;
     })) << purpose;
   }
   // Nobody that was asked everything got more right.
@@ -71,8 +71,8 @@ TEST_P(TrueStaircase, IsWhereTheRecommendationStands) {
 INSTANTIATE_TEST_SUITE_P(HiddenBytes, TrueStaircase, testing::Values(0, 20'000));
 
 TEST(Tuner, RunsNoPlanTwice) {
-  SimulatedStudy simulated({.questions = 60, .model = kSloping});
-  WholeStudy study(simulated);
+  FakeStudy fake({.questions = 60, .settings = kSloping});
+  WholeStudy study(fake);
   study.Run();
   std::set<std::string> digests;
   for (const Trial& trial : study.Trials()) {
@@ -82,8 +82,8 @@ TEST(Tuner, RunsNoPlanTwice) {
 }
 
 TEST(Tuner, WritesDownWhatItFoundAndThatItIsDone) {
-  SimulatedStudy simulated;
-  WholeStudy study(simulated);
+  FakeStudy fake;
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   EXPECT_FALSE(end.interrupted);
   EXPECT_EQ(study.Stored().state, StudyState::kDone);
@@ -92,12 +92,12 @@ TEST(Tuner, WritesDownWhatItFoundAndThatItIsDone) {
   EXPECT_EQ(outcome["recommended"]["trial"], *end.outcome.done.recommended);
   EXPECT_EQ(outcome["trials"], study.Trials().size());
   EXPECT_EQ(outcome["loads"], study.observer.starts.size());
-  EXPECT_EQ(outcome["int4_g128"]["weight_bytes"], simulated.space().Int4WeightBytes());
+  EXPECT_EQ(outcome["int4_g128"]["weight_bytes"], fake.space().Int4WeightBytes());
 }
 
 TEST(Tuner, RunsNothingOfAStudyThatIsDone) {
-  SimulatedStudy simulated;
-  WholeStudy study(simulated);
+  FakeStudy fake;
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   const size_t starts = study.observer.starts.size();
   EXPECT_EQ(study.Run().outcome_json, end.outcome_json);
@@ -105,9 +105,9 @@ TEST(Tuner, RunsNothingOfAStudyThatIsDone) {
 }
 
 TEST(Tuner, RecommendsTheHighestFloorsWhereTheyFitAndNothingBinds) {
-  SimulatedStudy simulated;
-  simulated.spec.memory_cap_bytes = 100'000'000;
-  WholeStudy study(simulated);
+  FakeStudy fake;
+  fake.spec.memory_cap_bytes = 100'000'000;
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   EXPECT_EQ(end.outcome.done.bound, Bound::kNone);
   ASSERT_THAT(study.Trials(), SizeIs(1));
@@ -117,20 +117,20 @@ TEST(Tuner, RecommendsTheHighestFloorsWhereTheyFitAndNothingBinds) {
 // ---- baselines ----
 
 TEST(Tuner, RunsBaselinesBesideTheSearchAndNeverRecommendsThem) {
-  SimulatedStudy simulated({.questions = 60, .model = kSloping});
-  WholeStudy alone(simulated);
+  FakeStudy fake({.questions = 60, .settings = kSloping});
+  WholeStudy alone(fake);
   alone.Run();
   const std::vector<Trial> without = alone.Trials();
 
-  simulated.spec.baselines = {TrialKind::kBaseline16Bit};
-  WholeStudy study(simulated);
+  fake.spec.baselines = {TrialKind::kBaseline16Bit};
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   const std::vector<Trial> trials = study.Trials();
   ASSERT_THAT(trials, SizeIs(without.size() + 1)) << "the search does not see it";
   const Trial& baseline = trials.back();
   EXPECT_EQ(baseline.plan.kind, TrialKind::kBaseline16Bit);
   EXPECT_EQ(baseline.state, TrialState::kComplete) << "under no cap";
-  EXPECT_GT(baseline.measured.memory->live_bytes, simulated.spec.memory_cap_bytes);
+  EXPECT_GT(baseline.measured.memory->live_bytes, fake.spec.memory_cap_bytes);
   EXPECT_TRUE(baseline.measured.accuracy.all_questions);
   const Trial& best = trials[static_cast<size_t>(*end.outcome.done.recommended)];
   EXPECT_GT(baseline.measured.accuracy.strict_correct, best.measured.accuracy.strict_correct);
@@ -146,11 +146,11 @@ TEST(Tuner, RunsBaselinesBesideTheSearchAndNeverRecommendsThem) {
 
 TEST(Tuner, IsDoneThoughABaselineCannotBeRun) {
   for (const json& script : {json{{"load", {"segv"}}}, json{{"load", {"oom"}}}}) {
-    SimulatedStudy simulated;
-    simulated.spec.baselines = {TrialKind::kBaseline16Bit};
-    WholeStudy study(simulated);
+    FakeStudy fake;
+    fake.spec.baselines = {TrialKind::kBaseline16Bit};
+    WholeStudy study(fake);
     study.observer.at_start = [&](const Trial& trial) {
-      if (trial.plan.kind == TrialKind::kBaseline16Bit) simulated.SetScript(script);
+      if (trial.plan.kind == TrialKind::kBaseline16Bit) fake.SetScript(script);
     };
     const TuneEnd end = study.Run();
     EXPECT_TRUE(end.outcome.done.recommended.has_value());
@@ -163,11 +163,11 @@ TEST(Tuner, IsDoneThoughABaselineCannotBeRun) {
 // ---- failures ----
 
 TEST(Tuner, FailsAPointThatCrashedTwiceAndLooksElsewhere) {
-  SimulatedStudy simulated({.model = kSloping});
-  simulated.SetScript({{"generate",
-                        {{{"do", "segv"}, {"once", simulated.File("crashed")}},
-                         {{"do", "segv"}, {"once", simulated.File("crashed again")}}}}});
-  WholeStudy study(simulated);
+  FakeStudy fake({.settings = kSloping});
+  fake.SetScript({{"generate",
+                   {{{"do", "segv"}, {"once", fake.File("crashed")}},
+                    {{"do", "segv"}, {"once", fake.File("crashed again")}}}}});
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   std::vector<const Trial*> failed;
   const std::vector<Trial> trials = study.Trials();
@@ -185,8 +185,8 @@ TEST(Tuner, FailsAPointThatCrashedTwiceAndLooksElsewhere) {
 }
 
 TEST(Tuner, NamesTheFaultWhereEveryCandidateFails) {
-  SimulatedStudy simulated({.script = {{"generate", {"segv"}}}});
-  WholeStudy study(simulated);
+  FakeStudy fake({.script = {{"generate", {"segv"}}}});
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   EXPECT_FALSE(end.outcome.done.recommended.has_value());
   EXPECT_THAT(end.outcome.done.fault.value_or(""), HasSubstr("failed"));
@@ -194,9 +194,9 @@ TEST(Tuner, NamesTheFaultWhereEveryCandidateFails) {
 }
 
 TEST(Tuner, StopsAStudyWhoseDeviceIsLost) {
-  SimulatedStudy simulated(
+  FakeStudy fake(
       {.script = {{"load", {{{"do", "error"}, {"kind", "device_lost"}, {"message", "Xid 79"}}}}}});
-  WholeStudy study(simulated);
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   EXPECT_THAT(study.Trials(), SizeIs(1));
   EXPECT_THAT(end.outcome.done.fault.value_or(""), HasSubstr("device was lost in trial 0"));
@@ -207,10 +207,10 @@ TEST(Tuner, StopsAStudyWhoseDeviceIsLost) {
 
 TEST(Tuner, NamesMemoryAsTheBoundWhereEvenTheLowestFloorsDoNotFit) {
   for (const bool trust_plan : {false, true}) {
-    SimulatedStudy simulated;
-    simulated.spec.memory_cap_bytes = 400'000;
-    simulated.spec.trust_plan = trust_plan;
-    WholeStudy study(simulated);
+    FakeStudy fake;
+    fake.spec.memory_cap_bytes = 400'000;
+    fake.spec.trust_plan = trust_plan;
+    WholeStudy study(fake);
     const TuneEnd end = study.Run();
     EXPECT_FALSE(end.outcome.done.recommended.has_value());
     EXPECT_FALSE(end.outcome.done.fault.has_value());
@@ -226,11 +226,10 @@ TEST(Tuner, NamesMemoryAsTheBoundWhereEvenTheLowestFloorsDoNotFit) {
 
 TEST(Tuner, NamesGarbageAsTheBoundWhereAllThatFitsTalksIt) {
   // Nothing under this cap reaches both floors.
-  SimulatedStudy simulated({.model = {{"garbage_below", {{"strict", 0.989}, {"lazy", 0.989}}}}});
-  simulated.spec.memory_cap_bytes = 900'000;
-  ASSERT_GT(simulated.TrueBytes(simulated.space().PairOf({.strict = 0.989, .lazy = 0.989})),
-            900'000);
-  WholeStudy study(simulated);
+  FakeStudy fake({.settings = {{"garbage_below", {{"strict", 0.989}, {"lazy", 0.989}}}}});
+  fake.spec.memory_cap_bytes = 900'000;
+  ASSERT_GT(fake.TrueBytes(fake.space().PairOf({.strict = 0.989, .lazy = 0.989})), 900'000);
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   EXPECT_FALSE(end.outcome.done.recommended.has_value());
   EXPECT_EQ(end.outcome.done.bound, Bound::kGarbageOutput);
@@ -238,9 +237,9 @@ TEST(Tuner, NamesGarbageAsTheBoundWhereAllThatFitsTalksIt) {
 }
 
 TEST(Tuner, TakesGarbageAtTheHighestFloorsForAFaultOfTheLoader) {
-  SimulatedStudy simulated({.script = {{"generate", {"garbage"}}}});
-  simulated.spec.memory_cap_bytes = 100'000'000;
-  WholeStudy study(simulated);
+  FakeStudy fake({.script = {{"generate", {"garbage"}}}});
+  fake.spec.memory_cap_bytes = 100'000'000;
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   EXPECT_FALSE(end.outcome.done.recommended.has_value());
   EXPECT_THAT(end.outcome.done.fault.value_or(""), HasSubstr("the loader is at fault"));
@@ -248,18 +247,18 @@ TEST(Tuner, TakesGarbageAtTheHighestFloorsForAFaultOfTheLoader) {
 }
 
 TEST(Tuner, NamesAccuracyAsTheBoundWhereNoPointThatFitsReachesIt) {
-  SimulatedStudy simulated({.model = {{"accuracy", 0.5}}});
-  simulated.spec.min_accuracy = 0.9;
-  WholeStudy study(simulated);
+  FakeStudy fake({.settings = {{"accuracy", 0.5}}});
+  fake.spec.min_accuracy = 0.9;
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   EXPECT_FALSE(end.outcome.done.recommended.has_value());
   EXPECT_EQ(end.outcome.done.bound, Bound::kAccuracy);
 }
 
 TEST(Tuner, LeavesTheHeadroomAskedFor) {
-  SimulatedStudy simulated({.model = kSloping});
-  simulated.spec.headroom_bytes = 100'000;
-  WholeStudy study(simulated);
+  FakeStudy fake({.settings = kSloping});
+  fake.spec.headroom_bytes = 100'000;
+  WholeStudy study(fake);
   const TuneEnd end = study.Run();
   ASSERT_TRUE(end.outcome.done.recommended.has_value());
   const json recommended = json::parse(end.outcome_json)["recommended"];
@@ -271,17 +270,17 @@ TEST(Tuner, LeavesTheHeadroomAskedFor) {
 // ---- what a tuner is made of ----
 
 TEST(FactsOf, PassesOverBaselinesAndWhatIsNotFinished) {
-  SimulatedStudy simulated;
+  FakeStudy fake;
   std::vector<Trial> trials(4);
   for (size_t i = 0; i < trials.size(); ++i) {
     trials[i].number = static_cast<int>(i);
-    trials[i].plan = simulated.PlanOf({10, 20}, Purpose::kCandidate);
+    trials[i].plan = fake.PlanOf({10, 20}, Purpose::kCandidate);
     trials[i].state = TrialState::kComplete;
   }
   trials[0].plan.kind = TrialKind::kBaseline16Bit;
   trials[1].state = TrialState::kRunning;
   trials[2].state = TrialState::kWaiting;
-  const std::vector<TrialFact> facts = FactsOf(trials, simulated.space());
+  const std::vector<TrialFact> facts = FactsOf(trials, fake.space());
   ASSERT_THAT(facts, SizeIs(1));
   EXPECT_EQ(facts[0].number, 3);
   EXPECT_EQ(facts[0].at, (FloorPair{10, 20}));
@@ -290,8 +289,8 @@ TEST(FactsOf, PassesOverBaselinesAndWhatIsNotFinished) {
 }
 
 TEST(LoadQuestions, TakesThePrefixOfTheOrderAndTheProbesThatGoWithIt) {
-  SimulatedStudy simulated({.questions = 30});
-  EvalProtocol protocol = simulated.spec.eval;
+  FakeStudy fake({.questions = 30});
+  EvalProtocol protocol = fake.spec.eval;
   const StudyQuestions all = *LoadQuestions(protocol);
   protocol.limit = 5;
   const StudyQuestions few = *LoadQuestions(protocol);
@@ -303,24 +302,24 @@ TEST(LoadQuestions, TakesThePrefixOfTheOrderAndTheProbesThatGoWithIt) {
 }
 
 TEST(LoadQuestions, RefusesOtherQuestionsThanTheStudyBeganWith) {
-  SimulatedStudy simulated;
-  EvalProtocol protocol = simulated.spec.eval;
-  protocol.tasks_sha256 = simulated.questions().task.tasks().sha256;
+  FakeStudy fake;
+  EvalProtocol protocol = fake.spec.eval;
+  protocol.tasks_sha256 = fake.questions().task.tasks().sha256;
   EXPECT_TRUE(LoadQuestions(protocol).ok());
   protocol.tasks_sha256[0] = protocol.tasks_sha256[0] == '0' ? '1' : '0';
   EXPECT_EQ(ErrorOf(LoadQuestions(protocol)),
-            simulated.tasks_path() + ": the questions have changed since the study began");
+            fake.tasks_path() + ": the questions have changed since the study began");
   protocol.tasks_path += ".gone";
   EXPECT_THAT(ErrorOf(LoadQuestions(protocol)), HasSubstr("tasks.jsonl.gone"));
 }
 
 TEST(LoadPlanSpace, RefusesTablesThatAreNotThereDamagedOrOfAnotherCheckpoint) {
-  SimulatedStudy simulated;
-  worker::MeasureResult measured = simulated.measured;
+  FakeStudy fake;
+  worker::MeasureResult measured = fake.measured;
   EXPECT_THAT(ErrorOf(LoadPlanSpace(measured, "v3", 0.999)), HasSubstr("'v3'"));
   measured.fingerprint = "another";
   EXPECT_THAT(ErrorOf(LoadPlanSpace(measured, "auto", 0.999)), HasSubstr("of another checkpoint"));
-  measured.table_path = simulated.tasks_path();
+  measured.table_path = fake.tasks_path();
   EXPECT_THAT(ErrorOf(LoadPlanSpace(measured, "auto", 0.999)),
               HasSubstr("tasks.jsonl: not a rate table"));
   measured.table_path = "/no/such/table";
@@ -328,18 +327,18 @@ TEST(LoadPlanSpace, RefusesTablesThatAreNotThereDamagedOrOfAnotherCheckpoint) {
 }
 
 TEST(MeasureRun, HandsOverTheTableAndWhoMadeIt) {
-  SimulatedStudy simulated;
+  FakeStudy fake;
   RecordingObserver observer;
-  MeasureRun run(simulated.setup(), &observer);
+  MeasureRun run(fake.setup(), &observer);
   const Result<Measured> measured =
-      run.Run(simulated.model_dir(), simulated.File("new/tables"), simulated.spec.deployment);
+      run.Run(fake.model_dir(), fake.File("new/tables"), fake.spec.deployment);
   ASSERT_TRUE(measured.ok()) << ErrorOf(measured);
   EXPECT_EQ(measured->worker_version, "fake");
   EXPECT_EQ(measured->device_name, "a fake device");
-  EXPECT_EQ(measured->result.predicted, simulated.measured.predicted);
+  EXPECT_EQ(measured->result.predicted, fake.measured.predicted);
   const Result<std::unique_ptr<PlanSpace>> space = LoadPlanSpace(measured->result, "auto", 0.999);
   ASSERT_TRUE(space.ok()) << ErrorOf(space);
-  EXPECT_EQ((*space)->At({10, 20}).digest, simulated.space().At({10, 20}).digest);
+  EXPECT_EQ((*space)->At({10, 20}).digest, fake.space().At({10, 20}).digest);
 }
 
 TEST(MeasureRun, GivesTheVerdictInOneLine) {
@@ -348,16 +347,14 @@ TEST(MeasureRun, GivesTheVerdictInOneLine) {
   for (const auto& [script, message] :
        {std::pair<json, const char*>{{{"init", {broken}}}, "no config.json"},
         {{{"measure", {"segv"}}}, "SIGSEGV"}}) {
-    SimulatedStudy simulated({.script = script});
-    MeasureRun run(simulated.setup(), &observer);
-    const auto result =
-        run.Run(simulated.model_dir(), simulated.File("tables"), simulated.spec.deployment);
+    FakeStudy fake({.script = script});
+    MeasureRun run(fake.setup(), &observer);
+    const auto result = run.Run(fake.model_dir(), fake.File("tables"), fake.spec.deployment);
     EXPECT_THAT(ErrorOf(result), HasSubstr(message));
   }
-  SimulatedStudy simulated;
-  MeasureRun run(simulated.setup(), &observer);
-  EXPECT_THAT(ErrorOf(run.Run(simulated.model_dir(), simulated.tasks_path() + "/sub",
-                              simulated.spec.deployment)),
+  FakeStudy fake;
+  MeasureRun run(fake.setup(), &observer);
+  EXPECT_THAT(ErrorOf(run.Run(fake.model_dir(), fake.tasks_path() + "/sub", fake.spec.deployment)),
               HasSubstr("tasks.jsonl/sub: cannot create the folder"));
 }
 

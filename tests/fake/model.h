@@ -13,7 +13,8 @@
 //
 // The keys named here are those of "model" in the script; the plan's floors are "floors":
 // {"strict", "lazy"}, 1 where they are missing. The rate table of a measure job is a copy of the
-// file "table_file", or the text "table"; its fingerprint is "fingerprint", or "fake-fingerprint". Gold answers come from the JSONL file "tasks"
+// file "table_file", or the text "table"; its fingerprint is "fingerprint", or "fake-fingerprint".
+// Gold answers come from the JSONL file "tasks"
 // ({"question", "answer"}, GSM8K's layout).
 #pragma once
 

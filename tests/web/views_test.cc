@@ -5,16 +5,16 @@
 
 #include <limits>
 
-#include "tests/controller/simulated_study.h"
+#include "tests/controller/fake_study.h"
 
 namespace hproc::web {
 namespace {
 
 using controller::Answer;
+using controller::FakeStudy;
 using controller::FloorPair;
 using controller::PlanSpace;
 using controller::Reason;
-using controller::SimulatedStudy;
 using controller::Study;
 using controller::Trial;
 using controller::TrialKind;
@@ -189,40 +189,39 @@ TEST(StudiesView, IsAnEmptyListWithoutStudiesAndNullForAnOutcomeThatIsNoJson) {
 
 // ---- the floor plane ----
 
-// Of a study of a simulated model, baseline included.
+// Of a study of a fake model, baseline included.
 class FrontierViewTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     json model = controller::kSloping;
     model["garbage_below"] = {{"strict", 0.9}};
-    simulated_ =
-        std::make_unique<SimulatedStudy>(controller::Simulation{.questions = 60, .model = model});
-    simulated_->spec.baselines = {TrialKind::kBaseline16Bit};
-    simulated_->spec.headroom_bytes = 1000;
-    controller::WholeStudy whole(*simulated_);
+    fake_ = std::make_unique<FakeStudy>(controller::FakeModel{.questions = 60, .settings = model});
+    fake_->spec.baselines = {TrialKind::kBaseline16Bit};
+    fake_->spec.headroom_bytes = 1000;
+    controller::WholeStudy whole(*fake_);
     whole.Run();
     study_ = whole.Stored();
     trials_ = whole.Trials();
   }
-  static void TearDownTestSuite() { simulated_.reset(); }
-  static json View() { return Parse(FrontierView(study_, simulated_->space(), trials_)); }
+  static void TearDownTestSuite() { fake_.reset(); }
+  static json View() { return Parse(FrontierView(study_, fake_->space(), trials_)); }
   static FloorPair PairOf(const json& point) {
-    return simulated_->space().PairOf({.strict = point["strict"], .lazy = point["lazy"]});
+    return fake_->space().PairOf({.strict = point["strict"], .lazy = point["lazy"]});
   }
 
-  static std::unique_ptr<SimulatedStudy> simulated_;
+  static std::unique_ptr<FakeStudy> fake_;
   static Study study_;
   static std::vector<Trial> trials_;
 };
 
-std::unique_ptr<SimulatedStudy> FrontierViewTest::simulated_;
+std::unique_ptr<FakeStudy> FrontierViewTest::fake_;
 Study FrontierViewTest::study_;
 std::vector<Trial> FrontierViewTest::trials_;
 
 TEST_F(FrontierViewTest, PredictsAStaircaseOfCornersThatUseTheBudgetUp) {
   const json view = View();
   EXPECT_EQ(view["budget_bytes"], 999'000);
-  const PlanSpace& space = simulated_->space();
+  const PlanSpace& space = fake_->space();
   const json& corners = view["predicted_fit_frontier"];
   ASSERT_GE(corners.size(), 10U);
   for (size_t i = 0; i < corners.size(); ++i) {
@@ -276,7 +275,7 @@ TEST_F(FrontierViewTest, LetsABaselineMarkNoBoundary) {
     std::vector<Trial> trials = trials_;
     trials.back().state = TrialState::kInfeasible;
     trials.back().verdict.reason = reason;
-    const json view = Parse(FrontierView(study_, simulated_->space(), trials));
+    const json view = Parse(FrontierView(study_, fake_->space(), trials));
     for (const char* frontier : {"fit_frontier", "garbage_frontier", "pareto_frontier"}) {
       EXPECT_EQ(view[frontier], before[frontier]) << frontier;
     }
@@ -299,10 +298,10 @@ TEST_F(FrontierViewTest, NamesTheParetoFrontierByTrialAndShowsTheOutcome) {
 // ---- plan ----
 
 TEST(PlanView, AddsUpByFamilyAndByLine) {
-  const SimulatedStudy simulated;
+  const FakeStudy fake;
   const controller::PlannedPoint& point =
-      simulated.space().At(simulated.space().PairOf({.strict = 0.985, .lazy = 0.93}));
-  const json view = Parse(PlanView(point, simulated.space().Ledger(point.plan)));
+      fake.space().At(fake.space().PairOf({.strict = 0.985, .lazy = 0.93}));
+  const json view = Parse(PlanView(point, fake.space().Ledger(point.plan)));
   EXPECT_EQ(view["strict"], 0.985);
   EXPECT_EQ(view["lazy"], 0.93);
   EXPECT_EQ(view["plan_digest"], point.digest);
@@ -322,7 +321,7 @@ TEST(PlanView, AddsUpByFamilyAndByLine) {
 }
 
 TEST(PlanView, LeavesOutAFamilyThatTheModelDoesNotHave) {
-  const SimulatedStudy dense({.has_lazy = false});
+  const FakeStudy dense({.has_lazy = false});
   const controller::PlannedPoint& point = dense.space().At({100, 100});
   const json view = Parse(PlanView(point, dense.space().Ledger(point.plan)));
   std::vector<std::string> families;

@@ -1,4 +1,4 @@
-// What the tests of the command line share: a simulated study, its file, and hproc run on it with
+// What the tests of the command line share: a fake study, its file, and hproc run on it with
 // fake_worker for a worker.
 #pragma once
 
@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "tests/controller/cli/command.h"
-#include "tests/controller/simulated_study.h"
+#include "tests/controller/fake_study.h"
 
 namespace hproc::controller {
 
@@ -27,19 +27,12 @@ class CliTest : public testing::Test {
     return Command(arguments, WithFakeWorker()).Wait();
   }
 
-  std::string db() const { return simulated_->File("study.db"); }
+  std::string db() const { return fake_->File("study.db"); }
   std::vector<std::string> Tune(const std::vector<std::string>& more = {}) const {
-    std::vector<std::string> arguments = {"tune",
-                                          "--model",
-                                          simulated_->model_dir(),
-                                          "--memory",
-                                          "1000000",
-                                          "--tasks",
-                                          simulated_->tasks_path(),
-                                          "--context",
-                                          "128",
-                                          "--db",
-                                          db()};
+    std::vector<std::string> arguments = {
+        "tune",    "--model",           fake_->model_dir(), "--memory", "1000000",
+        "--tasks", fake_->tasks_path(), "--context",        "128",      "--db",
+        db()};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
@@ -50,16 +43,14 @@ class CliTest : public testing::Test {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
-  void Simulate(Simulation simulation) {
-    simulated_ = std::make_unique<SimulatedStudy>(std::move(simulation));
-  }
+  void Play(FakeModel model) { fake_ = std::make_unique<FakeStudy>(std::move(model)); }
 
   // The step blocks once it is met for the N-th time; AwaitBlocked waits until then.
   void BlockAt(const std::string& step, int nth = 0, int after = 0) {
     nlohmann::json note = {
         {"do", "write_file"}, {"file", Marker()}, {"text", "here"}, {"nth", nth}, {"after", after}};
     nlohmann::json block = {{"do", "hang"}, {"nth", nth}, {"after", after}};
-    simulated_->SetScript({{step, {note, block}}});
+    fake_->SetScript({{step, {note, block}}});
   }
   void AwaitBlocked() const {
     const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
@@ -69,12 +60,12 @@ class CliTest : public testing::Test {
     ASSERT_TRUE(std::filesystem::exists(Marker())) << "the worker did not get there";
   }
   void Unblock() {
-    simulated_->SetScript(nlohmann::json::object());
+    fake_->SetScript(nlohmann::json::object());
     std::filesystem::remove(Marker());
   }
-  std::string Marker() const { return simulated_->File("blocked"); }
+  std::string Marker() const { return fake_->File("blocked"); }
 
-  std::unique_ptr<SimulatedStudy> simulated_ = std::make_unique<SimulatedStudy>();
+  std::unique_ptr<FakeStudy> fake_ = std::make_unique<FakeStudy>();
 };
 
 // Nothing on standard output; on standard error one line, of hproc's, that says `what`.

@@ -15,14 +15,13 @@ class CliRefusals : public CliTest {
  protected:
   // A copy of the smallest real checkpoint, to be damaged.
   std::string Checkpoint() const {
-    const std::string copy = simulated_->File("checkpoint");
+    const std::string copy = fake_->File("checkpoint");
     fs::copy(HPROC_TEST_DATA "/goldens/architectures/qwen3_5_moe", copy);
     return copy;
   }
   std::vector<std::string> Plan(const std::string& model) const {
-    return {"plan",     "--model",  model,
-            "--strict", "0.95",     "--lazy",
-            "0.9",      "--tables", simulated_->File("tables")};
+    return {"plan",   "--model", model,      "--strict",           "0.95",
+            "--lazy", "0.9",     "--tables", fake_->File("tables")};
   }
 };
 
@@ -54,12 +53,12 @@ TEST_F(CliRefusals, UsageThatMakesNoSense) {
       {with("--mode", "v3"), "--mode"},
       {with("--kv-dtype", "f8"), "--kv-dtype"},
       {with("--launcher", "slurm"), "--launcher slurm is not available"},
-      {with("--strategy", "walk"), "--strategy walk is not available"},
+      {with("--strategy", "luck"), "--strategy"},
       {with("--headroom", "1000000"), "headroom"},
       {with("--shots", "3"), "--shots needs a file to draw them from"},
       {Tune({"--strict-min", "0.99", "--strict-max", "0.9"}), "lower bound"},
       {Tune({"--lazy-min", "0.99", "--lazy-max", "0.9"}), "lower bound"},
-      {{"tune", "--model", simulated_->model_dir(), "--memory", "1MB", "--db", db()},
+      {{"tune", "--model", fake_->model_dir(), "--memory", "1MB", "--db", db()},
        "no questions to ask: give --tasks"},
       {{"show", "--db", db()}, "trial"},
       {{"show", "-1", "--db", db()}, "trial"},
@@ -74,8 +73,8 @@ TEST_F(CliRefusals, UsageThatMakesNoSense) {
 
 TEST_F(CliRefusals, AMemoryCapThatIsNone) {
   for (const char* cap : {"0", "0MiB", "-7MiB", "lots", "", "7 parsecs", "1e30TiB", "nan"}) {
-    ExpectRefusal(Run({"tune", "--model", simulated_->model_dir(), "--tasks",
-                       simulated_->tasks_path(), "--db", db(), "--memory", cap}),
+    ExpectRefusal(Run({"tune", "--model", fake_->model_dir(), "--tasks", fake_->tasks_path(),
+                       "--db", db(), "--memory", cap}),
                   kExitUsage, "--memory");
   }
 }
@@ -87,15 +86,14 @@ TEST_F(CliRefusals, FloorsOutsideZeroToOne) {
       SCOPED_TRACE(std::string(option) + " " + floor);
       ExpectRefusal(Run(Tune({option, floor})), kExitUsage, option);
     }
-    ExpectRefusal(
-        Run({"plan", "--model", simulated_->model_dir(), "--strict", floor, "--lazy", "0.9"}),
-        kExitUsage, "--strict");
+    ExpectRefusal(Run({"plan", "--model", fake_->model_dir(), "--strict", floor, "--lazy", "0.9"}),
+                  kExitUsage, "--strict");
   }
 }
 
 TEST_F(CliRefusals, AStudyThatIsNotThere) {
   ASSERT_EQ(Run(Tune({"--study", "here", "--limit", "20"})).exit_code, kExitDone);
-  for (const std::string command : {"status", "trials", "frontier", "export", "resume"}) {
+  for (const std::string command : {"status", "trials", "frontier", "export", "report", "resume"}) {
     SCOPED_TRACE(command);
     ExpectRefusal(Run(On(command, {"--study", "there"})), kExitUsage, "no study \"there\"");
   }
@@ -118,12 +116,12 @@ TEST_F(CliRefusals, ATrialThatIsNotThere) {
 // ---- infrastructure: 4 ----
 
 TEST_F(CliRefusals, AModelFolderThatIsNotThere) {
-  const std::string gone = simulated_->File("gone");
-  ExpectRefusal(Run({"tune", "--model", gone, "--memory", "7MiB", "--tasks",
-                     simulated_->tasks_path(), "--db", db()}),
+  const std::string gone = fake_->File("gone");
+  ExpectRefusal(Run({"tune", "--model", gone, "--memory", "7MiB", "--tasks", fake_->tasks_path(),
+                     "--db", db()}),
                 kExitInfrastructure, gone + ": no such folder");
   ExpectRefusal(Run(Plan(gone)), kExitInfrastructure, gone + ": no such folder");
-  ExpectRefusal(Run(Plan(simulated_->tasks_path())), kExitInfrastructure, ": no such folder");
+  ExpectRefusal(Run(Plan(fake_->tasks_path())), kExitInfrastructure, ": no such folder");
 }
 
 TEST_F(CliRefusals, AWorkerThatIsNotThere) {
@@ -143,7 +141,7 @@ TEST_F(CliRefusals, AShardThatIsCutOff) {
     EXPECT_THAT(finished.err, testing::Not(HasSubstr("SIG"))) << left;
   }
   ExpectFailure(Command({"tune", "--model", checkpoint, "--memory", "7MiB", "--tasks",
-                         simulated_->tasks_path(), "--db", db()},
+                         fake_->tasks_path(), "--db", db()},
                         WithRealWorker())
                     .Wait(),
                 kExitInfrastructure, "model.safetensors");
@@ -167,10 +165,10 @@ TEST_F(CliRefusals, AnArchitectureThatIsNotKnown) {
 }
 
 TEST_F(CliRefusals, QuestionsThatCannotBeRead) {
-  const std::string tasks = simulated_->File("broken.jsonl");
+  const std::string tasks = fake_->File("broken.jsonl");
   const auto tune = [&] {
-    return Run({"tune", "--model", simulated_->model_dir(), "--memory", "1MB", "--tasks", tasks,
-                "--db", db()});
+    return Run(
+        {"tune", "--model", fake_->model_dir(), "--memory", "1MB", "--tasks", tasks, "--db", db()});
   };
   ExpectRefusal(tune(), kExitInfrastructure, "broken.jsonl");
   ASSERT_TRUE(WriteFileAtomically(tasks, "{\"question\": \"Why?\"}\n").ok());
@@ -180,21 +178,20 @@ TEST_F(CliRefusals, QuestionsThatCannotBeRead) {
 
 TEST_F(CliRefusals, AStudyFileThatCannotBeWritten) {
   const auto tune = [&](const std::string& file) {
-    return Run({"tune", "--model", simulated_->model_dir(), "--memory", "1MB", "--tasks",
-                simulated_->tasks_path(), "--db", file});
+    return Run({"tune", "--model", fake_->model_dir(), "--memory", "1MB", "--tasks",
+                fake_->tasks_path(), "--db", file});
   };
-  ExpectRefusal(tune(simulated_->File("no/such/folder/study.db")), kExitInfrastructure,
+  ExpectRefusal(tune(fake_->File("no/such/folder/study.db")), kExitInfrastructure,
                 "no/such/folder/study.db");
-  ExpectRefusal(tune(simulated_->File("")), kExitInfrastructure, simulated_->File(""));
+  ExpectRefusal(tune(fake_->File("")), kExitInfrastructure, fake_->File(""));
   ExpectRefusal(tune("/proc/study.db"), kExitInfrastructure, "/proc/study.db");
-  const std::string before = *ReadFile(simulated_->tasks_path(), 1 << 20);
-  ExpectRefusal(tune(simulated_->tasks_path()), kExitInfrastructure, "tasks.jsonl");
-  EXPECT_EQ(*ReadFile(simulated_->tasks_path(), 1 << 20), before)
-      << "another's file stays as it is";
+  const std::string before = *ReadFile(fake_->tasks_path(), 1 << 20);
+  ExpectRefusal(tune(fake_->tasks_path()), kExitInfrastructure, "tasks.jsonl");
+  EXPECT_EQ(*ReadFile(fake_->tasks_path(), 1 << 20), before) << "another's file stays as it is";
 }
 
 TEST_F(CliRefusals, AStudyFileThatIsNotThere) {
-  for (const std::string command : {"status", "trials", "frontier", "export"}) {
+  for (const std::string command : {"status", "trials", "frontier", "export", "report"}) {
     ExpectRefusal(Run(On(command)), kExitInfrastructure, "study.db");
   }
   ExpectRefusal(Run(On("show", {"0"})), kExitInfrastructure, "study.db");
@@ -202,7 +199,7 @@ TEST_F(CliRefusals, AStudyFileThatIsNotThere) {
 }
 
 TEST_F(CliRefusals, AnOperatingPointThatIsBroken) {
-  const std::string file = simulated_->File("operating_point.json");
+  const std::string file = fake_->File("operating_point.json");
   ExpectRefusal(Run({"verify", file}), kExitInfrastructure, "operating_point.json");
   for (const std::string& text :
        {std::string(), std::string("{}"), std::string("{\"schema_version\": 1}"),

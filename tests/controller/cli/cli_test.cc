@@ -33,12 +33,13 @@ json Object(const Finished& finished) {
 // ---- tune ----
 
 TEST_F(CliTest, TuneEndsWithOneObjectOfTheKeysThatScriptsRelyOn) {
-  Simulate({.questions = 60, .model = kSloping});
+  Play({.questions = 60, .settings = kSloping});
   const Finished finished = Run(Tune({"--json", "--baseline-16bit"}));
   EXPECT_EQ(finished.exit_code, kExitDone) << finished.err;
   const json outcome = Object(finished);
-  EXPECT_EQ(Keys(outcome), (std::set<std::string>{"recommended", "bound", "why", "fault", "loads",
-                                                  "trials", "study", "baselines", "int4_g128"}));
+  EXPECT_EQ(Keys(outcome),
+            (std::set<std::string>{"recommended", "bound", "why", "fault", "alarms", "loads",
+                                   "trials", "study", "baselines", "int4_g128"}));
   const json& point = outcome["recommended"];
   EXPECT_EQ(Keys(point), (std::set<std::string>{"trial", "strict", "lazy", "head", "plan_digest",
                                                 "weight_bytes", "predicted_bytes", "measured_bytes",
@@ -51,12 +52,11 @@ TEST_F(CliTest, TuneEndsWithOneObjectOfTheKeysThatScriptsRelyOn) {
   EXPECT_EQ(outcome["baselines"][0]["kind"], "baseline_16bit");
 
   // Figures that hold together.
-  const FloorPair at =
-      simulated_->space().PairOf({.strict = point["strict"], .lazy = point["lazy"]});
-  EXPECT_EQ(point["plan_digest"], simulated_->space().At(at).digest);
-  EXPECT_EQ(point["measured_bytes"], simulated_->TrueBytes(at));
+  const FloorPair at = fake_->space().PairOf({.strict = point["strict"], .lazy = point["lazy"]});
+  EXPECT_EQ(point["plan_digest"], fake_->space().At(at).digest);
+  EXPECT_EQ(point["measured_bytes"], fake_->TrueBytes(at));
   EXPECT_EQ(point["predicted_bytes"], point["measured_bytes"]);
-  EXPECT_EQ(point["headroom_bytes"], 1'000'000 - simulated_->TrueBytes(at));
+  EXPECT_EQ(point["headroom_bytes"], 1'000'000 - fake_->TrueBytes(at));
   EXPECT_EQ(point["accuracy"]["total"], 60);
   EXPECT_EQ(outcome["bound"], "out_of_memory");
   EXPECT_EQ(outcome["loads"], outcome["trials"]);
@@ -88,16 +88,16 @@ TEST_F(CliTest, TuneSaysWhichBoundBindsWhereNoPointIsFeasible) {
 }
 
 TEST_F(CliTest, TuneTakesAStudyThatCannotBeBelievedForInfrastructure) {
-  Simulate({.script = {{"generate", {"segv"}}}});
+  Play({.script = {{"generate", {"segv"}}}});
   const Finished finished = Run(Tune({"--json"}));
   EXPECT_EQ(finished.exit_code, kExitInfrastructure);
   EXPECT_THAT(Object(finished)["fault"].get<std::string>(), HasSubstr("failed"));
 }
 
 TEST_F(CliTest, TuneGivesEachStudyOfAFileANameOfItsOwn) {
-  EXPECT_EQ(Object(Run(Tune({"--json", "--limit", "20"})))["study"],
-            std::filesystem::path(simulated_->model_dir()).parent_path().filename().string() +
-                "-0.953674MiB");
+  EXPECT_EQ(
+      Object(Run(Tune({"--json", "--limit", "20"})))["study"],
+      std::filesystem::path(fake_->model_dir()).parent_path().filename().string() + "-0.953674MiB");
   EXPECT_THAT(Object(Run(Tune({"--json", "--limit", "20"})))["study"].get<std::string>(),
               testing::EndsWith("MiB-2"));
 }
@@ -105,7 +105,7 @@ TEST_F(CliTest, TuneGivesEachStudyOfAFileANameOfItsOwn) {
 // ---- looking ----
 
 TEST_F(CliTest, LookingPutsDataOnStandardOutputAndSaysNothingElse) {
-  Simulate({.questions = 60, .model = kSloping});
+  Play({.questions = 60, .settings = kSloping});
   const json outcome = Object(Run(Tune({"--json", "--study", "demo"})));
   for (const auto& [command, what] : std::vector<std::pair<std::vector<std::string>, std::string>>{
            {On("status"), "demo  done"},
@@ -134,7 +134,7 @@ TEST_F(CliTest, PlanPredictsARealCheckpointWithoutLoadingIt) {
   const std::vector<std::string> arguments = {
       "plan",      "--model",  HPROC_TEST_DATA "/goldens/architectures/qwen3_5_moe",
       "--strict",  "0.985",    "--lazy",
-      "0.93",      "--tables", simulated_->File("tables"),
+      "0.93",      "--tables", fake_->File("tables"),
       "--context", "256",      "--json"};
   const Finished first = Command(arguments, WithRealWorker()).Wait();
   EXPECT_EQ(first.exit_code, kExitDone) << first.err;
@@ -155,7 +155,7 @@ TEST_F(CliTest, PlanPredictsARealCheckpointWithoutLoadingIt) {
 }
 
 TEST_F(CliTest, ScoreCountsStrictFlexibleAndInvalidAnswers) {
-  const std::string file = simulated_->File("answers.jsonl");
+  const std::string file = fake_->File("answers.jsonl");
   ASSERT_TRUE(WriteFileAtomically(file, R"({"answer": "18", "output": "So it is.\n#### 18"}
 {"answer": "18", "output": "So it is 18"}
 {"answer": "18", "output": "#### 42"}
@@ -171,7 +171,7 @@ TEST_F(CliTest, ScoreCountsStrictFlexibleAndInvalidAnswers) {
 }
 
 TEST_F(CliTest, SaysThatStandardOutputIsFull) {
-  const std::string file = simulated_->File("answers.jsonl");
+  const std::string file = fake_->File("answers.jsonl");
   ASSERT_TRUE(WriteFileAtomically(file, "{\"answer\": \"18\", \"output\": \"18\"}\n").ok());
   Command::Options full = WithFakeWorker();
   full.stdout_file = "/dev/full";
@@ -191,7 +191,7 @@ TEST_F(CliTest, HelpAndVersionAreData) {
 // ---- export and verify ----
 
 TEST_F(CliTest, ExportsTheRecommendedPointToAFileOrStandardOutput) {
-  const std::string file = simulated_->File("point.json");
+  const std::string file = fake_->File("point.json");
   ASSERT_EQ(Run(Tune({"--export", file})).exit_code, kExitDone);
   json written = json::parse(*ReadFile(file, 1 << 26));
   const Finished printed = Run(On("export"));
@@ -200,13 +200,13 @@ TEST_F(CliTest, ExportsTheRecommendedPointToAFileOrStandardOutput) {
   json again = json::parse(printed.out);
   for (json* point : {&written, &again}) point->erase("created_utc");
   EXPECT_EQ(again, written);
-  ExpectRefusal(Run(On("export", {"--out", simulated_->File("no/folder/point.json")})),
+  ExpectRefusal(Run(On("export", {"--out", fake_->File("no/folder/point.json")})),
                 kExitInfrastructure, "no/folder/point.json");
 }
 
 TEST_F(CliTest, VerifyHoldsWhereNothingChangedAndExitsOneOnDrift) {
-  Simulate({.questions = 60});
-  const std::string file = simulated_->File("point.json");
+  Play({.questions = 60});
+  const std::string file = fake_->File("point.json");
   ASSERT_EQ(Run(Tune({"--export", file})).exit_code, kExitDone);
   const Finished held = Run({"verify", file, "--json"});
   EXPECT_EQ(held.exit_code, kExitDone) << held.out;
@@ -214,7 +214,7 @@ TEST_F(CliTest, VerifyHoldsWhereNothingChangedAndExitsOneOnDrift) {
   EXPECT_EQ(Object(held)["held"], true);
 
   const auto broken = [&](const json& model) {
-    simulated_->SetModel(model);
+    fake_->SetModel(model);
     const Finished drift = Run({"verify", file, "--json"});
     EXPECT_EQ(drift.exit_code, kExitDrift) << drift.err;
     std::set<std::string> what;
@@ -225,7 +225,7 @@ TEST_F(CliTest, VerifyHoldsWhereNothingChangedAndExitsOneOnDrift) {
     return what;
   };
   EXPECT_EQ(broken({{"accuracy", 0.5}}), std::set<std::string>{"accuracy"});
-  EXPECT_EQ(broken({{"activation_bytes", kSimulatedActivationBytes / 2}}),
+  EXPECT_EQ(broken({{"activation_bytes", kFakeActivationBytes / 2}}),
             std::set<std::string>{"memory"});
   EXPECT_EQ(broken({{"activation_bytes", 1'000'000}}), std::set<std::string>{"fit"});
 }
@@ -237,7 +237,7 @@ class CliInterrupted : public CliTest {
   // Of a study that nobody interrupts; the loads left out, since an attempt cut off is one.
   json Undisturbed() const {
     std::vector<std::string> arguments = Tune({"--json", "--study", "demo"});
-    *std::ranges::find(arguments, db()) = simulated_->File("undisturbed.db");
+    *std::ranges::find(arguments, db()) = fake_->File("undisturbed.db");
     json outcome = Object(Run(arguments));
     outcome.erase("loads");
     return outcome;
@@ -254,7 +254,7 @@ class CliInterrupted : public CliTest {
 };
 
 TEST_F(CliInterrupted, BySigintOrSigtermItEndsWith130AndResumeFinishes) {
-  Simulate({.questions = 60, .model = kSloping});
+  Play({.questions = 60, .settings = kSloping});
   const json expected = Undisturbed();
   for (int signal : {SIGINT, SIGTERM}) {
     BlockAt("generate", 3, 5);
@@ -284,7 +284,7 @@ TEST_F(CliInterrupted, WhileItMeasuresItLeavesNothingBehind) {
 }
 
 TEST_F(CliInterrupted, ByKillItResumesToo) {
-  Simulate({.questions = 60, .model = kSloping});
+  Play({.questions = 60, .settings = kSloping});
   const json expected = Undisturbed();
   BlockAt("generate", 3, 5);
   Command tune(Tune({"--json", "--study", "demo"}), WithFakeWorker());
@@ -301,13 +301,13 @@ TEST_F(CliInterrupted, ResumeRefusesAnotherCheckpointThanTheStudyBeganWith) {
   tune.Signal(SIGINT);
   ASSERT_EQ(tune.Wait().exit_code, kExitInterrupted);
   Unblock();
-  simulated_->SetModel({{"fingerprint", "another"}});
+  fake_->SetModel({{"fingerprint", "another"}});
   ExpectFailure(Run(On("resume")), kExitInfrastructure,
                 "not the checkpoint that study \"demo\" began with");
-  simulated_->SetModel(json::object());
-  ASSERT_TRUE(WriteFileAtomically(simulated_->tasks_path(),
-                                  "{\"question\": \"Why?\", \"answer\": \"42\"}\n")
-                  .ok());
+  fake_->SetModel(json::object());
+  ASSERT_TRUE(
+      WriteFileAtomically(fake_->tasks_path(), "{\"question\": \"Why?\", \"answer\": \"42\"}\n")
+          .ok());
   ExpectRefusal(Run(On("resume")), kExitInfrastructure,
                 "the questions have changed since the study began");
 }

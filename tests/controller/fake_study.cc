@@ -1,4 +1,4 @@
-#include "tests/controller/simulated_study.h"
+#include "tests/controller/fake_study.h"
 
 #include <cmath>
 #include <fstream>
@@ -70,7 +70,7 @@ void WriteLines(const std::string& path, const std::string& text) {
 
 }  // namespace
 
-quant::RateTable SimulatedTable(bool has_lazy) {
+quant::RateTable FakeTable(bool has_lazy) {
   quant::RateTable table;
   table.fingerprint = "fake-fingerprint";
   table.tensors.push_back(MakeTensor("embed", Family::kKept, 320, 1));
@@ -86,19 +86,19 @@ quant::RateTable SimulatedTable(bool has_lazy) {
   return table;
 }
 
-SimulatedStudy::SimulatedStudy(Simulation simulation) : simulation_(std::move(simulation)) {
+FakeStudy::FakeStudy(FakeModel model) : model_(std::move(model)) {
   std::filesystem::create_directory(File("model"));
   std::string tasks;
-  for (int i = 0; i < simulation_.questions; ++i) {
+  for (int i = 0; i < model_.questions; ++i) {
     tasks += json{{"question", "What is number " + std::to_string(i) + "?"},
                   {"answer", "It is that.\n#### " + std::to_string(3 * i + 1)}}
                  .dump() +
              '\n';
   }
   WriteLines(tasks_path(), tasks);
-  WriteLines(File("table.rates"), quant::EncodeRateTable(SimulatedTable(simulation_.has_lazy)));
+  WriteLines(File("table.rates"), quant::EncodeRateTable(FakeTable(model_.has_lazy)));
 
-  spec.name = "simulated";
+  spec.name = "fake";
   spec.model_dir = File("model");
   spec.fingerprint = "fake-fingerprint";
   spec.deployment.context = 128;
@@ -109,9 +109,9 @@ SimulatedStudy::SimulatedStudy(Simulation simulation) : simulation_(std::move(si
 
   measured.table_path = File("table.rates");
   measured.fingerprint = "fake-fingerprint";
-  const int64_t hidden = simulation_.model.value("hidden_bytes", int64_t{0});
-  measured.predicted = {{.name = "kv_cache", .bytes = kSimulatedCacheBytes},
-                        {.name = "activations", .bytes = kSimulatedActivationBytes - hidden}};
+  const int64_t hidden = model_.settings.value("hidden_bytes", int64_t{0});
+  measured.predicted = {{.name = "kv_cache", .bytes = kFakeCacheBytes},
+                        {.name = "activations", .bytes = kFakeActivationBytes - hidden}};
   Result<std::unique_ptr<PlanSpace>> space = LoadPlanSpace(measured, "auto", spec.highest.head);
   HPROC_CHECK(space.ok(), ErrorOf(space));
   space_ = std::move(*space);
@@ -120,39 +120,39 @@ SimulatedStudy::SimulatedStudy(Simulation simulation) : simulation_(std::move(si
   questions_ = std::move(*questions);
 }
 
-void SimulatedStudy::SetScript(const json& steps) {
-  simulation_.script = steps;
+void FakeStudy::SetScript(const json& steps) {
+  model_.script = steps;
   WriteScript();
 }
 
-void SimulatedStudy::SetModel(const json& settings) {
-  simulation_.model = settings;
+void FakeStudy::SetModel(const json& settings) {
+  model_.settings = settings;
   WriteScript();
 }
 
-void SimulatedStudy::WriteScript() const {
-  json script = simulation_.script;
+void FakeStudy::WriteScript() const {
+  json script = model_.script;
   json& model = script["model"];
   model = {{"tasks", tasks_path()},
            {"table_file", File("table.rates")},
-           {"kv_bytes_per_token", kSimulatedCacheBytes / 128},
-           {"activation_bytes", kSimulatedActivationBytes}};
-  model.update(simulation_.model);
+           {"kv_bytes_per_token", kFakeCacheBytes / 128},
+           {"activation_bytes", kFakeActivationBytes}};
+  model.update(model_.settings);
   WriteLines(File("model") + "/fake_worker.json", script.dump());
 }
 
-WorkerSetup SimulatedStudy::setup() const {
+WorkerSetup FakeStudy::setup() const {
   WorkerSetup setup;
   setup.executable = HPROC_FAKE_WORKER;
   setup.log_folder = File("");
   return setup;
 }
 
-int64_t SimulatedStudy::TrueBytes(FloorPair at) const {
-  return space().At(at).weight_bytes + kSimulatedCacheBytes + kSimulatedActivationBytes;
+int64_t FakeStudy::TrueBytes(FloorPair at) const {
+  return space().At(at).weight_bytes + kFakeCacheBytes + kFakeActivationBytes;
 }
 
-NewTrial SimulatedStudy::PlanOf(FloorPair at, Purpose purpose) const {
+NewTrial FakeStudy::PlanOf(FloorPair at, Purpose purpose) const {
   const PlannedPoint& point = space().At(at);
   NewTrial trial;
   trial.floors = point.plan.floors;

@@ -20,26 +20,26 @@
 namespace hproc::controller {
 
 // Fingerprint "fake-fingerprint". Without lazy tensors it is the table of a dense model.
-quant::RateTable SimulatedTable(bool has_lazy = true);
+quant::RateTable FakeTable(bool has_lazy = true);
 
-inline constexpr int64_t kSimulatedCacheBytes = 8192;  // 64 a token, 128 tokens
-inline constexpr int64_t kSimulatedActivationBytes = 30'000;
+inline constexpr int64_t kFakeCacheBytes = 8192;  // 64 a token, 128 tokens
+inline constexpr int64_t kFakeActivationBytes = 30'000;
 
 // Accuracy falls with both floors, faster with the strict one.
 inline const nlohmann::json kSloping = {{"accuracy", 0.95}, {"strict_slope", 6}, {"lazy_slope", 2}};
 
-struct Simulation {
+struct FakeModel {
   int questions = 40;
   bool has_lazy = true;
   // Laid over the model's settings: accuracy, slopes, garbage_below, hidden_bytes, ….
-  nlohmann::json model = nlohmann::json::object();
+  nlohmann::json settings = nlohmann::json::object();
   // The steps of the script that go wrong.
   nlohmann::json script = nlohmann::json::object();
 };
 
-class SimulatedStudy {
+class FakeStudy {
  public:
-  explicit SimulatedStudy(Simulation simulation = {});
+  explicit FakeStudy(FakeModel model = {});
 
   // From the next process on.
   void SetScript(const nlohmann::json& steps);
@@ -66,7 +66,7 @@ class SimulatedStudy {
   void WriteScript() const;
 
   TestFolder folder_;
-  Simulation simulation_;
+  FakeModel model_;
   std::unique_ptr<PlanSpace> space_;
   std::optional<StudyQuestions> questions_;
 };
@@ -92,13 +92,13 @@ class RecordingObserver : public TuneObserver {
 // A study in a store of its own, run by one tuner after the other.
 class WholeStudy {
  public:
-  explicit WholeStudy(const SimulatedStudy& simulated) : simulated_(simulated) {
-    study_ = *store->CreateStudy(simulated.spec);
+  explicit WholeStudy(const FakeStudy& fake) : fake_(fake) {
+    study_ = *store->CreateStudy(fake.spec);
   }
 
   TuneEnd Run() {
-    tuner_.emplace(*store, study_, simulated_.space(), simulated_.measured, simulated_.questions(),
-                   simulated_.setup(), &observer);
+    tuner_.emplace(*store, study_, fake_.space(), fake_.measured, fake_.questions(), fake_.setup(),
+                   &observer);
     Result<TuneEnd> end = tuner_->Run();
     EXPECT_TRUE(end.ok()) << ErrorOf(end);
     return *std::move(end);
@@ -106,13 +106,13 @@ class WholeStudy {
   void Stop() { tuner_->Stop(); }
 
   std::vector<Trial> Trials() { return *store->ListTrials(study_.id); }
-  Study Stored() { return **store->FindStudy(simulated_.spec.name); }
+  Study Stored() { return **store->FindStudy(fake_.spec.name); }
 
   std::unique_ptr<Store> store = MakeMemoryStore(TickingClock());
   RecordingObserver observer;
 
  private:
-  const SimulatedStudy& simulated_;
+  const FakeStudy& fake_;
   Study study_;
   std::optional<Tuner> tuner_;
 };
