@@ -278,13 +278,20 @@ void LibraryFitter::AssignCodes() {
     const std::array<float, kMaxLevels>& codebook = library_->codebooks[code_.indices[g]];
     const double scale = ScaleOf(static_cast<int64_t>(g));
     const size_t begin = g * kGroupColumns;
+    // How many levels begin at each place: a running sum gives the levels without a branch, where a loop over segments
+    // of two or three values would miss one a level.
+    std::array<uint8_t, kGroupColumns + 1> begins{};
+    std::array<double, kMaxLevels> centers;
     for (size_t k = 0; k < static_cast<size_t>(library_->levels); ++k) {
-      const double center = scale * static_cast<double>(codebook[k]);
-      for (size_t i = begin + borders_[g][k]; i < begin + borders_[g][k + 1]; ++i) {
-        const size_t column = begin + order_[i];
-        codes_[column] = static_cast<uint8_t>(k);
-        errors_[column] = std::abs(static_cast<double>(sorted_[i]) - center);
-      }
+      centers[k] = scale * static_cast<double>(codebook[k]);
+      if (k > 0) ++begins[borders_[g][k]];
+    }
+    uint8_t level = 0;
+    for (size_t i = 0; i < borders_[g][static_cast<size_t>(library_->levels)]; ++i) {
+      level = static_cast<uint8_t>(level + begins[i]);
+      const size_t column = begin + order_[begin + i];
+      codes_[column] = level;
+      errors_[column] = std::abs(static_cast<double>(sorted_[begin + i]) - centers[level]);
     }
   }
   // Ties go to the lower column.
