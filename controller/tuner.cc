@@ -56,6 +56,7 @@ Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesy
     current_ = nullptr;
   }
   if (!result.ok()) return Error{result.verdict().verdict.message};
+  (void)(*client)->Finish();  // what was measured stands whether or not the worker leaves politely
   observer_->OnMeasureEnd(result->reused, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   return Measured{.result = std::move(*result), .worker_version = observer.hello().worker_version,
                   .device_name = observer.hello().device_name};

@@ -12,6 +12,7 @@
 // foreach_target.h first
 #include "hwy/highway.h"
 #include "kernels/expand-inl.h"
+#include "kernels/outliers-inl.h"
 
 // A tile of weights is kRowTile rows; against it stand up to kTokenTile tokens at once, one accumulator a pair.
 #ifndef HPROC_KERNELS_MATMUL_TILES_
@@ -42,10 +43,6 @@ HWY_INLINE hn::Vec<TagI32> MultiplyAdd16(hn::Vec<TagI16> a, hn::Vec<TagI16> b, h
   return sum + other;
 #endif
 }
-
-// Four values at a time, which every target has: four tokens, or the rows of a tile.
-using TagF32x4 = hn::FixedTag<float, 4>;
-using VecF32x4 = hn::Vec<TagF32x4>;
 
 // The sum of a vector's 128-bit blocks.
 template <class D>
@@ -114,7 +111,7 @@ HWY_INLINE void DotTile(const float* HWY_RESTRICT rows, int64_t row_stride, cons
     hn::Vec<TagF32> x[kTokens];
     for (int t = 0; t < kTokens; ++t) x[t] = hn::LoadU(d, tokens[t] + c);
     for (int r = 0; r < kRows; ++r) {
-      const auto w = hn::Load(d, rows + r * row_stride + c);
+      const auto w = hn::LoadU(d, rows + r * row_stride + c);
       for (int t = 0; t < kTokens; ++t) sums[t][r] = hn::MulAdd(w, x[t], sums[t][r]);
     }
   }
@@ -144,112 +141,6 @@ HWY_INLINE void DotRows(int row_count, const T* rows, int64_t row_stride, const 
     case 2: return with_tokens.template operator()<2>();
     default: return with_tokens.template operator()<1>();
   }
-}
-
-// Column i of the result holds lane i of each argument.
-HWY_INLINE void Transpose(VecF32x4 (&v)[4]) {
-  const TagF32x4 d;
-  const hn::RepartitionToWide<TagF32x4> wide;
-  const auto a = hn::BitCast(wide, hn::InterleaveLower(d, v[0], v[1]));
-  const auto b = hn::BitCast(wide, hn::InterleaveUpper(d, v[0], v[1]));
-  const auto c = hn::BitCast(wide, hn::InterleaveLower(d, v[2], v[3]));
-  const auto e = hn::BitCast(wide, hn::InterleaveUpper(d, v[2], v[3]));
-  v[0] = hn::BitCast(d, hn::InterleaveLower(wide, a, c));
-  v[1] = hn::BitCast(d, hn::InterleaveUpper(wide, a, c));
-  v[2] = hn::BitCast(d, hn::InterleaveLower(wide, b, e));
-  v[3] = hn::BitCast(d, hn::InterleaveUpper(wide, b, e));
-}
-
-// The outliers of some rows of one matrix, in units of the rows' scales, and what they are multiplied with.
-struct OutlierRows {
-  std::vector<int64_t> ends;     // of row i: its outliers are [i > 0 ? ends[i - 1] : 0, ends[i])
-  std::vector<int32_t> columns;
-  std::vector<float> values;
-  std::vector<float> tokens;     // [groups of kTokenTile tokens][columns][kTokenTile]: a column of a group is one load
-};
-
-// Of rows [first, last). Whole registers are read and written past the end; the container's sections are padded for it.
-void ReadOutliers(const quant::XfpMatrix& matrix, int64_t first, int64_t last, OutlierRows& outliers) {
-  const auto count_of = [&](int64_t row) -> int64_t {
-    if (quant::OutlierCountBytes(matrix.columns) == 1) return matrix.outlier_counts[row];
-    uint16_t count;
-    std::memcpy(&count, matrix.outlier_counts + row * 2, 2);
-    return count;
-  };
-  int64_t begin = matrix.outlier_starts[first / quant::kOutlierRowBlock];
-  for (int64_t r = first / quant::kOutlierRowBlock * quant::kOutlierRowBlock; r < first; ++r) begin += count_of(r);
-  outliers.ends.clear();
-  int64_t count = 0;
-  for (int64_t r = first; r < last; ++r) outliers.ends.push_back(count += count_of(r));
-
-  const TagF32 d;
-  const hn::Rebind<hwy::float16_t, TagF32> d16;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto room = static_cast<size_t>(count + lanes);
-  if (outliers.values.size() < room) outliers.values.resize(room);
-  if (outliers.columns.size() < room) outliers.columns.resize(room);
-  const auto* values = reinterpret_cast<const hwy::float16_t*>(matrix.outlier_values) + begin;
-  for (int64_t i = 0; i < count; i += lanes) {
-    hn::StoreU(hn::PromoteTo(d, hn::LoadU(d16, values + i)), d, outliers.values.data() + i);
-  }
-  if (quant::OutlierColumnBytes(matrix.columns) == 4) {
-    std::memcpy(outliers.columns.data(), matrix.outlier_columns + begin * 4, static_cast<size_t>(count) * 4);
-  } else {
-    for (int64_t i = 0; i < count; ++i) {
-      uint16_t column;
-      std::memcpy(&column, matrix.outlier_columns + (begin + i) * 2, 2);
-      outliers.columns[static_cast<size_t>(i)] = column;
-    }
-  }
-}
-
-// Fills `interleaved` for the tokens of a call; those missing from the last group are zero.
-void InterleaveTokens(std::span<const float* const> tokens, int64_t columns, std::vector<float>& interleaved) {
-  const TagF32x4 d;
-  const size_t groups = (tokens.size() + kTokenTile - 1) / kTokenTile;
-  interleaved.resize(groups * static_cast<size_t>(columns) * kTokenTile);
-  float* out = interleaved.data();
-  for (size_t g = 0; g < groups; ++g) {
-    const std::span<const float* const> group =
-        tokens.subspan(g * kTokenTile, std::min<size_t>(kTokenTile, tokens.size() - g * kTokenTile));
-    int64_t c = 0;
-    for (; c + 4 <= columns; c += 4, out += 4 * kTokenTile) {
-      VecF32x4 v[kTokenTile] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
-      for (size_t t = 0; t < group.size(); ++t) v[t] = hn::LoadU(d, group[t] + c);
-      Transpose(v);
-      for (int i = 0; i < 4; ++i) hn::StoreU(v[i], d, out + i * kTokenTile);
-    }
-    for (; c < columns; ++c, out += kTokenTile) {
-      for (size_t t = 0; t < kTokenTile; ++t) out[t] = t < group.size() ? group[t][c] : 0.0f;
-    }
-  }
-}
-
-// sums[t * kRowTile + r]: the outliers of row `first` + r times token t. `token` where the call has only one, else
-// `group` of OutlierRows::tokens. Both add the same products in the same order.
-HWY_INLINE void SumOutliers(const OutlierRows& outliers, int64_t first, int row_count, const float* token,
-                            const float* group, float* HWY_RESTRICT sums) {
-  const TagF32x4 d;
-  const hn::FixedTag<float, 1> d1;
-  VecF32x4 of_rows[kRowTile] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
-  int64_t i = first > 0 ? outliers.ends[static_cast<size_t>(first) - 1] : 0;
-  const float* values = outliers.values.data();
-  const int32_t* columns = outliers.columns.data();
-  for (int r = 0; r < row_count; ++r) {
-    const int64_t end = outliers.ends[static_cast<size_t>(first + r)];
-    if (token != nullptr) {
-      auto sum = hn::Zero(d1);
-      for (; i < end; ++i) sum = hn::MulAdd(hn::Set(d1, values[i]), hn::LoadU(d1, token + columns[i]), sum);
-      sums[r] = hn::GetLane(sum);
-    } else {
-      auto sum = hn::Zero(d);
-      for (; i < end; ++i) sum = hn::MulAdd(hn::Set(d, values[i]), hn::LoadU(d, group + kTokenTile * columns[i]), sum);
-      of_rows[r] = sum;
-    }
-  }
-  if (token != nullptr) return;
-  Transpose(of_rows);
-  for (int t = 0; t < kTokenTile; ++t) hn::Store(of_rows[t], d, sums + t * kRowTile);
 }
 
 bool IsInteger(const Matrix& weight) {
@@ -284,31 +175,34 @@ void IntegerRows(const MatmulCall& call, int64_t begin, int64_t end, Scratch& sc
   auto* rows = reinterpret_cast<int16_t*>(hwy::RoundUpTo(reinterpret_cast<uintptr_t>(scratch.whole_rows.data()), 64));
   OutlierRows& outliers = scratch.outliers;
   const bool has_outliers = matrix.outliers > 0;
-  const bool one_token = call.tokens == 1;
+  const size_t sums_stride = hwy::RoundUpTo(scratch.values.size(), hn::Lanes(TagOutliers()));
   if (has_outliers) {
     ReadOutliers(matrix, call.first_row + begin, call.first_row + end, outliers);
-    if (!one_token) InterleaveTokens(scratch.values, matrix.columns, outliers.tokens);
+    if (call.tokens > 1) InterleaveTokens(scratch.values, matrix.columns, outliers.tokens);
+    outliers.sums.resize(kRowTile * sums_stride);
   }
   const TagF32x4 d;
   alignas(16) float row_scales[kRowTile] = {};
   alignas(16) float dots[kTokenTile * kRowTile];
-  alignas(16) float outlier_sums[kTokenTile * kRowTile] = {};
   for (int64_t r = begin; r < end; r += kRowTile) {
     const int row_count = static_cast<int>(std::min<int64_t>(kRowTile, end - r));
     for (int i = 0; i < row_count; ++i) {
       expand(matrix, call.first_row + r + i, rows + i * padded);
       row_scales[i] = quant::Bfloat16ToFloat(matrix.scales[call.first_row + r + i]);
     }
+    if (has_outliers) SumOutliers(scratch.values, matrix.columns, r - begin, row_count, outliers);
     for (int64_t t = 0; t < call.tokens; t += kTokenTile) {
       const int token_count = static_cast<int>(std::min<int64_t>(kTokenTile, call.tokens - t));
       DotRows(row_count, rows, padded, scratch.quantized.data() + t, token_count, padded, dots);
+      VecF32x4 outlier_sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
       if (has_outliers) {
-        SumOutliers(outliers, r - begin, row_count, one_token ? scratch.values[0] : nullptr,
-                    one_token ? nullptr : outliers.tokens.data() + t * matrix.columns, outlier_sums);
+        for (size_t i = 0; i < kRowTile; ++i) {
+          outlier_sums[i] = hn::LoadU(d, outliers.sums.data() + i * sums_stride + static_cast<size_t>(t));
+        }
+        Transpose(outlier_sums);
       }
       for (int k = 0; k < token_count; ++k) {
-        const auto sum = hn::Set(d, scratch.scales[static_cast<size_t>(t + k)]) * hn::Load(d, dots + k * kRowTile) +
-                         hn::Load(d, outlier_sums + k * kRowTile);
+        const auto sum = hn::Set(d, scratch.scales[static_cast<size_t>(t + k)]) * hn::Load(d, dots + k * kRowTile) + outlier_sums[k];
         StoreTile(hn::Load(d, row_scales) * sum, row_count, scratch.outputs[static_cast<size_t>(t + k)] + r);
       }
     }
@@ -318,14 +212,20 @@ void IntegerRows(const MatmulCall& call, int64_t begin, int64_t end, Scratch& sc
 void FloatRows(const MatmulCall& call, int64_t begin, int64_t end, Scratch& scratch) {
   const int64_t columns = call.weight->columns;
   const int64_t padded = PaddedColumns(columns);
-  auto* rows = reinterpret_cast<float*>(hwy::RoundUpTo(reinterpret_cast<uintptr_t>(scratch.float_rows.data()), 64));
+  const bool in_place = call.weight->storage == Storage::kFloat32;
+  const int64_t stride = in_place ? columns : padded;
   for (int64_t r = begin; r < end; r += kRowTile) {
     const int row_count = static_cast<int>(std::min<int64_t>(kRowTile, end - r));
-    for (int i = 0; i < row_count; ++i) ExpandRowFloat(*call.weight, call.first_row + r + i, padded, rows + i * padded);
+    const float* rows = static_cast<const float*>(call.weight->data) + (call.first_row + r) * columns;
+    if (!in_place) {
+      float* tile = reinterpret_cast<float*>(hwy::RoundUpTo(reinterpret_cast<uintptr_t>(scratch.float_rows.data()), 64));
+      for (int i = 0; i < row_count; ++i) ExpandRowFloat(*call.weight, call.first_row + r + i, padded, tile + i * padded);
+      rows = tile;
+    }
     alignas(16) float dots[kTokenTile * kRowTile];
     for (int64_t t = 0; t < call.tokens; t += kTokenTile) {
       const int token_count = static_cast<int>(std::min<int64_t>(kTokenTile, call.tokens - t));
-      DotRows(row_count, rows, padded, scratch.values.data() + t, token_count, columns, dots);
+      DotRows(row_count, rows, stride, scratch.values.data() + t, token_count, columns, dots);
       for (int k = 0; k < token_count; ++k) {
         StoreTile(hn::Load(TagF32x4(), dots + k * kRowTile), row_count, scratch.outputs[static_cast<size_t>(t + k)] + r);
       }

@@ -52,7 +52,7 @@ void BM_Pack(benchmark::State& state) {
   TensorPlan plan;
   plan.spec = SpecOf(state.range(0));
   plan.format = XfpFormat{.mode = state.range(2) != 0 ? Mode::kV2a : Mode::kV2, .levels = static_cast<int>(state.range(1))};
-  plan.ladder_index = LadderIndex(state.range(1) <= 4 ? 0.94 : 0.98);
+  plan.ladder_index = LadderIndex(state.range(1) <= 4 ? 0.92 : 0.98);
   const std::vector<float> values = RandomRows(plan.spec.rows, plan.spec.columns, 1, 0.002);
   const std::vector<float> sample = SampleOf(values, plan.spec);
   MatrixQuantizer::Block block;

@@ -21,6 +21,7 @@
 #include <span>
 #include <vector>
 
+#include "quant/float_sort.h"
 #include "quant/levels.h"
 #include "quant/xfp_matrix.h"
 
@@ -65,6 +66,10 @@ class ChannelFitter {
   // The centroids of the last fit before rounding, ascending [levels], and the sorted channel.
   std::span<const double> centers() const { return std::span(centers_).first(static_cast<size_t>(code_.levels)); }
   std::span<const float> sorted() const { return sorted_; }
+  // The columns of the sorted values, and the sums of the first i of them and of their squares, [columns + 1].
+  std::span<const uint32_t> order() const { return order_; }
+  std::span<const double> sums() const { return sum_; }
+  std::span<const double> square_sums() const { return square_sum_; }
 
   // Next() until the cosine reaches `floor`; false when no count gets there.
   bool FitToFloor(int levels, Centroids centroids, double floor);
@@ -84,7 +89,9 @@ class ChannelFitter {
   std::span<const float> channel_;
   std::vector<int> counts_;
   int64_t counts_columns_ = -1;
+  FloatSorter sorter_;
   std::vector<float> sorted_;
+  std::vector<uint32_t> order_;     // columns of sorted_, equal values by column
   std::vector<double> sum_;         // sum_[i] of sorted_[0, i)
   std::vector<double> square_sum_;  // likewise of squares
   std::vector<int> low_of_count_;   // how many of the first n outliers are at the low end

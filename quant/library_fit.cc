@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "base/check.h"
 #include "quant/half.h"
@@ -39,6 +40,18 @@ GroupFeature FeatureOf(ChannelFitter& fitter, double rms) {
 }
 
 double Spread(const GroupFeature& feature) { return static_cast<double>(feature[3]) - static_cast<double>(feature[0]); }
+
+// First index of the ascending values with values[i] >= threshold. Without branches: a codebook asks for up to 63 of them
+// in a row, none of which can be foretold.
+size_t LowerBound(const float* values, size_t size, float threshold) {
+  size_t at = 0;
+  while (size > 1) {
+    const size_t half = size / 2;
+    at += half * static_cast<size_t>(values[at + half - 1] < threshold);
+    size -= half;
+  }
+  return at + static_cast<size_t>(size == 1 && values[at] < threshold);
+}
 
 // bfloat16 nearest to the value, as a double too.
 uint16_t RoundScale(double scale) { return FloatToBfloat16(static_cast<float>(scale)); }
@@ -170,10 +183,11 @@ void LibraryFitter::Reset(std::span<const float> channel) {
   square_ = 0;
   for (float v : channel) square_ += static_cast<double>(v) * static_cast<double>(v);
   sorted_.clear();
+  order_.clear();
   sum_.clear();
   square_sum_.clear();
   nearest_.resize(static_cast<size_t>(groups));
-  ChannelFitter fitter;
+  ChannelFitter& fitter = group_fitter_;
   for (int64_t g = 0; g < groups; ++g) {
     const std::span<const float> values =
         channel.subspan(static_cast<size_t>(GroupBegin(g)), static_cast<size_t>(GroupEnd(g) - GroupBegin(g)));
@@ -181,16 +195,9 @@ void LibraryFitter::Reset(std::span<const float> channel) {
     fitter.Reset(values);
     const GroupFeature feature = FeatureOf(fitter, rms_[clusters_->group_scales ? static_cast<size_t>(g) : 0]);
     sorted_.insert(sorted_.end(), fitter.sorted().begin(), fitter.sorted().end());
-    double sum = 0;
-    double square = 0;
-    sum_.push_back(0);
-    square_sum_.push_back(0);
-    for (float v : fitter.sorted()) {
-      sum += static_cast<double>(v);
-      square += static_cast<double>(v) * static_cast<double>(v);
-      sum_.push_back(sum);
-      square_sum_.push_back(square);
-    }
+    order_.insert(order_.end(), fitter.order().begin(), fitter.order().end());
+    sum_.insert(sum_.end(), fitter.sums().begin(), fitter.sums().end());
+    square_sum_.insert(square_sum_.end(), fitter.square_sums().begin(), fitter.square_sums().end());
     std::array<std::pair<double, uint8_t>, kLibrarySize> distances;
     for (size_t c = 0; c < distances.size(); ++c) {
       const bool empty = clusters_->pooled[c].empty();
@@ -202,56 +209,98 @@ void LibraryFitter::Reset(std::span<const float> channel) {
   }
 }
 
-double LibraryFitter::GroupError(int64_t group, int book, double scale) const {
+LibraryFitter::Borders LibraryFitter::BordersOf(int64_t group, int book, double scale) const {
   const auto begin = static_cast<size_t>(GroupBegin(group));
   const auto size = static_cast<size_t>(GroupEnd(group)) - begin;
-  const float* values = sorted_.data() + begin;
+  const std::array<float, kMaxLevels>& codebook = library_->codebooks[static_cast<size_t>(book)];
+  const auto levels = static_cast<size_t>(library_->levels);
+  Borders borders;
+  borders[0] = 0;
+  for (size_t k = 1; k < levels; ++k) {
+    const auto threshold = static_cast<float>(
+        scale * 0.5 * (static_cast<double>(codebook[k - 1]) + static_cast<double>(codebook[k])));
+    borders[k] = static_cast<uint8_t>(LowerBound(sorted_.data() + begin, size, threshold));
+  }
+  borders[levels] = static_cast<uint8_t>(size);
+  return borders;
+}
+
+double LibraryFitter::GroupError(int64_t group, int book, double scale, const Borders& borders) const {
+  const auto begin = static_cast<size_t>(GroupBegin(group));
+  const auto levels = static_cast<size_t>(library_->levels);
   const double* sums = sum_.data() + begin + static_cast<size_t>(group);  // one more entry a group
   const std::array<float, kMaxLevels>& codebook = library_->codebooks[static_cast<size_t>(book)];
-  double error = square_sum_[begin + static_cast<size_t>(group) + size];
-  size_t at = 0;
-  for (int k = 0; k < library_->levels; ++k) {
-    const auto i = static_cast<size_t>(k);
-    size_t next = size;
-    if (k + 1 < library_->levels) {
-      const auto threshold = static_cast<float>(
-          scale * 0.5 * (static_cast<double>(codebook[i]) + static_cast<double>(codebook[i + 1])));
-      next = static_cast<size_t>(std::lower_bound(values + at, values + size, threshold) - values);
-    }
-    const double center = scale * static_cast<double>(codebook[i]);
-    error += center * (center * static_cast<double>(next - at) - 2 * (sums[next] - sums[at]));
-    at = next;
+  double error = square_sum_[begin + static_cast<size_t>(group) + borders[levels]];
+  for (size_t k = 0; k < levels; ++k) {
+    const double center = scale * static_cast<double>(codebook[k]);
+    error += center * (center * static_cast<double>(borders[k + 1] - borders[k]) - 2 * (sums[borders[k + 1]] - sums[borders[k]]));
   }
   return error;
 }
 
 void LibraryFitter::ChooseCodebooks() {
   for (int64_t g = 0; g < static_cast<int64_t>(code_.indices.size()); ++g) {
+    const double scale = ScaleOf(g);
     double best_error = std::numeric_limits<double>::infinity();
     for (uint8_t book : nearest_[static_cast<size_t>(g)]) {
-      const double error = GroupError(g, book, ScaleOf(g));
+      const Borders borders = BordersOf(g, book, scale);
+      const double error = GroupError(g, book, scale, borders);
       if (error < best_error) {
         best_error = error;
         code_.indices[static_cast<size_t>(g)] = book;
+        borders_[static_cast<size_t>(g)] = borders;
       }
     }
   }
 }
 
-void LibraryFitter::AssignCodes(int64_t group) {
-  const std::array<float, kMaxLevels>& codebook = library_->codebooks[code_.indices[static_cast<size_t>(group)]];
-  const double scale = ScaleOf(group);
-  const auto begin = static_cast<size_t>(GroupBegin(group));
-  const auto end = static_cast<size_t>(GroupEnd(group));
-  std::fill(codes_.begin() + static_cast<std::ptrdiff_t>(begin), codes_.begin() + static_cast<std::ptrdiff_t>(end),
-            uint8_t{0});
-  for (size_t k = 1; k < static_cast<size_t>(library_->levels); ++k) {
-    const auto threshold = static_cast<float>(
-        scale * 0.5 * (static_cast<double>(codebook[k - 1]) + static_cast<double>(codebook[k])));
-    for (size_t j = begin; j < end; ++j) {
-      codes_[j] = static_cast<uint8_t>(codes_[j] + (channel_[j] >= threshold ? 1 : 0));
+void LibraryFitter::SumCodes(std::vector<double>& dots, std::vector<double>& squares) const {
+  dots.assign(rms_.size(), 0);
+  squares.assign(rms_.size(), 0);
+  for (size_t g = 0; g < borders_.size(); ++g) {
+    const size_t i = rms_.size() == 1 ? 0 : g;
+    const std::array<float, kMaxLevels>& codebook = library_->codebooks[code_.indices[g]];
+    const double* sums = sum_.data() + g * kGroupColumns + g;
+    const Borders& borders = borders_[g];
+    for (size_t k = 0; k < static_cast<size_t>(library_->levels); ++k) {
+      const double q = static_cast<double>(codebook[k]);
+      dots[i] += q * (sums[borders[k + 1]] - sums[borders[k]]);
+      squares[i] += q * q * static_cast<double>(borders[k + 1] - borders[k]);
     }
   }
+}
+
+void LibraryFitter::AssignCodes() {
+  codes_.resize(channel_.size());
+  errors_.resize(channel_.size());
+  by_error_.resize(channel_.size());
+  for (size_t g = 0; g < borders_.size(); ++g) {
+    const std::array<float, kMaxLevels>& codebook = library_->codebooks[code_.indices[g]];
+    const double scale = ScaleOf(static_cast<int64_t>(g));
+    const size_t begin = g * kGroupColumns;
+    // How many levels begin at each place: a running sum gives the levels without a branch, where a loop over segments
+    // of two or three values would miss one a level.
+    std::array<uint8_t, kGroupColumns + 1> begins{};
+    std::array<double, kMaxLevels> centers;
+    for (size_t k = 0; k < static_cast<size_t>(library_->levels); ++k) {
+      centers[k] = scale * static_cast<double>(codebook[k]);
+      if (k > 0) ++begins[borders_[g][k]];
+    }
+    uint8_t level = 0;
+    for (size_t i = 0; i < borders_[g][static_cast<size_t>(library_->levels)]; ++i) {
+      level = static_cast<uint8_t>(level + begins[i]);
+      const size_t column = begin + order_[begin + i];
+      codes_[column] = level;
+      errors_[column] = std::abs(static_cast<double>(sorted_[begin + i]) - centers[level]);
+    }
+  }
+  // Ties go to the lower column.
+  const auto most = static_cast<std::ptrdiff_t>(counts_.back());
+  std::iota(by_error_.begin(), by_error_.end(), 0u);
+  std::partial_sort(by_error_.begin(), by_error_.begin() + most, by_error_.end(), [&](uint32_t a, uint32_t b) {
+    return errors_[a] != errors_[b] ? errors_[a] > errors_[b] : a < b;
+  });
+  by_error_.resize(static_cast<size_t>(most));
 }
 
 void LibraryFitter::Begin(const Library& library) {
@@ -263,56 +312,30 @@ void LibraryFitter::Begin(const Library& library) {
   code_.indices.assign(static_cast<size_t>(groups), 0);
   code_.scales.resize(rms_.size());
   for (size_t i = 0; i < rms_.size(); ++i) code_.scales[i] = RoundScale(rms_[i] * library.unit);
+  borders_.resize(static_cast<size_t>(groups));
   codes_.assign(channel_.size(), 0);
   by_error_.clear();
   dot_ = code_square_ = 0;
   if (square_ == 0) return;
 
   ChooseCodebooks();
-  for (int64_t g = 0; g < groups; ++g) AssignCodes(g);
   // The least-squares scale for these codes, then the codes for that scale.
-  std::vector<double> dots(rms_.size(), 0);
-  std::vector<double> squares(rms_.size(), 0);
-  const auto sum_up = [&] {
-    std::fill(dots.begin(), dots.end(), 0.0);
-    std::fill(squares.begin(), squares.end(), 0.0);
-    for (int64_t g = 0; g < groups; ++g) {
-      const size_t i = rms_.size() == 1 ? 0 : static_cast<size_t>(g);
-      const std::array<float, kMaxLevels>& codebook = library.codebooks[code_.indices[static_cast<size_t>(g)]];
-      for (auto j = static_cast<size_t>(GroupBegin(g)); j < static_cast<size_t>(GroupEnd(g)); ++j) {
-        const double q = static_cast<double>(codebook[codes_[j]]);
-        dots[i] += q * static_cast<double>(channel_[j]);
-        squares[i] += q * q;
-      }
-    }
-  };
-  sum_up();
+  std::vector<double> dots;
+  std::vector<double> squares;
+  SumCodes(dots, squares);
   for (size_t i = 0; i < rms_.size(); ++i) {
     if (squares[i] > 0 && dots[i] > 0) code_.scales[i] = RoundScale(dots[i] / squares[i]);
   }
-  for (int64_t g = 0; g < groups; ++g) AssignCodes(g);
-  sum_up();
+  for (int64_t g = 0; g < groups; ++g) {
+    borders_[static_cast<size_t>(g)] = BordersOf(g, code_.indices[static_cast<size_t>(g)], ScaleOf(g));
+  }
+  SumCodes(dots, squares);
   for (size_t i = 0; i < rms_.size(); ++i) {
     const double scale = Bfloat16ToFloat(code_.scales[i]);
     dot_ += scale * dots[i];
     code_square_ += scale * scale * squares[i];
   }
-
-  // The columns with the largest errors; ties go to the lower column.
-  const auto most = static_cast<size_t>(counts_.back());
-  std::vector<double> errors(channel_.size());
-  by_error_.resize(channel_.size());
-  for (int64_t g = 0; g < groups; ++g) {
-    const std::array<float, kMaxLevels>& codebook = library.codebooks[code_.indices[static_cast<size_t>(g)]];
-    const double scale = ScaleOf(g);
-    for (auto j = static_cast<size_t>(GroupBegin(g)); j < static_cast<size_t>(GroupEnd(g)); ++j) {
-      errors[j] = std::abs(static_cast<double>(channel_[j]) - scale * static_cast<double>(codebook[codes_[j]]));
-      by_error_[j] = static_cast<uint32_t>(j);
-    }
-  }
-  std::partial_sort(by_error_.begin(), by_error_.begin() + static_cast<std::ptrdiff_t>(most), by_error_.end(),
-                    [&](uint32_t a, uint32_t b) { return errors[a] != errors[b] ? errors[a] > errors[b] : a < b; });
-  by_error_.resize(most);
+  AssignCodes();
 }
 
 bool LibraryFitter::Next() {

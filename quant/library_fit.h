@@ -76,9 +76,14 @@ class LibraryFitter {
   void Encode(EncodedChannel& encoded) const;
 
  private:
+  using Borders = std::array<uint8_t, kMaxLevels + 1>;  // where the levels of a sorted group begin, and its end
+
   void ChooseCodebooks();
-  void AssignCodes(int64_t group);
-  double GroupError(int64_t group, int book, double scale) const;
+  Borders BordersOf(int64_t group, int book, double scale) const;
+  double GroupError(int64_t group, int book, double scale, const Borders& borders) const;
+  // Adds <q, w> and ||q||^2 of each group's codes, in units of the scale, to its scale's sums.
+  void SumCodes(std::vector<double>& dots, std::vector<double>& squares) const;
+  void AssignCodes();  // columns: their codes, and the largest errors
   double ScaleOf(int64_t group) const;
   int64_t GroupBegin(int64_t group) const { return group * kGroupColumns; }
   int64_t GroupEnd(int64_t group) const;
@@ -90,13 +95,17 @@ class LibraryFitter {
   int64_t counts_columns_ = -1;
   double square_ = 0;                // ||w||^2
   std::vector<double> rms_;          // [1] or [groups]
+  ChannelFitter group_fitter_;
   std::vector<float> sorted_;        // each group sorted
+  std::vector<uint32_t> order_;      // the columns of sorted_, from 0 in every group
   std::vector<double> sum_;          // prefix sums within groups, one more entry a group
   std::vector<double> square_sum_;
   std::vector<std::array<uint8_t, 3>> nearest_;  // [groups] clusters worth trying
 
   size_t next_count_ = 0;
-  std::vector<uint8_t> codes_;
+  std::vector<Borders> borders_;     // [groups]
+  std::vector<uint8_t> codes_;       // by column
+  std::vector<double> errors_;       // by column
   std::vector<uint32_t> by_error_;   // the columns that may become outliers, largest error first
   double dot_ = 0;                   // <w, w'> and ||w'||^2 with the outliers taken so far
   double code_square_ = 0;

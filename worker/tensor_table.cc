@@ -32,7 +32,8 @@ class Builder {
 
   Result<TensorTable> Build() {
     Add(TensorRole::kEmbedding, -1, prefix_ + "embed_tokens.weight", Family::kKept, spec_.vocabulary, spec_.hidden);
-    for (size_t i = 0; i < spec_.layers.size(); ++i) AddLayer(static_cast<int>(i));
+    // Nothing is added once something is wrong: a config alone can ask for hundreds of millions of experts.
+    for (size_t i = 0; i < spec_.layers.size() && error_.empty(); ++i) AddLayer(static_cast<int>(i));
     AddVector(TensorRole::kFinalNorm, -1, prefix_ + "norm.weight", spec_.hidden);
     if (!spec_.tied_head) Add(TensorRole::kHead, -1, "lm_head.weight", Family::kHead, spec_.vocabulary, spec_.hidden);
     if (!error_.empty()) return Error{error_};
@@ -116,7 +117,7 @@ class Builder {
       AddSource(first, gate_up, {spec.experts, 2 * spec.width, spec_.hidden}, first.spec.rows);
       AddSource(second, down, {spec.experts, spec_.hidden, spec.width}, second.spec.rows);
     } else {
-      for (int64_t e = 0; e < spec.experts; ++e) {
+      for (int64_t e = 0; e < spec.experts && error_.empty(); ++e) {
         const std::string expert = at + std::to_string(e) + ".";
         AddSource(first, expert + "gate_proj.weight", {spec.width, spec_.hidden}, spec.width);
         AddSource(first, expert + "up_proj.weight", {spec.width, spec_.hidden}, spec.width);

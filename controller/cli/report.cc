@@ -13,9 +13,9 @@
 namespace hproc::controller {
 
 int RunReport(const StudyOptions& options, const std::string& stem) {
-  ExitCode exit_code = kExitDone;
-  Result<Opened> opened = OpenStudy(options, exit_code);
-  if (!opened.ok()) return Fail(exit_code, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   Result<std::unique_ptr<PlanSpace>> space = SpaceOf(opened->study);
   if (!space.ok()) return Fail(kExitInfrastructure, space.error().message);
   const SearchSpec spec = SearchSpecOf(opened->study.spec, **space);
