@@ -181,6 +181,17 @@ void TrialRunner::Stop() {
   if (current_ != nullptr) current_->Stop("the study was interrupted");
 }
 
+// After the host ran out of memory: one thread, whose share of loading buffers is the least there is.
+worker::Deployment TrialRunner::DeploymentFor(const Trial& trial) const {
+  worker::Deployment deployment = spec_.deployment;
+  if (std::ranges::any_of(trial.attempts, [](const controller::Attempt& attempt) {
+        return attempt.verdict.reason == Reason::kHostOutOfMemory;
+      })) {
+    deployment.threads = 1;
+  }
+  return deployment;
+}
+
 Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
   // Attempts that an interruption ended say nothing; those that failed before one count.
   auto failures = std::ranges::count_if(run.trial.attempts, [](const controller::Attempt& attempt) {
@@ -203,7 +214,7 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
     Attempt attempt(*this, run);
     attempt.measured.predicted = run.predicted;
     const worker::TrialJob job{.model_dir = spec_.model_dir, .plan_json = run.trial.plan.plan_json,
-                               .deployment = spec_.deployment, .memory_cap_bytes = run.memory_cap_bytes};
+                               .deployment = DeploymentFor(run.trial), .memory_cap_bytes = run.memory_cap_bytes};
     Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(options, job, &attempt);
     if (!client.ok()) return client.error();
     {
@@ -238,7 +249,9 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
         if (Result<void> ended = store_.EndAttempt(run.trial.id, *attempt_number, end->verdict); !ended.ok()) {
           return ended.error();
         }
-        run.trial.attempts.emplace_back().number = *attempt_number;
+        controller::Attempt& failed = run.trial.attempts.emplace_back();
+        failed.number = *attempt_number;
+        failed.verdict = end->verdict;
         continue;
       }
       state = TrialState::kFailed;

@@ -102,7 +102,7 @@ SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
   search.strategy = StrategyFromName(spec.strategy).value_or(Strategy::kPredict);
   search.lowest = space.PairOf(spec.lowest);
   search.highest = space.PairOf(spec.highest);
-  search.budget_bytes = spec.memory_cap_bytes - spec.headroom_bytes;
+  search.budget_bytes = spec.budget_bytes();
   search.min_accuracy = spec.min_accuracy;
   search.max_candidates = spec.max_candidates;
   search.max_garbage_loads = spec.max_garbage_loads;
@@ -186,7 +186,7 @@ Result<TrialRun> Tuner::Prepare(Trial trial, std::optional<int> incumbent, const
   TrialRun run;
   const bool is_point = trial.plan.kind == TrialKind::kPoint;
   run.depth = is_point ? DepthOf(trial.plan.purpose) : Depth::kEvaluate;
-  run.memory_cap_bytes = is_point ? study_.spec.memory_cap_bytes : 0;
+  run.memory_cap_bytes = is_point ? study_.spec.budget_bytes() : 0;
   Result<quant::Plan> plan = quant::PlanFromJson(trial.plan.plan_json);
   if (!plan.ok()) return plan.error();
   run.predicted = space_.Ledger(*plan);

@@ -176,7 +176,7 @@ class Report {
     const Trial* best = Best();
     if (best == nullptr) return;
     Add(Heading{2, "Against the baselines"});
-    const int64_t budget = study_.spec.memory_cap_bytes - study_.spec.headroom_bytes;
+    const int64_t budget = study_.spec.budget_bytes();
     Add(Paragraph{fmt::format("Rounded to nearest at 4 bits in groups of 128 the weights would take {}, {} in all: {}.",
                               FormatBytes(input_.outcome.int4_weight_bytes), FormatBytes(input_.outcome.int4_total_bytes),
                               input_.outcome.int4_total_bytes <= budget ? "that fits too" : "that does not fit")});

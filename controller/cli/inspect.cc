@@ -155,7 +155,9 @@ int RunExport(const StudyOptions& options, std::optional<int> number, const std:
   if (!answers.ok()) return Fail(kExitInfrastructure, answers.error().message);
   Result<OperatingPoint> point =
       MakeOperatingPoint(opened->study, opened->trials, trial, *answers, questions->order, FormatUtc(SystemClock()()));
-  if (!point.ok()) return Fail(kExitInfrastructure, point.error().message);
+  // A trial that cannot be exported was a wrong choice; anything else is the store's fault.
+  const bool exportable = trial.state == TrialState::kComplete && trial.measured.accuracy.all_questions;
+  if (!point.ok()) return Fail(exportable ? kExitInfrastructure : kExitUsage, point.error().message);
   const std::string json = OperatingPointToJson(*point);
   if (path.empty() || path == "-") {
     fmt::print("{}", json);

@@ -150,7 +150,7 @@ std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, co
     if (other.state != TrialState::kInfeasible || other.verdict.reason != Reason::kOutOfMemory) continue;
     text += fmt::format("             {} {}\n", FloorsText(other.plan.floors, has_lazy), VerdictText(other));
   }
-  const int64_t budget = study.spec.memory_cap_bytes - study.spec.headroom_bytes;
+  const int64_t budget = study.spec.budget_bytes();
   text += fmt::format("  INT4 g128  {} weights, {} in all: {}\n", FormatBytes(outcome.int4_weight_bytes),
                       FormatBytes(outcome.int4_total_bytes),
                       outcome.int4_total_bytes <= budget ? "fits too" : "does not fit");

@@ -23,14 +23,19 @@ FloorPair PairOf(const FakeStudy& fake, const Trial& trial) {
 
 // ---- what a study finds ----
 
-// The plan predicts all there is, or knows nothing of a fiftieth of the memory.
-class TrueStaircase : public testing::TestWithParam<int64_t> {};
+// The plan predicts all there is, or knows nothing of a fiftieth of the memory; headroom is asked for or not.
+struct Memory {
+  int64_t hidden_bytes;
+  int64_t headroom_bytes;
+};
+class TrueStaircase : public testing::TestWithParam<Memory> {};
 
 TEST_P(TrueStaircase, IsWhereTheRecommendationStands) {
   json model = kSloping;
-  model["hidden_bytes"] = GetParam();
+  model["hidden_bytes"] = GetParam().hidden_bytes;
   FakeStudy fake({.questions = 120, .settings = model});
-  const int64_t cap = fake.spec.memory_cap_bytes;
+  fake.spec.headroom_bytes = GetParam().headroom_bytes;
+  const int64_t cap = fake.spec.memory_cap_bytes - fake.spec.headroom_bytes;
   WholeStudy study(fake);
   const TuneEnd end = study.Run();
   const std::vector<Trial> trials = study.Trials();
@@ -68,7 +73,8 @@ TEST_P(TrueStaircase, IsWhereTheRecommendationStands) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(HiddenBytes, TrueStaircase, testing::Values(0, 20'000));
+INSTANTIATE_TEST_SUITE_P(Memory, TrueStaircase,
+                         testing::Values(Memory{0, 0}, Memory{20'000, 0}, Memory{0, 30'000}, Memory{20'000, 30'000}));
 
 TEST(Tuner, RunsNoPlanTwice) {
   FakeStudy fake({.questions = 60, .settings = kSloping});
