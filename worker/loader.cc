@@ -128,7 +128,7 @@ class Loader {
     return loaded;
   }
 
-  static Result<void> CheckFinite(const TensorInfo& source, std::span<const std::byte> stored) {
+  Result<void> CheckFinite(const TensorInfo& source, std::span<const std::byte> stored) const {
     std::vector<float> values(4096);
     const auto size = static_cast<size_t>(DtypeBits(source.dtype) / 8);
     int64_t bad = 0;
@@ -138,7 +138,7 @@ class Loader {
       stored = stored.subspan(count * size);
     }
     if (bad == 0) return Ok();
-    return Error{"tensor '" + Printable(source.name) + "' holds " + std::to_string(bad) +
+    return Error{TensorLabel(checkpoint_, source) + " holds " + std::to_string(bad) +
                  " values that are NaN or infinite"};
   }
 

@@ -41,7 +41,7 @@ class Builder {
     for (const TensorInfo& info : checkpoint_->tensors()) {
       if (used_.contains(info.name) || IsIgnored(info.name)) continue;
       if (spec_.tied_head && info.name == "lm_head.weight") continue;  // some writers store the tied copy too
-      return Error{"tensor '" + Printable(info.name) + "' is not one of a " + spec_.architecture + " model"};
+      return Error{TensorLabel(checkpoint_, info) + " is not one of a " + spec_.architecture + " model"};
     }
     return std::move(table_);
   }
@@ -175,18 +175,18 @@ class Builder {
     }
     used_.insert(name);
     if (info->shape != shape) {
-      error_ = "tensor '" + Printable(name) + "' has shape " + ShapeText(info->shape) + ", not " + ShapeText(shape);
+      error_ = TensorLabel(checkpoint_, *info) + " has shape " + ShapeText(info->shape) + ", not " + ShapeText(shape);
       return;
     }
     if (info->dtype != Dtype::kBF16 && info->dtype != Dtype::kF16 && info->dtype != Dtype::kF32) {
-      error_ = "tensor '" + Printable(name) + "' is " + std::string(DtypeName(info->dtype)) + ", not BF16, F16 or F32";
+      error_ = TensorLabel(checkpoint_, *info) + " is " + std::string(DtypeName(info->dtype)) + ", not BF16, F16 or F32";
       return;
     }
     if (tensor.sources.empty()) {
       tensor.dtype = info->dtype;
       tensor.spec.bytes_per_value = DtypeBits(info->dtype) / 8;
     } else if (tensor.dtype != info->dtype) {
-      error_ = "tensor '" + Printable(name) + "' is " + std::string(DtypeName(info->dtype)) + ", other experts of its layer " +
+      error_ = TensorLabel(checkpoint_, *info) + " is " + std::string(DtypeName(info->dtype)) + ", other experts of its layer " +
                std::string(DtypeName(tensor.dtype));
       return;
     }
@@ -221,6 +221,10 @@ Result<void> ForEachPiece(const ModelTensor& tensor, int64_t first_row, int64_t 
 
 }  // namespace
 
+std::string TensorLabel(const Checkpoint& checkpoint, const TensorInfo& info) {
+  return Printable(checkpoint.ShardName(info.shard)) + ": tensor '" + Printable(info.name) + "'";
+}
+
 Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint, const Shard& shard) {
   if (shard.world_size != 1) return Error{"tensor parallelism over several ranks is not supported yet"};
   return Builder(spec, &checkpoint).Build();
@@ -254,7 +258,7 @@ Result<void> ReadRows(const Checkpoint& checkpoint, const ModelTensor& tensor, i
     const auto size = static_cast<size_t>(count * columns);
     const int64_t bad = ConvertToFloat(tensor.dtype, stored, {out, size});
     if (bad > 0) {
-      return Error{"tensor '" + Printable(source.info->name) + "' holds " + std::to_string(bad) +
+      return Error{TensorLabel(checkpoint, *source.info) + " holds " + std::to_string(bad) +
                    " values that are NaN or infinite"};
     }
     out += size;

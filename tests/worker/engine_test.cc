@@ -108,7 +108,7 @@ TEST(Engine, PrefillInPiecesGivesTheBitsOfPrefillAtOnce) {
       if (floors && shape.seed != 1 && shape.seed != 6) continue;  // the others hardly pack
       SmallEngine small(folder.path(), kShape, Backend::kCpu, 2, floors);
       const std::vector<float> whole = small.Feed(0, tokens);
-      for (size_t piece : {1, 2, 3, 7, 16, 39}) {
+      for (size_t piece : {1, 3, 16}) {
         small.engine().ResetSlot(1);
         EXPECT_TRUE(small.Feed(1, tokens, 0, piece) == whole) << "seed " << shape.seed << " pieces of " << piece;
       }

@@ -195,7 +195,7 @@ TEST_F(LoaderTest, NamesTheSourceTensorThatHoldsNanOrInfinity) {
         DeviceMemory memory("cpu", 0);
         const Result<LoadedModel> loaded = Load(plan, memory, pool_);
         ASSERT_FALSE(loaded.ok()) << name;
-        EXPECT_EQ(loaded.error().message, "tensor '" + name + "' holds 1 values that are NaN or infinite");
+        EXPECT_EQ(loaded.error().message, "model.safetensors: tensor '" + name + "' holds 1 values that are NaN or infinite");
       }
       bad = std::isnan(bad) ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
     }
@@ -316,7 +316,7 @@ TEST_F(LoaderTest, RefusesToMeasureWhatIsNotFinite) {
   Write(small);
   const Result<quant::RateTable> rates = MeasureRates(opened_->checkpoint, opened_->table, {}, pool_, {});
   ASSERT_FALSE(rates.ok());
-  EXPECT_EQ(rates.error().message, "tensor 'model.layers.0.mlp.experts.down_proj' holds 1 values that are NaN or infinite");
+  EXPECT_EQ(rates.error().message, "model.safetensors: tensor 'model.layers.0.mlp.experts.down_proj' holds 1 values that are NaN or infinite");
 }
 
 }  // namespace

@@ -243,11 +243,11 @@ TEST_F(SessionTest, SaysWhoseFaultABrokenCheckpointIs) {
   small = whole;
   small.tensors["model.extra"] = StoredTensor::Of({1}, {1}, "BF16");
   Write(small);
-  EXPECT_THAT(error_of(job), HasSubstr("loader_fault: tensor 'model.extra' is not one of"));
+  EXPECT_THAT(error_of(job), HasSubstr("loader_fault: model.safetensors: tensor 'model.extra' is not one of"));
   small = whole;
   small.tensors.at("model.layers.1.self_attn.k_proj.weight").Put(3, std::nanf(""));
   Write(small);
-  EXPECT_EQ(error_of(job), "bad_checkpoint: tensor 'model.layers.1.self_attn.k_proj.weight' holds 1 values that are NaN or infinite");
+  EXPECT_EQ(error_of(job), "bad_checkpoint: model.safetensors: tensor 'model.layers.1.self_attn.k_proj.weight' holds 1 values that are NaN or infinite");
   small = whole;
   small.text_config["model_type"] = "gpt9";
   Write(small);

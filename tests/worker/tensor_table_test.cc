@@ -12,6 +12,7 @@
 namespace hproc::worker {
 namespace {
 
+using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::StartsWith;
@@ -164,13 +165,13 @@ TEST(TensorTable, NamesEveryTensorOfAnotherShape) {
   for (const auto& [name, tensor] : whole.tensors) {
     SmallCheckpoint small = whole;
     small.tensors.at(name).shape.insert(small.tensors.at(name).shape.begin(), 1);  // the same bytes
-    EXPECT_THAT(ErrorOf(small), AllOf(StartsWith("tensor '" + name + "' has shape [1, "), HasSubstr(", not ["))) << name;
+    EXPECT_THAT(ErrorOf(small), AllOf(StartsWith("model.safetensors: tensor '" + name + "' has shape [1, "), HasSubstr(", not ["))) << name;
   }
   // Transposed experts, as some writers have them.
   SmallCheckpoint small = whole;
   StoredTensor& down = small.tensors.at("model.layers.0.mlp.experts.down_proj");
   std::swap(down.shape[1], down.shape[2]);
-  EXPECT_EQ(ErrorOf(small), "tensor 'model.layers.0.mlp.experts.down_proj' has shape [5, 9, 36], not [5, 36, 9]");
+  EXPECT_EQ(ErrorOf(small), "model.safetensors: tensor 'model.layers.0.mlp.experts.down_proj' has shape [5, 9, 36], not [5, 36, 9]");
 }
 
 TEST(TensorTable, NamesEveryTensorOfADtypeItDoesNotTake) {
@@ -178,7 +179,7 @@ TEST(TensorTable, NamesEveryTensorOfADtypeItDoesNotTake) {
   for (const auto& [name, tensor] : whole.tensors) {
     SmallCheckpoint small = whole;
     small.tensors.at(name).dtype = "I16";  // two bytes as well
-    EXPECT_EQ(ErrorOf(small), "tensor '" + name + "' is I16, not BF16, F16 or F32");
+    EXPECT_EQ(ErrorOf(small), "model.safetensors: tensor '" + name + "' is I16, not BF16, F16 or F32");
   }
 }
 
@@ -187,11 +188,33 @@ TEST(TensorTable, NamesWhatItDoesNotKnow) {
                            "model.layers.1.self_attn.q_proj.bias", "modelvisual.x", "model.layers.1.mtp.x"}) {
     SmallCheckpoint small;
     small.tensors[name] = StoredTensor::Of({1}, {1}, "BF16");
-    EXPECT_EQ(ErrorOf(small), "tensor '" + std::string(name) + "' is not one of a qwen3_5_moe_text model");
+    EXPECT_EQ(ErrorOf(small), "model.safetensors: tensor '" + std::string(name) + "' is not one of a qwen3_5_moe_text model");
   }
   SmallCheckpoint small;
   small.tensors["bad\x1b[31m\nname"] = StoredTensor::Of({1}, {1}, "BF16");
   EXPECT_EQ(ErrorOf(small).find('\x1b'), std::string::npos);
+}
+
+TEST(TensorTable, NamesTheFileOfManyThatATensorIsIn) {
+  const SmallCheckpoint small({.layers = "L"});
+  const TestFolder folder;
+  small.WriteTo(folder);
+  std::filesystem::remove(folder / "model.safetensors");
+  StoredTensors files[2];
+  json index = {{"weight_map", json::object()}};
+  for (const auto& [name, tensor] : small.tensors) {
+    const bool second = name.find("mlp") != std::string::npos;
+    files[second].emplace(name, tensor).first->second.dtype = name.ends_with("mlp.gate.weight") ? "I16" : "BF16";
+    index["weight_map"][name] = second ? "two.safetensors" : "one.safetensors";
+  }
+  folder.Write("one.safetensors", SafetensorsOf(files[0]));
+  folder.Write("two.safetensors", SafetensorsOf(files[1]));
+  folder.Write("model.safetensors.index.json", index.dump());
+  const Result<Checkpoint> checkpoint = Checkpoint::Open(folder.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const Result<TensorTable> table = BuildTensorTable(*ParseModelSpec(checkpoint->config_json(), {}), *checkpoint, {});
+  ASSERT_FALSE(table.ok());
+  EXPECT_EQ(table.error().message, "two.safetensors: tensor 'model.layers.0.mlp.gate.weight' is I16, not BF16, F16 or F32");
 }
 
 TEST(TensorTable, PassesOverVisionTowersPredictionHeadsAndTiedCopies) {
@@ -207,7 +230,7 @@ TEST(TensorTable, RefusesExpertsOfSeveralDtypes) {
   SmallCheckpoint small({.layers = "L", .fused = false});
   StoredTensor& up = small.tensors.at("model.layers.0.mlp.experts.3.up_proj.weight");
   up.dtype = "F16";
-  EXPECT_EQ(ErrorOf(small), "tensor 'model.layers.0.mlp.experts.3.up_proj.weight' is F16, other experts of its layer BF16");
+  EXPECT_EQ(ErrorOf(small), "model.safetensors: tensor 'model.layers.0.mlp.experts.3.up_proj.weight' is F16, other experts of its layer BF16");
 }
 
 TEST(TensorTable, RefusesSeveralRanks) {
@@ -221,7 +244,7 @@ TEST(TensorTable, RefusesAHugeModelOnceItsFirstTensorIsMissing) {
   small.text_config["num_hidden_layers"] = 4096;
   small.text_config.erase("layer_types");
   const auto start = std::chrono::steady_clock::now();
-  EXPECT_THAT(ErrorOf(small), StartsWith("tensor 'model.layers.0.mlp.gate.weight' has shape [5, 36], not [65536, 36]"));
+  EXPECT_THAT(ErrorOf(small), StartsWith("model.safetensors: tensor 'model.layers.0.mlp.gate.weight' has shape [5, 36], not [65536, 36]"));
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
 
@@ -238,7 +261,7 @@ TEST(ReadRows, CountsAndNamesWhatIsNotFinite) {
   const Result<void> read = ReadRows(opened.checkpoint, gate_up, 0, gate_up.spec.rows, values);
   ASSERT_FALSE(read.ok());
   EXPECT_EQ(read.error().message,
-            "tensor 'model.layers.0.mlp.experts.1.up_proj.weight' holds 2 values that are NaN or infinite");
+            "model.safetensors: tensor 'model.layers.0.mlp.experts.1.up_proj.weight' holds 2 values that are NaN or infinite");
   // Rows beside it are none the worse.
   Rows(opened.checkpoint, gate_up, 0, 18);
   Rows(opened.checkpoint, gate_up, 36, gate_up.spec.rows - 36);
