@@ -41,7 +41,7 @@ class Builder {
     for (const TensorInfo& info : checkpoint_->tensors()) {
       if (used_.contains(info.name) || IsIgnored(info.name)) continue;
       if (spec_.tied_head && info.name == "lm_head.weight") continue;  // some writers store the tied copy too
-      return Error{TensorLabel(checkpoint_, info) + " is not one of a " + spec_.architecture + " model"};
+      return Error{TensorLabel(*checkpoint_, info) + " is not one of a " + spec_.architecture + " model"};
     }
     return std::move(table_);
   }
@@ -175,18 +175,18 @@ class Builder {
     }
     used_.insert(name);
     if (info->shape != shape) {
-      error_ = TensorLabel(checkpoint_, *info) + " has shape " + ShapeText(info->shape) + ", not " + ShapeText(shape);
+      error_ = TensorLabel(*checkpoint_, *info) + " has shape " + ShapeText(info->shape) + ", not " + ShapeText(shape);
       return;
     }
     if (info->dtype != Dtype::kBF16 && info->dtype != Dtype::kF16 && info->dtype != Dtype::kF32) {
-      error_ = TensorLabel(checkpoint_, *info) + " is " + std::string(DtypeName(info->dtype)) + ", not BF16, F16 or F32";
+      error_ = TensorLabel(*checkpoint_, *info) + " is " + std::string(DtypeName(info->dtype)) + ", not BF16, F16 or F32";
       return;
     }
     if (tensor.sources.empty()) {
       tensor.dtype = info->dtype;
       tensor.spec.bytes_per_value = DtypeBits(info->dtype) / 8;
     } else if (tensor.dtype != info->dtype) {
-      error_ = TensorLabel(checkpoint_, *info) + " is " + std::string(DtypeName(info->dtype)) + ", other experts of its layer " +
+      error_ = TensorLabel(*checkpoint_, *info) + " is " + std::string(DtypeName(info->dtype)) + ", other experts of its layer " +
                std::string(DtypeName(tensor.dtype));
       return;
     }
