@@ -13,4 +13,10 @@ namespace hproc {
 // than 96 bytes is cut in the middle: "first part…last part (1048576 bytes)".
 std::string Printable(std::string_view text);
 
+// The same for a whole message, which quotes nothing and is not cut: quotes and backslashes stay as they are.
+std::string PrintableLine(std::string_view text);
+
+// Characters that are invisible, break the line or reorder it; control characters among them.
+bool IsDeceptive(char32_t code_point);
+
 }  // namespace hproc

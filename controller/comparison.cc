@@ -28,7 +28,7 @@ Result<std::vector<Comparison>> CompareWithBaselines(Store& store, const StudySp
   Result<Outcomes> point = Outcomes{};
   for (const Trial& trial : trials) {
     if (trial.plan.kind == TrialKind::kPoint || trial.state != TrialState::kComplete) continue;
-    if (!trial.measured.accuracy.all_questions) continue;
+    if (!trial.measured.accuracy.all_questions || !trial.measured.memory) continue;
     if (point->empty()) {
       point = OutcomesOf(store, trials[static_cast<size_t>(recommended)]);
       if (!point.ok()) return point.error();
@@ -38,7 +38,7 @@ Result<std::vector<Comparison>> CompareWithBaselines(Store& store, const StudySp
     Comparison comparison;
     comparison.baseline = trial.number;
     comparison.kind = trial.plan.kind;
-    comparison.fits = trial.measured.memory && trial.measured.memory->live_bytes <= spec.budget_bytes();
+    comparison.fits = trial.measured.memory->live_bytes <= spec.budget_bytes();
     for (const auto& [question, right] : *baseline) {
       const auto ours = point->find(question);
       if (ours == point->end()) continue;

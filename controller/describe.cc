@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include "base/bytes.h"
+#include "base/printable.h"
 #include "controller/search.h"
 #include "evals/statistics.h"
 
@@ -33,15 +34,15 @@ std::string VerdictText(const Trial& trial) {
         return trial.plan.purpose == PurposeName(Purpose::kGarbageEdge) ? "sensible" : "fits";
       }
       const AccuracyTally& tally = trial.measured.accuracy;
-      if (!tally.all_questions) return verdict.message;
+      if (!tally.all_questions) return PrintableLine(verdict.message);
       return fmt::format("{} of {} right", tally.strict_correct, tally.total);
     }
     case TrialState::kInfeasible:
     case TrialState::kFailed: {
       std::string text(ReasonName(verdict.reason));
-      if (!verdict.phase.empty()) text += " at " + verdict.phase;
+      if (!verdict.phase.empty()) text += " at " + PrintableLine(verdict.phase);
       if (verdict.short_bytes > 0) text += ", short " + FormatBytes(verdict.short_bytes);
-      if (!verdict.message.empty()) text += ": " + verdict.message;
+      if (!verdict.message.empty()) text += ": " + PrintableLine(verdict.message);
       return text;
     }
     default: return std::string(TrialStateName(trial.state));

@@ -14,7 +14,7 @@ std::string FloorsText(const quant::Floors& floors, bool has_lazy = true);
 // "0.7900 (1042 of 1319; 95 % interval 0.7672 to 0.8112)"; says so where the questions were not all asked.
 std::string AccuracyText(const AccuracyTally& tally);
 
-// "complete: 1042 of 1319 right", "out_of_memory at cache: keys of layer 5, short 12.3 KiB", …: how a trial ended.
+// "1042 of 1319 right", "out_of_memory at cache, short 12.3 KiB: keys of layer 5", …: how a trial ended, in one line.
 std::string VerdictText(const Trial& trial);
 
 // "2310 ± 12 tok/s": mean and standard deviation over the repetitions; says so where it was not measured.

@@ -74,6 +74,7 @@ Result<OperatingPoint> MakeOperatingPoint(const Study& study, const std::vector<
                                           const std::vector<Answer>& answers, std::span<const int> order,
                                           std::string_view created_utc) {
   const std::string name = "trial " + std::to_string(trial.number) + " of study \"" + study.spec.name + "\"";
+  if (trial.plan.kind != TrialKind::kPoint) return Error{name + " cannot be exported: it is a baseline, not an operating point"};
   if (trial.state != TrialState::kComplete || !trial.measured.accuracy.all_questions || !trial.measured.load ||
       !trial.measured.memory) {
     return Error{name + " cannot be exported: it was not evaluated on all questions"};

@@ -27,11 +27,11 @@ Depth DepthOf(Purpose purpose) {
   switch (purpose) {
     case Purpose::kCandidate:
     case Purpose::kWalkStep:
-    case Purpose::kGridPoint: return Depth::kEvaluate;
+    case Purpose::kGridPoint:
+    case Purpose::kLowestFits: return Depth::kEvaluate;
     case Purpose::kGarbageEdge: return Depth::kProbe;
     case Purpose::kOutsideStrict:
-    case Purpose::kOutsideLazy:
-    case Purpose::kLowestFits: return Depth::kLoad;
+    case Purpose::kOutsideLazy: return Depth::kLoad;
   }
   return Depth::kLoad;
 }

@@ -64,7 +64,7 @@ enum class Purpose {
   kOutsideStrict,   // the next rung of the strict floor, expected not to fit
   kOutsideLazy,
   kGarbageEdge,     // looks for the garbage boundary
-  kLowestFits,      // whether anything fits at all
+  kLowestFits,      // whether anything fits at all; may be recommended where it does
   kWalkStep,        // may be recommended too
   kGridPoint,
 };
@@ -81,11 +81,13 @@ struct TrialFact {
   Reason reason = Reason::kNone;
   Depth depth = Depth::kLoad;      // how far it was to go
   int64_t predicted_bytes = 0;
-  int64_t measured_bytes = 0;      // 0: not known
+  int64_t measured_bytes = 0;      // held once loaded; 0: not known
+  int64_t peak_bytes = 0;          // the most held at any time; 0: not known
   int64_t short_bytes = 0;         // of an out_of_memory
   AccuracyTally accuracy;
   double decode_tok_per_s = 0;     // mean and standard error of the long decode; 0: not measured
   double decode_error = 0;
+  std::string message;             // of the verdict
 };
 
 struct RunTrial {
@@ -103,7 +105,7 @@ struct SearchDone {
   // What keeps floors from being higher or, without a recommendation, what forbids every point.
   Bound bound = Bound::kNone;
   std::string why;                // one line for people
-  std::optional<std::string> fault;  // the study cannot be believed: a loader fault, a device lost
+  std::optional<std::string> fault;  // the study cannot be believed: a loader fault, nothing could be run
   std::vector<std::string> alarms;   // trials that contradict each other, one line each; none of them moved a boundary
 };
 

@@ -8,9 +8,6 @@
 namespace hproc::controller {
 namespace {
 
-// At and above these floors output is sensible unless the loader is broken.
-constexpr double kBeyondDoubt = 0.99;
-
 bool AtMost(FloorPair a, FloorPair b) { return a.strict <= b.strict && a.lazy <= b.lazy; }
 
 }  // namespace
@@ -28,24 +25,23 @@ bool IsSensible(const TrialFact& fact) { return fact.state == TrialState::kCompl
 Evidence::Evidence(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts)
     : spec_(spec), space_(space), facts_(facts) {
   FindContradictions();
-  budget_ = spec_.budget_bytes - Overhead();
+  limit_ = Limit();
 }
 
 void Evidence::FindContradictions() {
   // Bytes are monotone in each floor, by the same sums that predict them: the run that needed the most speaks for all.
-  const TrialFact* largest = nullptr;
   for (const TrialFact& fact : facts_) {
     if (fact.state != TrialState::kComplete && !IsGarbage(fact)) continue;
-    if (largest == nullptr || space_.NeededBytes(fact.at) > space_.NeededBytes(largest->at)) largest = &fact;
+    if (largest_ == nullptr || Need(fact) > Need(*largest_)) largest_ = &fact;
   }
   for (const TrialFact& fact : facts_) {
     if (!IsOutOfMemory(fact)) continue;
-    if (largest == nullptr || space_.NeededBytes(fact.at) > space_.NeededBytes(largest->at)) {
+    if (largest_ == nullptr || Need(fact) > Need(*largest_)) {
       refusals_.push_back(&fact);
       continue;
     }
     alarms_.push_back("trial " + std::to_string(fact.number) + " ran out of memory at " + Describe(fact.at) + ", yet trial " +
-                      std::to_string(largest->number) + " ran at " + Describe(largest->at) +
+                      std::to_string(largest_->number) + " ran at " + Describe(largest_->at) +
                       ", which needs no less: the refusal is not counted");
   }
   for (const TrialFact& garbage : facts_) {
@@ -60,35 +56,44 @@ void Evidence::FindContradictions() {
   }
 }
 
-// By how much runs take more than predicted. Measured where something ran; a refusal where that says it fits counts with
-// what it lacked, alone while nothing ran yet, later only with a second one.
-int64_t Evidence::Overhead() const {
-  bool measured = false;
-  int64_t overhead = 0;
-  for (const TrialFact& fact : facts_) {
-    if (fact.state != TrialState::kComplete || fact.measured_bytes <= 0) continue;
-    measured = true;
-    overhead = std::max(overhead, fact.measured_bytes - fact.predicted_bytes);
+int64_t Evidence::Need(const TrialFact& fact) const { return space_.NeededBytes(fact.at); }
+
+// What the prediction may say of a point for it to fit.
+//
+//   predicted need ─────────┬──────────┬───────────────┬────────▶
+//                        a run      the limit      a refusal
+//
+// The run nearest to the boundary tells by how much the prediction is off there, to either side; before anything ran the
+// prediction is believed. A refusal where that says it fits counts with what it lacked, alone while nothing ran yet, later
+// only with a second one. What ran is within the limit whatever was refused.
+int64_t Evidence::Limit() const {
+  int64_t limit = spec_.budget_bytes;
+  const bool measured = largest_ != nullptr && (largest_->peak_bytes > 0 || largest_->measured_bytes > 0);
+  if (measured) {
+    limit -= largest_->peak_bytes > 0 ? largest_->peak_bytes - Need(*largest_)
+                                      : largest_->measured_bytes - largest_->predicted_bytes;
   }
   int unexpected = 0;
-  int64_t lacked = 0;
+  int64_t refused_from = limit;
   for (const TrialFact* fact : refusals_) {
-    if (fact->predicted_bytes + overhead > spec_.budget_bytes) continue;
+    if (Need(*fact) > limit) continue;
     ++unexpected;
-    lacked = std::max(lacked, spec_.budget_bytes - fact->predicted_bytes + std::max<int64_t>(1, fact->short_bytes));
+    refused_from = std::min(refused_from, Need(*fact) - std::max<int64_t>(1, fact->short_bytes));
   }
-  return unexpected >= (measured ? 2 : 1) ? std::max(overhead, lacked) : overhead;
+  if (unexpected >= (measured ? 2 : 1)) limit = refused_from;
+  return largest_ != nullptr ? std::max(limit, Need(*largest_)) : limit;
 }
 
 const TrialFact* Evidence::Find(FloorPair at) const {
   const std::string& digest = space_.At(at).digest;
-  const auto found = std::ranges::find(facts_, digest, &TrialFact::digest);
-  return found == facts_.end() ? nullptr : &*found;
+  // A failed one may have been run again since.
+  const auto found = std::find_if(facts_.rbegin(), facts_.rend(), [&](const TrialFact& fact) { return fact.digest == digest; });
+  return found == facts_.rend() ? nullptr : &*found;
 }
 
 bool Evidence::Acceptable(const TrialFact& fact) const {
   if (fact.state != TrialState::kComplete || fact.depth != Depth::kEvaluate || !fact.accuracy.all_questions) return false;
-  if (fact.measured_bytes > spec_.budget_bytes) return false;
+  if (fact.measured_bytes <= 0 || fact.measured_bytes > spec_.budget_bytes) return false;
   return fact.accuracy.strict_correct >= spec_.min_accuracy * fact.accuracy.total;
 }
 
@@ -117,18 +122,10 @@ std::optional<bool> Evidence::KnownGarbage(FloorPair at) const {
   return std::nullopt;
 }
 
-bool Evidence::BeyondDoubt(FloorPair at) const {
-  const quant::Floors floors = space_.FloorsAt(at);
-  return floors.strict >= kBeyondDoubt && (!space_.has_lazy() || floors.lazy >= kBeyondDoubt);
-}
-
 std::optional<std::string> Evidence::Fault() const {
   for (const TrialFact& fact : facts_) {
-    if (fact.state == TrialState::kFailed && fact.reason == Reason::kDeviceLost) {
-      return "the device was lost in trial " + std::to_string(fact.number);
-    }
-    if (IsGarbage(fact) && BeyondDoubt(fact.at)) {
-      return "garbage at floors " + Describe(fact.at) + ": the loader is at fault, not the quantization";
+    if (fact.state == TrialState::kFailed && fact.reason == Reason::kLoaderFault && Find(fact.at) == &fact) {
+      return "the loader is at fault, not the quantization: trial " + std::to_string(fact.number) + ": " + fact.message;
     }
   }
   return std::nullopt;
@@ -150,7 +147,9 @@ SearchDone Evidence::Conclude() const {
     const bool at_top =
         best->at.strict >= spec_.highest.strict && (!space_.has_lazy() || best->at.lazy >= spec_.highest.lazy);
     done.bound = at_top ? Bound::kNone : Bound::kOutOfMemory;
-    done.why = at_top ? "the highest floors fit" : "higher floors do not fit the memory cap";
+    done.why = at_top                ? "the highest floors fit"
+               : refusals_.empty() ? "higher floors are not predicted to fit the memory cap; no load has shown it"
+                                     : "higher floors do not fit the memory cap";
     return done;
   }
   // Nothing to recommend: the furthest that any candidate came says what forbids it.

@@ -28,8 +28,8 @@ class Evidence {
   const PlanSpace& space() const { return space_; }
   std::span<const TrialFact> facts() const { return facts_; }
 
-  // What predictions may use: the budget less what runs took beyond their prediction.
-  int64_t budget_bytes() const { return budget_; }
+  // The most that PlanSpace::NeededBytes may say of a point for it to fit, as far as runs and refusals tell.
+  int64_t limit_bytes() const { return limit_; }
   // One line for each contradiction between trials.
   const std::vector<std::string>& alarms() const { return alarms_; }
 
@@ -53,16 +53,17 @@ class Evidence {
 
  private:
   void FindContradictions();
-  int64_t Overhead() const;
+  int64_t Need(const TrialFact& fact) const;
+  int64_t Limit() const;
   bool Acceptable(const TrialFact& fact) const;
-  bool BeyondDoubt(FloorPair at) const;
 
   const SearchSpec& spec_;
   const PlanSpace& space_;
   std::span<const TrialFact> facts_;
   std::vector<const TrialFact*> refusals_;  // that no run contradicts
   std::vector<std::string> alarms_;
-  int64_t budget_ = 0;
+  const TrialFact* largest_ = nullptr;  // of those that ran, the one that needs the most
+  int64_t limit_ = 0;
 };
 
 // The strategies. Each is asked after faults were ruled out.

@@ -13,6 +13,9 @@ constexpr double kStrictWeight = 3;  // of the proxy, see controller/search.h
 // Shares of the strict and lazy bytes that a candidate shifts from one family to the other, tried in this order.
 constexpr std::array<double, 3> kSteps = {0.06, 0.03, 0.015};
 
+// Loads spent on the outer side of the fit frontier. Two an edge are the rule, more where the prediction had to learn.
+constexpr int kMaxOutsideLoads = 10;
+
 // Steps from the lower bounds to the first candidate on a garbage ray; three bisections reach single ones.
 constexpr int kRaySteps = 8;
 
@@ -23,13 +26,11 @@ class Search {
         spec_(evidence.spec()),
         space_(evidence.space()),
         facts_(evidence.facts()),
-        budget_(evidence.budget_bytes()),
-        frontier_(PredictedFrontier(spec_, space_, budget_)) {}
+        limit_(evidence.limit_bytes()),
+        frontier_(PredictedFrontier(spec_, space_, limit_)) {}
 
   SearchStep Next() {
-    if (frontier_.empty()) {
-      return evidence_.Best() != nullptr ? SearchStep(evidence_.Conclude()) : NothingPredicted();
-    }
+    if (frontier_.empty()) return NothingPredicted();
     const FloorPair first = FirstCandidate();
     const TrialFact* first_fact = evidence_.Find(first);
     if (std::optional<RunTrial> edge = OutsideEdge(first)) return *edge;
@@ -50,21 +51,18 @@ class Search {
   }
 
  private:
+  // Not even the lowest floors are predicted to fit. A prediction only steers: they are tried.
   SearchStep NothingPredicted() {
     const TrialFact* lowest = evidence_.Find(spec_.lowest);
     if (lowest == nullptr && !spec_.trust_plan) {
-      return RunTrial{.at = spec_.lowest, .depth = Depth::kLoad, .purpose = Purpose::kLowestFits, .incumbent = {}};
+      return RunTrial{.at = spec_.lowest, .depth = DepthOf(Purpose::kLowestFits), .purpose = Purpose::kLowestFits, .incumbent = {}};
     }
-    SearchDone done;
-    done.alarms = evidence_.alarms();
-    done.bound = Bound::kOutOfMemory;
+    if (lowest != nullptr && !IsOutOfMemory(*lowest)) return evidence_.Conclude();
+    SearchDone done = evidence_.Conclude();
+    if (done.bound != Bound::kOutOfMemory || done.recommended) return done;
     const int64_t needed = space_.NeededBytes(spec_.lowest);
     done.why = "even the lowest floors " + evidence_.Describe(spec_.lowest) + " need " + FormatBytes(needed) + ", " +
-               FormatBytes(needed - budget_) + " more than there is";
-    if (lowest != nullptr && lowest->state == TrialState::kComplete) {
-      done.why += " by the prediction, and yet they loaded: the prediction is wrong";
-      done.fault = done.why;
-    }
+               FormatBytes(needed - limit_) + " more than there is";
     return done;
   }
 
@@ -102,7 +100,7 @@ class Search {
     const TrialFact* best = evidence_.Best();
     const double center = Position(best != nullptr ? best->at : first);
     // What the two families take together is the same all along the frontier, up to a rung.
-    const double shared = static_cast<double>(budget_ - space_.NeededBytes({0, 0})) +
+    const double shared = static_cast<double>(limit_ - space_.NeededBytes({0, 0})) +
                           static_cast<double>(space_.StrictBytes(0));
     for (double share : kSteps) {
       for (double direction : {1.0, -1.0}) {
@@ -124,13 +122,15 @@ class Search {
   // The nearest rung outside the predicted frontier in each floor, if it was not loaded yet.
   std::optional<RunTrial> OutsideEdge(FloorPair at) const {
     if (spec_.trust_plan) return std::nullopt;
+    const auto loads = std::ranges::count_if(facts_, [](const TrialFact& fact) { return fact.depth == Depth::kLoad; });
+    if (loads >= kMaxOutsideLoads) return std::nullopt;  // memory does as it likes: what ran has to be enough
     for (const Purpose purpose : {Purpose::kOutsideStrict, Purpose::kOutsideLazy}) {
       if (purpose == Purpose::kOutsideLazy && !space_.has_lazy()) continue;
       FloorPair outside = at;
       int& rung = purpose == Purpose::kOutsideStrict ? outside.strict : outside.lazy;
       const int highest = purpose == Purpose::kOutsideStrict ? spec_.highest.strict : spec_.highest.lazy;
-      while (rung < highest && space_.NeededBytes(outside) <= budget_) ++rung;
-      if (space_.NeededBytes(outside) <= budget_) continue;  // the operator's own bound comes first
+      while (rung < highest && space_.NeededBytes(outside) <= limit_) ++rung;
+      if (space_.NeededBytes(outside) <= limit_) continue;  // the operator's own bound comes first
       if (evidence_.Find(outside) != nullptr) continue;
       return RunTrial{.at = outside, .depth = Depth::kLoad, .purpose = purpose, .incumbent = {}};
     }
@@ -174,7 +174,7 @@ class Search {
   const SearchSpec& spec_;
   const PlanSpace& space_;
   std::span<const TrialFact> facts_;
-  int64_t budget_;  // what predictions may use
+  int64_t limit_;  // what predictions may say of what fits
   std::vector<FloorPair> frontier_;
 };
 

@@ -122,7 +122,7 @@ struct NewTrial {
   int64_t predicted_bytes = 0;         // on the tightest device, everything counted
   int64_t predicted_weight_bytes = 0;
   double bits_per_weight = 0;
-  std::string purpose;  // why the search asked: "fit_edge_inside", "fit_edge_outside", "garbage_edge", "candidate", …
+  std::string purpose;  // why the search asked: "candidate", "outside_strict", … (controller/search.h)
 };
 
 struct Attempt {

@@ -125,6 +125,14 @@ Trial ReadTrialRow(const Statement& statement) {
   invalid = row.Int();
   truncated = row.Int();
   all_questions = row.Bool();
+  const auto is_floor = [](double floor) { return floor > 0 && floor <= 1; };
+  if (!is_floor(trial.plan.floors.strict) || !is_floor(trial.plan.floors.lazy) || !is_floor(trial.plan.floors.head)) {
+    throw DatabaseError("trial " + std::to_string(trial.number) + ": a floor outside of (0, 1]");
+  }
+  const auto counts = [&](int part) { return part >= 0 && part <= total; };
+  if (!counts(strict_correct) || !counts(flexible_correct) || !counts(invalid) || !counts(truncated)) {
+    throw DatabaseError("trial " + std::to_string(trial.number) + ": more answers of a kind than answers");
+  }
   return trial;
 }
 

@@ -15,6 +15,13 @@ namespace {
 
 constexpr size_t kAnswersPerTransaction = 16;
 
+// At and above these floors, and as stored, output is sensible unless the loader is broken.
+constexpr double kBeyondDoubt = 0.99;
+
+bool BeyondDoubt(const NewTrial& plan) {
+  return plan.kind != TrialKind::kPoint || (plan.floors.strict >= kBeyondDoubt && plan.floors.lazy >= kBeyondDoubt);
+}
+
 }  // namespace
 
 // One worker process and what it found out.
@@ -73,9 +80,10 @@ struct TrialRunner::Attempt : WorkerObserver {
     const evals::GarbageJudgement judgement =
         JudgeGarbage(*results, run.calibration.value_or(evals::GarbageCalibration{}));
     if (judgement.verdict == evals::GarbageVerdict::kGarbage) {
-      Result<End> end = Finished(client, TrialState::kInfeasible,
-                                 {.reason = Reason::kGarbageOutput, .phase = "probe", .device = {}, .short_bytes = 0,
-                                  .message = judgement.message});
+      const bool loader_fault = BeyondDoubt(run.trial.plan);
+      Result<End> end = Finished(client, loader_fault ? TrialState::kFailed : TrialState::kInfeasible,
+                                 {.reason = loader_fault ? Reason::kLoaderFault : Reason::kGarbageOutput, .phase = "probe",
+                                  .device = {}, .short_bytes = 0, .message = judgement.message});
       if (!end.ok()) return end.error();
       return std::optional<End>(std::move(*end));
     }
@@ -96,7 +104,9 @@ struct TrialRunner::Attempt : WorkerObserver {
     std::erase_if(*answered, [](const Answer& answer) { return answer.stage == "probe"; });
 
     const int questions = static_cast<int>(order.size()) * spec.eval.seeds;
-    Screening screening(run.incumbent, questions, spec.min_accuracy);
+    // A baseline is asked everything: nobody waits for it to be good.
+    const bool is_point = run.trial.plan.kind == TrialKind::kPoint;
+    Screening screening(run.incumbent, questions, is_point ? spec.min_accuracy : 0);
     int asked = 0;
     bool stopped_early = false;
     std::vector<Answer> batch;

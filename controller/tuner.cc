@@ -89,6 +89,9 @@ Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol) {
   if (!protocol.tasks_sha256.empty() && task->tasks().sha256 != protocol.tasks_sha256) {
     return Error{protocol.tasks_path + ": the questions have changed since the study began"};
   }
+  if (!protocol.shots_sha256.empty() && task->shot_pool().sha256 != protocol.shots_sha256) {
+    return Error{protocol.shots_path + ": the worked examples have changed since the study began"};
+  }
   std::vector<int> order = evals::QuestionOrder(task->size(), protocol.order_seed);
   if (protocol.limit > 0 && protocol.limit < static_cast<int>(order.size())) {
     order.resize(static_cast<size_t>(protocol.limit));
@@ -122,7 +125,11 @@ std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace
     fact.reason = trial.verdict.reason;
     fact.depth = DepthOf(trial.plan.purpose);
     fact.predicted_bytes = trial.plan.predicted_bytes;
-    if (trial.measured.memory && trial.state == TrialState::kComplete) fact.measured_bytes = trial.measured.memory->live_bytes;
+    if (trial.measured.memory && fact.reason != Reason::kOutOfMemory) {
+      fact.measured_bytes = trial.measured.memory->live_bytes;
+      fact.peak_bytes = trial.measured.memory->peak_bytes;
+    }
+    fact.message = trial.verdict.message;
     fact.short_bytes = trial.verdict.short_bytes;
     fact.accuracy = trial.measured.accuracy;
     for (const evals::ThroughputSummary& summary : evals::SummarizeThroughput(trial.measured.throughput)) {
@@ -147,6 +154,15 @@ Result<StudyOutcome> OutcomeOf(Store& store, const StudySpec& spec, const PlanSp
     outcome.baselines = std::move(*baselines);
   }
   return outcome;
+}
+
+// A checkpoint that talks garbage as it is stored was not read rightly, and nothing made of it can be believed.
+static std::optional<std::string> FaultOfBaselines(const std::vector<Trial>& trials) {
+  for (const Trial& trial : trials) {
+    if (trial.plan.kind == TrialKind::kPoint || trial.verdict.reason != Reason::kLoaderFault) continue;
+    return "the loader is at fault: trial " + std::to_string(trial.number) + ", the model as stored: " + trial.verdict.message;
+  }
+  return std::nullopt;
 }
 
 Tuner::Tuner(Store& store, const Study& study, const PlanSpace& space, const worker::MeasureResult& measured,
@@ -213,6 +229,9 @@ Result<TuneEnd> Tuner::Run() {
     if (!trials.ok()) return trials.error();
     // The search decides from finished trials alone, so asked again after an interruption it wants the trial that was cut
     // off; that one is finished before anything new is begun.
+    if (const std::optional<std::string> fault = FaultOfBaselines(*trials)) {
+      return Finish({.bound = Bound::kNone, .why = *fault, .fault = *fault});
+    }
     const SearchStep step = NextStep(SearchSpecOf(study_.spec, space_), space_, FactsOf(*trials, space_));
     const auto* wanted = std::get_if<RunTrial>(&step);
     std::optional<Trial> next;
@@ -234,6 +253,12 @@ Result<TuneEnd> Tuner::Run() {
 
     Result<TrialRunResult> result = runner_.Run(std::move(*run));
     if (!result.ok()) return result.error();
+    if (result->trial.verdict.reason == Reason::kDeviceLost) {
+      // Says nothing about the study: it goes on once the device is back.
+      if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();
+      return Error{"the device was lost in trial " + std::to_string(result->trial.number) + ": " +
+                   result->trial.verdict.message + "; once it is back, go on with hproc resume"};
+    }
     if (result->interrupted) {
       if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();
       TuneEnd end;

@@ -30,7 +30,6 @@ struct Measured {
 };
 
 // Runs the measure job of one worker: the rate table ends up in `table_folder`, where it is found again by fingerprint.
-// `stop`, where given, is polled by nobody: use MeasureRun::Stop.
 class MeasureRun {
  public:
   MeasureRun(WorkerSetup setup, TuneObserver* observer) : setup_(std::move(setup)), observer_(observer) {}

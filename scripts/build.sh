@@ -71,8 +71,6 @@ build() {
     }
     rm -f "configure-$preset.log"
   fi
-  if [ -n "$(ninja -C "$folder" -n 2>/dev/null | grep '^\[')" ]; then
-    say "building $folder (the first time takes some minutes)"
-    ninja -C "$folder" >&2
-  fi
+  say "building $folder (the first time takes some minutes)"
+  ninja -C "$folder" >&2
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/printable.h"
 #include "base/utf8.h"
 
 namespace hproc::web {
@@ -25,15 +26,18 @@ figure { margin: 1rem 0; } figcaption { color: var(--faint); font-size: .9rem; }
 svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 )";
 
+// Without characters that are no text or that reorder it.
 std::string CleanText(std::string_view text) {
   std::string clean;
-  for (const char c : ReplaceInvalidUtf8(text)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f) {
-      AppendUtf8(clean, 0xFFFD);
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Char c = DecodeUtf8(text, at);
+    const bool is_layout = c.code_point == '\n' || c.code_point == '\t';
+    if (c.valid && (is_layout || !IsDeceptive(c.code_point))) {
+      clean += text.substr(at, c.bytes);
     } else {
-      clean += c;
+      AppendUtf8(clean, 0xFFFD);
     }
+    at += c.bytes;
   }
   return clean;
 }

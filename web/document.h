@@ -41,7 +41,7 @@ std::string ToMarkdown(const Document& document);
 // No script, no outside resource; light and dark.
 std::string ToHtml(const Document& document);
 
-// & < > " and ' as entities; control characters but tab and newline, and bytes that are no UTF-8, as U+FFFD.
+// & < > " and ' as entities; what is no UTF-8, and control and reordering characters but tab and newline, as U+FFFD.
 std::string EscapeHtml(std::string_view text);
 
 }  // namespace hproc::web

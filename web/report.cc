@@ -180,10 +180,18 @@ class Report {
     Add(Paragraph{fmt::format("Rounded to nearest at 4 bits in groups of 128 the weights would take {}, {} in all: {}.",
                               FormatBytes(input_.outcome.int4_weight_bytes), FormatBytes(input_.outcome.int4_total_bytes),
                               input_.outcome.int4_total_bytes <= budget ? "that fits too" : "that does not fit")});
-    if (input_.outcome.baselines.empty()) {
-      Add(Paragraph{"No baseline was run in this study (hproc tune --baseline-16bit)."});
-      return;
+    bool any = false;
+    for (const Trial& trial : trials_) {
+      if (trial.plan.kind == TrialKind::kPoint) continue;
+      any = true;
+      const bool compared = std::ranges::any_of(input_.outcome.baselines,
+                                                [&](const Comparison& c) { return c.baseline == trial.number; });
+      if (compared) continue;
+      Add(Paragraph{fmt::format("Trial {}, {}, cannot be compared: {}.", trial.number, Words(TrialKindName(trial.plan.kind)),
+                                VerdictText(trial))});
     }
+    if (!any) Add(Paragraph{"No baseline was run in this study (hproc tune --baseline-16bit)."});
+    if (input_.outcome.baselines.empty()) return;
     Table table{.head = {"", "bytes", "decode", "accuracy", "right here alone", "p"}, .rows = {}};
     table.rows.push_back({"recommended", MeasuredBytes(*best), ShortRate(*best), ShortAccuracy(*best), "", ""});
     for (const Comparison& comparison : input_.outcome.baselines) {

@@ -79,6 +79,8 @@ struct VerifyOptions {
 
 int RunTune(const TuneOptions& options);
 int RunResume(const StudyOptions& options, const std::string& export_path);
+// A further go at a trial that failed, then on with the study.
+int RunRerun(const StudyOptions& options, int trial);
 int RunPlan(const PlanOptions& options);
 int RunStatus(const StudyOptions& options);
 int RunTrials(const StudyOptions& options);

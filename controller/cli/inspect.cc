@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/file.h"
+#include "base/printable.h"
 #include "controller/cli/commands.h"
 #include "controller/cli/setup.h"
 #include "controller/cli/terminal_observer.h"
@@ -20,10 +21,15 @@
 namespace hproc::controller {
 namespace {
 
-std::optional<int> RecommendedOf(const Study& study) {
+// The recommended trial, where the outcome names one that is there.
+std::optional<int> RecommendedOf(const Study& study, const std::vector<Trial>& trials) {
   const nlohmann::json outcome = nlohmann::json::parse(study.outcome_json, nullptr, false);
   if (!outcome.is_object() || !outcome.contains("recommended") || !outcome["recommended"].is_object()) return std::nullopt;
-  return outcome["recommended"].value("trial", -1);
+  const auto trial = outcome["recommended"].find("trial");
+  if (trial == outcome["recommended"].end() || !trial->is_number_integer()) return std::nullopt;
+  const auto number = trial->get<int64_t>();
+  if (number < 0 || number >= static_cast<int64_t>(trials.size())) return std::nullopt;
+  return static_cast<int>(number);
 }
 
 }  // namespace
@@ -49,10 +55,10 @@ int RunStatus(const StudyOptions& options) {
   }
   for (size_t i = 0; i < studies->size(); ++i) {
     const Study& study = (*studies)[i];
-    fmt::print("{}  {}  {} cap, context {}, batch {}, {} trials, begun {}\n", study.spec.name, StudyStateName(study.state),
+    fmt::print("{}  {}  {} cap, context {}, batch {}, {} trials, begun {}\n", PrintableLine(study.spec.name), StudyStateName(study.state),
                FormatBytes(study.spec.memory_cap_bytes), study.spec.deployment.context, study.spec.deployment.batch,
                trials[i].size(), study.created_utc);
-    if (const std::optional<int> best = RecommendedOf(study); best && *best >= 0) {
+    if (const std::optional<int> best = RecommendedOf(study, trials[i])) {
       const Trial& trial = trials[i][static_cast<size_t>(*best)];
       fmt::print("  recommended: trial {}, floors {}, accuracy {}\n", trial.number, FloorsText(trial.plan.floors),
                  AccuracyText(trial.measured.accuracy));
@@ -69,7 +75,7 @@ int RunTrials(const StudyOptions& options) {
   if (options.json) {
     fmt::print("{}\n", web::TrialsView(opened->trials));
   } else {
-    fmt::print("{}", TrialsText(opened->trials, RecommendedOf(opened->study)));
+    fmt::print("{}", TrialsText(opened->trials, RecommendedOf(opened->study, opened->trials)));
   }
   return kExitDone;
 }
@@ -134,7 +140,7 @@ int RunFrontier(const StudyOptions& options) {
   if (options.json) {
     fmt::print("{}\n", web::FrontierView(opened->study, **space, opened->trials));
   } else {
-    fmt::print("{}", PlaneText(opened->study, **space, opened->trials, RecommendedOf(opened->study)));
+    fmt::print("{}", PlaneText(opened->study, **space, opened->trials, RecommendedOf(opened->study, opened->trials)));
   }
   return kExitDone;
 }
@@ -143,7 +149,10 @@ int RunExport(const StudyOptions& options, std::optional<int> number, const std:
   ExitCode code{};
   Result<Opened> opened = OpenStudy(options, code);
   if (!opened.ok()) return Fail(code, opened.error().message);
-  if (!number) number = RecommendedOf(opened->study);
+  if (!number) number = RecommendedOf(opened->study, opened->trials);
+  if (!number && opened->study.state != StudyState::kDone) {
+    return Fail(kExitUsage, "study \"" + opened->study.spec.name + "\" is not done yet; go on with it, or choose with --trial");
+  }
   if (!number) return Fail(kExitNoFeasiblePoint, "study \"" + opened->study.spec.name + "\" recommends no point to export");
   if (*number < 0 || *number >= static_cast<int>(opened->trials.size())) {
     return Fail(kExitUsage, fmt::format("study \"{}\" has no trial {}", opened->study.spec.name, *number));
@@ -156,7 +165,8 @@ int RunExport(const StudyOptions& options, std::optional<int> number, const std:
   Result<OperatingPoint> point =
       MakeOperatingPoint(opened->study, opened->trials, trial, *answers, questions->order, FormatUtc(SystemClock()()));
   // A trial that cannot be exported was a wrong choice; anything else is the store's fault.
-  const bool exportable = trial.state == TrialState::kComplete && trial.measured.accuracy.all_questions;
+  const bool exportable = trial.plan.kind == TrialKind::kPoint && trial.state == TrialState::kComplete &&
+                          trial.measured.accuracy.all_questions;
   if (!point.ok()) return Fail(exportable ? kExitInfrastructure : kExitUsage, point.error().message);
   const std::string json = OperatingPointToJson(*point);
   if (path.empty() || path == "-") {

@@ -114,6 +114,9 @@ int Main(int argc, char** argv) {
   CLI::App* show = app.add_subcommand("show", "One trial with its evidence; with --json its answers too");
   show->add_option("trial", number, "Its number")->required()->check(CLI::NonNegativeNumber);
   AddStore(show, store);
+  CLI::App* rerun = app.add_subcommand("rerun", "Give a failed trial a further go, then go on with the study");
+  rerun->add_option("trial", number, "Its number")->required()->check(CLI::NonNegativeNumber);
+  AddStore(rerun, store);
   CLI::App* export_command = app.add_subcommand("export", "Write an operating point with its evidence");
   CLI::Option* export_trial =
       export_command->add_option("--trial", number, "Which; default the recommended one")->check(CLI::NonNegativeNumber);
@@ -160,6 +163,7 @@ int Main(int argc, char** argv) {
   }
   if (*tune_command) return RunTune(tune);
   if (*resume) return RunResume(store, path);
+  if (*rerun) return RunRerun(store, number);
   if (*status) return RunStatus(store);
   if (*trials) return RunTrials(store);
   if (*show) return RunShow(store, number);

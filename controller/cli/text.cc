@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/printable.h"
 #include "controller/describe.h"
 #include "controller/plane_window.h"
 #include "controller/tuner.h"
@@ -117,7 +118,7 @@ std::string TrialsText(const std::vector<Trial>& trials, std::optional<int> reco
                                      ? FormatBytes(trial.measured.memory->live_bytes)
                                      : "-";
     text += fmt::format("{:>4}{}  {:<22}{:<16}{:>6.3f}  {:>11}  {:>11}  {}\n", trial.number,
-                        recommended == trial.number ? "*" : " ", FloorsText(trial.plan.floors), trial.plan.purpose,
+                        recommended == trial.number ? "*" : " ", FloorsText(trial.plan.floors), PrintableLine(trial.plan.purpose),
                         trial.plan.bits_per_weight, FormatBytes(trial.plan.predicted_bytes), measured, VerdictText(trial));
   }
   return text;

@@ -119,6 +119,63 @@ int Drive(Store& store, const Study& study, const worker::MeasureResult& measure
   return done.fault ? kExitInfrastructure : kExitNoFeasiblePoint;
 }
 
+// A new trial with the plan of failed trial `number`.
+Result<void> AddAgain(Store& store, const Study& study, int number) {
+  Result<std::vector<Trial>> trials = store.ListTrials(study.id);
+  if (!trials.ok()) return trials.error();
+  if (number < 0 || number >= static_cast<int>(trials->size())) {
+    return Error{fmt::format("study \"{}\" has no trial {}", study.spec.name, number)};
+  }
+  const Trial& trial = (*trials)[static_cast<size_t>(number)];
+  if (trial.state != TrialState::kFailed) {
+    return Error{fmt::format("trial {} is {}: only a failed trial is run again", number, TrialStateName(trial.state))};
+  }
+  Result<Trial> added = store.AddTrial(study.id, trial.plan);
+  if (!added.ok()) return added.error();
+  return {};
+}
+
+// Goes on with a study, after a further go at trial `rerun` where one is asked for.
+int GoOn(const StudyOptions& options, std::optional<int> rerun, const std::string& export_path) {
+  TerminalObserver observer(::isatty(STDERR_FILENO) == 1, false);
+  InterruptGuard guard({});
+  Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadWrite);
+  if (!store.ok()) return Fail(kExitInfrastructure, store.error().message);
+  ExitCode code{};
+  Result<Study> study = ChooseStudy(**store, options, code);
+  if (!study.ok()) return Fail(code, study.error().message);
+  if (rerun) {
+    if (Result<void> added = AddAgain(**store, *study, *rerun); !added.ok()) return Fail(kExitUsage, added.error().message);
+  }
+  const StudySpec& spec = study->spec;
+  Result<StudyQuestions> questions = LoadQuestions(spec.eval);
+  if (!questions.ok()) return Fail(kExitInfrastructure, questions.error().message);
+  Result<WorkerSetup> setup = WorkerBesideThis(LogFolderOf(options.db));
+  if (!setup.ok()) return Fail(kExitInfrastructure, setup.error().message);
+
+  // Quick where the table is still there; and it shows whether the checkpoint is still the same.
+  MeasureRun measure(*setup, &observer);
+  guard.SetStop([&measure] { measure.Stop(); });
+  Result<Measured> measured = measure.Run(spec.model_dir, fs::absolute(TableFolderOf(options.db)), spec.deployment);
+  guard.SetStop({});
+  if (measure.stopped()) return kExitInterrupted;
+  if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);
+  if (measured->result.fingerprint != spec.fingerprint) {
+    return Fail(kExitInfrastructure, spec.model_dir + ": not the checkpoint that study \"" + spec.name + "\" began with");
+  }
+  if (measured->device_name != spec.device_name || measured->worker_version != spec.worker_version) {
+    observer.OnNote("note: the study began on " + spec.device_name + " (" + spec.worker_version + "), this is " +
+                    measured->device_name + " (" + measured->worker_version + "): rates are not comparable");
+  }
+  Result<std::unique_ptr<PlanSpace>> space = LoadPlanSpace(measured->result, spec.mode, spec.highest.head);
+  if (!space.ok()) return Fail(kExitInfrastructure, space.error().message);
+  if (Result<void> set = (*store)->SetStudyMeasure(study->id, MeasureToText(measured->result)); !set.ok()) {
+    return Fail(kExitInfrastructure, set.error().message);
+  }
+  return Drive(**store, *study, measured->result, **space, *questions, *setup, observer, guard, export_path,
+               options.db, options.json);
+}
+
 }  // namespace
 
 int RunTune(const TuneOptions& options) {
@@ -197,41 +254,8 @@ int RunTune(const TuneOptions& options) {
                options.store.db, options.store.json);
 }
 
-int RunResume(const StudyOptions& options, const std::string& export_path) {
-  TerminalObserver observer(::isatty(STDERR_FILENO) == 1, false);
-  InterruptGuard guard({});
-  Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadWrite);
-  if (!store.ok()) return Fail(kExitInfrastructure, store.error().message);
-  ExitCode code{};
-  Result<Study> study = ChooseStudy(**store, options, code);
-  if (!study.ok()) return Fail(code, study.error().message);
-  const StudySpec& spec = study->spec;
-  Result<StudyQuestions> questions = LoadQuestions(spec.eval);
-  if (!questions.ok()) return Fail(kExitInfrastructure, questions.error().message);
-  Result<WorkerSetup> setup = WorkerBesideThis(LogFolderOf(options.db));
-  if (!setup.ok()) return Fail(kExitInfrastructure, setup.error().message);
+int RunResume(const StudyOptions& options, const std::string& export_path) { return GoOn(options, std::nullopt, export_path); }
 
-  // Quick where the table is still there; and it shows whether the checkpoint is still the same.
-  MeasureRun measure(*setup, &observer);
-  guard.SetStop([&measure] { measure.Stop(); });
-  Result<Measured> measured = measure.Run(spec.model_dir, fs::absolute(TableFolderOf(options.db)), spec.deployment);
-  guard.SetStop({});
-  if (measure.stopped()) return kExitInterrupted;
-  if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);
-  if (measured->result.fingerprint != spec.fingerprint) {
-    return Fail(kExitInfrastructure, spec.model_dir + ": not the checkpoint that study \"" + spec.name + "\" began with");
-  }
-  if (measured->device_name != spec.device_name || measured->worker_version != spec.worker_version) {
-    observer.OnNote("note: the study began on " + spec.device_name + " (" + spec.worker_version + "), this is " +
-                    measured->device_name + " (" + measured->worker_version + "): rates are not comparable");
-  }
-  Result<std::unique_ptr<PlanSpace>> space = LoadPlanSpace(measured->result, spec.mode, spec.highest.head);
-  if (!space.ok()) return Fail(kExitInfrastructure, space.error().message);
-  if (Result<void> set = (*store)->SetStudyMeasure(study->id, MeasureToText(measured->result)); !set.ok()) {
-    return Fail(kExitInfrastructure, set.error().message);
-  }
-  return Drive(**store, *study, measured->result, **space, *questions, *setup, observer, guard, export_path,
-               options.db, options.json);
-}
+int RunRerun(const StudyOptions& options, int trial) { return GoOn(options, trial, {}); }
 
 }  // namespace hproc::controller

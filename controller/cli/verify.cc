@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/file.h"
+#include "base/printable.h"
 #include "controller/cli/commands.h"
 #include "controller/cli/setup.h"
 #include "controller/cli/terminal_observer.h"
@@ -153,7 +154,7 @@ int RunVerify(const VerifyOptions& options) {
                     fmt::format("{} of {} right, was {}; {} gained, {} lost (p = {:.3g})", right_now, asked, right_then,
                                 gained, lost, p)});
   if (observer.device_name() != spec.device_name) {
-    terminal.OnNote("note: measured on " + spec.device_name + ", verified on " + observer.device_name());
+    terminal.OnNote(PrintableLine("note: measured on " + spec.device_name + ", verified on " + observer.device_name()));
   }
   const bool held = std::ranges::all_of(checks, &Check::held);
   return finish(held ? kExitDone : kExitDrift);

@@ -28,6 +28,8 @@ std::function<int(FloorPair)> Rising(const PlanSpace& space, double strict_weigh
   };
 }
 
+bool IsRefusal(const TrialFact& fact) { return fact.reason == Reason::kOutOfMemory; }
+
 int CountPurpose(const SimulatedStudy& study, Purpose purpose) {
   return static_cast<int>(std::ranges::count(study.purposes, purpose));
 }
@@ -130,12 +132,45 @@ TEST_F(SearchTest, WhereNothingFitsOneLoadConfirmsItAndTheBoundIsMemory) {
   EXPECT_EQ(trusting.done.bound, Bound::kOutOfMemory);
 }
 
-TEST_F(SearchTest, APredictionThatALoadContradictsIsAFault) {
-  SearchSpec spec = WholePlane(*space_, space_->NeededBytes(spec_.lowest) / 2);
-  const SimulatedStudy study = RunSimulatedStudy(spec, *space_, {.budget = budget_});
+TEST_F(SearchTest, APredictionThatIsTooHighIsCorrectedByTheLoadsOutsideOfIt) {
+  const int64_t less = budget_ / 20;
+  const SimulatedTruth truth{.budget = budget_, .overhead = -less, .correct = Rising(*space_, 1)};
+  const SimulatedStudy study = RunSimulatedStudy(spec_, *space_, truth);
+  ASSERT_TRUE(study.done.recommended);
+  const TrialFact& best = study.facts[static_cast<size_t>(*study.done.recommended)];
+  EXPECT_GT(best.measured_bytes, budget_ - budget_ / 100);
+  EXPECT_LE(best.measured_bytes, budget_);
+  EXPECT_EQ(study.done.bound, Bound::kOutOfMemory);
+  EXPECT_TRUE(std::ranges::any_of(study.facts, IsRefusal));
+}
+
+TEST_F(SearchTest, WhereThePredictionLetsNothingFitTheLowestFloorsAreTriedAllTheSame) {
+  const int64_t lowest = space_->NeededBytes(spec_.lowest);
+  const int64_t little = lowest - lowest / 100;
+  const SimulatedStudy study =
+      RunSimulatedStudy(WholePlane(*space_, little), *space_, {.budget = little, .overhead = -(lowest / 20)});
+  ASSERT_TRUE(study.done.recommended);
+  EXPECT_EQ(study.purposes[0], Purpose::kLowestFits);
+  EXPECT_FALSE(study.done.fault);
+}
+
+TEST_F(SearchTest, WhereOnlyTheLowestFloorsWereTriedAndFailedNothingIsSaidOfMemory) {
+  SimulatedTruth truth{.budget = budget_};
+  truth.accident = [](int, FloorPair) { return TrialState::kFailed; };
+  const int64_t little = space_->NeededBytes(spec_.lowest) / 2;
+  const SimulatedStudy study = RunSimulatedStudy(WholePlane(*space_, little), *space_, truth);
   EXPECT_FALSE(study.done.recommended);
-  ASSERT_TRUE(study.done.fault);
-  EXPECT_THAT(*study.done.fault, testing::HasSubstr("prediction is wrong"));
+  EXPECT_TRUE(study.done.fault);
+}
+
+TEST_F(SearchTest, ARefusalWhileLoadingThatWasPredictedMovesNothing) {
+  // Loading takes more than all that is held afterwards.
+  const auto space = MakeSimulatedSpace({.others = 1 << 18, .workspace = 1 << 20});
+  const int64_t budget = space->NeededBytes({250, 250});
+  const SimulatedStudy study = RunSimulatedStudy(WholePlane(*space, budget), *space, {.budget = budget});
+  ASSERT_TRUE(study.done.recommended);
+  const TrialFact& best = study.facts[static_cast<size_t>(*study.done.recommended)];
+  EXPECT_GT(space->NeededBytes(best.at), budget - budget / 100);
 }
 
 TEST_F(SearchTest, TrustingThePlanSpendsNoLoadOnTheBoundary) {
@@ -155,11 +190,16 @@ TEST_F(SearchTest, GarbageAtTheHighestFloorsIsALoaderFaultAndEndsTheStudy) {
   EXPECT_THAT(*study.done.fault, testing::HasSubstr("loader"));
 }
 
-TEST_F(SearchTest, ALostDeviceEndsTheStudy) {
-  TrialFact lost{.number = 0, .at = {250, 250}, .digest = "x", .state = TrialState::kFailed, .reason = Reason::kDeviceLost};
-  const SearchStep step = NextStep(spec_, *space_, std::vector{lost});
-  ASSERT_TRUE(std::holds_alternative<SearchDone>(step));
-  EXPECT_TRUE(std::get<SearchDone>(step).fault);
+TEST_F(SearchTest, AFailedTrialThatWasRunAgainCountsAsItEndedLast) {
+  SimulatedTruth truth{.budget = budget_};
+  TrialFact failed = Simulate(*space_, truth, {.at = {250, 250}, .depth = Depth::kEvaluate}, 0);
+  failed.state = TrialState::kFailed;
+  failed.reason = Reason::kLoaderFault;
+  const TrialFact again = Simulate(*space_, truth, {.at = {250, 250}, .depth = Depth::kEvaluate}, 1);
+  const SearchStep faulty = NextStep(spec_, *space_, std::vector{failed});
+  ASSERT_TRUE(std::holds_alternative<SearchDone>(faulty));
+  EXPECT_TRUE(std::get<SearchDone>(faulty).fault);
+  EXPECT_TRUE(std::holds_alternative<RunTrial>(NextStep(spec_, *space_, std::vector{failed, again})));
 }
 
 TEST_F(SearchTest, WhereEveryCandidateTalksGarbageThatIsTheBound) {
@@ -386,7 +426,7 @@ TEST(Purposes, EveryWordSaysHowFarItsTrialGoes) {
   EXPECT_EQ(DepthOf("garbage_edge"), Depth::kProbe);
   EXPECT_EQ(DepthOf("outside_strict"), Depth::kLoad);
   EXPECT_EQ(DepthOf("outside_lazy"), Depth::kLoad);
-  EXPECT_EQ(DepthOf("lowest_fits"), Depth::kLoad);
+  EXPECT_EQ(DepthOf("lowest_fits"), Depth::kEvaluate);
   EXPECT_EQ(DepthOf("unheard of"), Depth::kLoad);
 }
 
@@ -409,13 +449,14 @@ TEST_P(AnyModel, IsSearchedSoundly) {
   const auto space = MakeSimulatedSpace({.strict_weights = int64_t{1024} * draw(64, 4096),
                                          .lazy_weights = int64_t{1024} * draw(0, 3) * draw(64, 8192),
                                          .kept_weights = int64_t{1024} * draw(1, 512),
-                                         .others = int64_t{1024} * draw(0, 4096)});
+                                         .others = int64_t{1024} * draw(0, 4096),
+                                         .workspace = int64_t{1024} * draw(0, 4096)});
   const int64_t budget = space->NeededBytes({draw(0, kTop), space->has_lazy() ? draw(0, kTop) : kTop});
   SearchSpec spec = WholePlane(*space, budget);
   spec.max_candidates = draw(1, 8);
   spec.max_garbage_loads = draw(0, 8);
   SimulatedTruth truth{.budget = budget};
-  truth.overhead = draw(0, 2) == 0 ? budget * draw(0, 30) / 1000 : 0;
+  truth.overhead = draw(0, 2) == 0 ? budget * draw(-60, 30) / 1000 : 0;
   truth.garbage = GarbageBelow(draw(0, 150), draw(0, 150));
   truth.correct = Rising(*space, 0.1 * draw(1, 60));
   spec.strategy = static_cast<Strategy>(draw(0, 9) == 0 ? 1 : 0);
@@ -437,8 +478,8 @@ TEST_P(AnyModel, IsSearchedSoundly) {
     EXPECT_LE(fact.at.strict, spec.highest.strict);
     if (fact.depth == Depth::kLoad) ++loads_for_fit;
   }
-  // Three edges of two loads each at most, and the lowest floors.
-  EXPECT_LE(loads_for_fit, 7);
+  // Two edges of two loads each, and again where the prediction had to learn; six where it is right.
+  EXPECT_LE(loads_for_fit, truth.overhead == 0 && lie_at < 0 ? 6 : 10);
   EXPECT_LE(CountPurpose(study, Purpose::kGarbageEdge), spec.max_garbage_loads);
   const auto looked_at = std::ranges::count_if(study.facts, [](const TrialFact& fact) {
     return fact.depth == Depth::kEvaluate && fact.reason != Reason::kOutOfMemory;

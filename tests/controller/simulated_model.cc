@@ -42,7 +42,7 @@ std::unique_ptr<PlanSpace> MakeSimulatedSpace(const SimulatedShape& shape) {
   if (shape.lazy_weights > 0) table.tensors.push_back(MakeTensor("experts", quant::Family::kLazy, shape.lazy_weights));
   table.tensors.push_back(MakeTensor("embedding", quant::Family::kKept, shape.kept_weights));
   std::vector<worker::LedgerLine> others = {{.name = "kv_cache", .bytes = shape.others},
-                                            {.name = "workspace_peak", .bytes = shape.others / 2}};
+                                            {.name = "workspace_peak", .bytes = shape.workspace}};
   return std::make_unique<PlanSpace>(std::move(table), quant::ModePolicy::kAuto, 0.999, std::move(others), 64);
 }
 
@@ -70,10 +70,14 @@ TrialFact Simulate(const PlanSpace& space, const SimulatedTruth& truth, const Ru
     return fact;
   }
   fact.measured_bytes = point.total_bytes + truth.overhead;
+  fact.peak_bytes = space.NeededBytes(run.at) + truth.overhead;
   if (run.depth == Depth::kLoad) return fact;
   if (truth.garbage(run.at)) {
-    fact.state = TrialState::kInfeasible;
-    fact.reason = Reason::kGarbageOutput;
+    // As the trial runner has it: at floors beyond doubt it is the loader.
+    const quant::Floors floors = space.FloorsAt(run.at);
+    const bool loader = floors.strict >= 0.99 && floors.lazy >= 0.99;
+    fact.state = loader ? TrialState::kFailed : TrialState::kInfeasible;
+    fact.reason = loader ? Reason::kLoaderFault : Reason::kGarbageOutput;
     return fact;
   }
   if (run.depth == Depth::kEvaluate) {

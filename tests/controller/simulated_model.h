@@ -17,7 +17,8 @@ struct SimulatedShape {
   int64_t strict_weights = 1 << 20;
   int64_t lazy_weights = 3 << 20;  // 0: a dense model
   int64_t kept_weights = 1 << 16;
-  int64_t others = 1 << 19;  // bytes held beside the weights
+  int64_t others = 1 << 19;     // bytes held beside the weights
+  int64_t workspace = 1 << 18;  // needed while loading, given back before the others come
 };
 
 // Bytes rise with every few rungs, as those of a real tensor: each K begins without outliers, takes more and more of them,
@@ -26,7 +27,7 @@ std::unique_ptr<PlanSpace> MakeSimulatedSpace(const SimulatedShape& shape);
 
 struct SimulatedTruth {
   int64_t budget = 0;
-  int64_t overhead = 0;  // what a run takes beyond the prediction
+  int64_t overhead = 0;  // what a run takes beyond the prediction; negative: it takes less
   std::function<bool(FloorPair)> garbage = [](FloorPair) { return false; };
   std::function<int(FloorPair)> correct = [](FloorPair) { return 500; };  // of kQuestions
   std::function<TrialState(int, FloorPair)> accident = {};  // by trial number; kWaiting or none: no accident
