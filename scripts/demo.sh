@@ -16,4 +16,4 @@ say "hproc tune under 17 MiB, 8 sequences of up to 640 tokens at once"
 build/bin/hproc tune --model evals/wordmath/model --memory 17MiB --batch 8 --context 640 \
   --db "$out/study.db" --export "$out/operating_point.json"
 say "the study: $out/study.db; the point with its evidence: $out/operating_point.json"
-say "look closer: build/bin/hproc trials --db $out/study.db; build/bin/hproc show 2 --db $out/study.db"
+say "look closer: build/bin/hproc trials --db $out/study.db; build/bin/hproc show 0 --db $out/study.db"

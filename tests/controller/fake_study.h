@@ -97,11 +97,14 @@ class WholeStudy {
   }
 
   TuneEnd Run() {
-    tuner_.emplace(*store, study_, fake_.space(), fake_.measured, fake_.questions(), fake_.setup(),
-                   &observer);
-    Result<TuneEnd> end = tuner_->Run();
+    Result<TuneEnd> end = TryRun();
     EXPECT_TRUE(end.ok()) << ErrorOf(end);
     return *std::move(end);
+  }
+  Result<TuneEnd> TryRun() {
+    tuner_.emplace(*store, study_, fake_.space(), fake_.measured, fake_.questions(), fake_.setup(),
+                   &observer);
+    return tuner_->Run();
   }
   void Stop() { tuner_->Stop(); }
 

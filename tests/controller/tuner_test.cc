@@ -199,14 +199,31 @@ TEST(Tuner, NamesTheFaultWhereEveryCandidateFails) {
   EXPECT_EQ(study.Stored().state, StudyState::kDone);
 }
 
-TEST(Tuner, StopsAStudyWhoseDeviceIsLost) {
+TEST(Tuner, InterruptsAStudyWhoseDeviceIsLostAndGoesOnOnceItIsBack) {
   FakeStudy fake(
       {.script = {{"load", {{{"do", "error"}, {"kind", "device_lost"}, {"message", "Xid 79"}}}}}});
   WholeStudy study(fake);
-  const TuneEnd end = study.Run();
+  const Result<TuneEnd> lost = study.TryRun();
+  EXPECT_THAT(ErrorOf(lost), HasSubstr("device was lost in trial 0: Xid 79"));
   EXPECT_THAT(study.Trials(), SizeIs(1));
-  EXPECT_THAT(end.outcome.done.fault.value_or(""), HasSubstr("device was lost in trial 0"));
+  EXPECT_EQ(study.Stored().state, StudyState::kInterrupted);
+
+  fake.SetScript(json::object());
+  const TuneEnd end = study.Run();
+  EXPECT_TRUE(end.outcome.done.recommended.has_value());
+  EXPECT_EQ(study.Stored().state, StudyState::kDone);
+}
+
+TEST(Tuner, BelievesNothingOfAModelThatTalksGarbageAsStored) {
+  FakeStudy fake({.questions = 20, .settings = {{"garbage_below", {{"strict", 1.1}}}}});
+  fake.spec.baselines = {TrialKind::kBaseline16Bit};
+  fake.spec.max_garbage_loads = 0;
+  WholeStudy study(fake);
+  const TuneEnd end = study.Run();
   EXPECT_FALSE(end.outcome.done.recommended.has_value());
+  EXPECT_THAT(end.outcome.done.fault.value_or(""), HasSubstr("the loader is at fault"));
+  // And says so again.
+  EXPECT_EQ(study.Run().outcome.done.fault, end.outcome.done.fault);
 }
 
 // ---- nothing to recommend ----
