@@ -174,7 +174,7 @@ class Session {
 
     Batcher batcher(engine, *tokenizer, [this](int64_t tokens) {
       events_.progress().fetch_add(tokens, std::memory_order_relaxed);
-      return !control_.cancelled();
+      return !Cancelled();
     });
     while (Serve(OrFail(control_.NextCommand(), ErrorKind::kInternal), batcher)) {
     }
@@ -199,6 +199,9 @@ class Session {
     events_.progress().fetch_add(1, std::memory_order_relaxed);
   }
 
+  // A cancel ends a generate; one that comes when the answer is out finds nothing to end.
+  bool Cancelled() const { return phase_ == Phase::kGenerate && control_.cancelled(); }
+
   // False once the worker is to finish.
   bool Serve(const Command& command, Batcher& batcher) {
     if (const auto* generate = std::get_if<GenerateCommand>(&command)) {
@@ -209,11 +212,11 @@ class Session {
       OrFail(batcher.Generate(generate->requests,
                               [&](evals::Completion completion) {
                                 events_.Write(SampleEvent{std::move(completion)});
-                                return !control_.cancelled();
+                                return !Cancelled();
                               }),
              ErrorKind::kInternal);
       events_.Write(ResultEvent{GenerateResult{
-          .cancelled = control_.cancelled(),
+          .cancelled = Cancelled(),
           .prompt_tokens = batcher.prompt_tokens() - prompt_before,
           .generated_tokens = batcher.generated_tokens() - generated_before,
           .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()}});

@@ -322,6 +322,42 @@ TEST_F(SessionTest, ACancelEndsAGenerateAndTheNextOneRuns) {
   EXPECT_EQ(results[1].generated_tokens, 2);
 }
 
+TEST_F(SessionTest, ACancelThatComesAfterTheAnswerEndsNothing) {
+  Write(ByteModel());
+  TrialJob job = Kept();
+  controller::WorkerOptions options;
+  options.executable = HPROC_WORKER;
+  options.arguments = {"session"};
+  auto process = WorkerProcess::Start(std::move(options), job);
+  ASSERT_TRUE(process.ok()) << process.error().message;
+  const GenerateCommand generate{{{.id = 7, .prompt = "you", .max_new_tokens = 3, .stop = {}, .sampling = {}}}};
+  const ThroughputCommand throughput{{.prompt_tokens = 8, .short_decode_tokens = 2, .long_decode_tokens = 4, .batch = 2, .repetitions = 1, .warmups = 0}};
+  int answers = 0;
+  for (;;) {
+    std::variant<Event, WorkerEnd> event = (*process)->NextEvent();
+    if (const auto* end = std::get_if<WorkerEnd>(&event)) {
+      EXPECT_EQ(end->exit_code, 0) << end->log_tail;
+      break;
+    }
+    const EventBody& body = std::get<Event>(event).body;
+    if (const auto* error = std::get_if<ErrorEvent>(&body)) ADD_FAILURE() << error->message;
+    const auto* result = std::get_if<ResultEvent>(&body);
+    if (result == nullptr) continue;
+    if (std::holds_alternative<ReadyResult>(result->result)) ASSERT_TRUE((*process)->Send(generate).ok());
+    if (std::holds_alternative<GenerateResult>(result->result)) {
+      ++answers;
+      ASSERT_TRUE((*process)->Send(CancelCommand{}).ok());
+      ASSERT_TRUE((*process)->Send(throughput).ok());
+    }
+    if (const auto* timed = std::get_if<ThroughputResult>(&result->result)) {
+      ++answers;
+      EXPECT_EQ(timed->samples.size(), 3u);
+      ASSERT_TRUE((*process)->Send(FinishCommand{}).ok());
+    }
+  }
+  EXPECT_EQ(answers, 2);
+}
+
 TEST_F(SessionTest, WarmsUpBatchesLongerThanTheirContext) {
   Write(ByteModel());
   TrialJob job = Kept();
