@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "worker/checkpoint.h"
 #include "worker/deployment.h"
 #include "worker/golden.h"
 #include "worker/session.h"
@@ -41,7 +42,9 @@ int RunGoldenCommand(const std::string& model, const std::string& golden, const 
 }
 
 int RunTokenizeCommand(const std::string& model) {
-  const Result<Tokenizer> tokenizer = Tokenizer::FromFile(std::filesystem::path(model) / "tokenizer.json");
+  const Result<std::filesystem::path> file = ResolveInFolder(model, "tokenizer.json");
+  if (!file.ok()) return Fail(file.error().message);
+  const Result<Tokenizer> tokenizer = Tokenizer::FromFile(*file);
   if (!tokenizer.ok()) return Fail(tokenizer.error().message);
   int64_t number = 0;
   for (std::string line; std::getline(std::cin, line);) {

@@ -152,7 +152,9 @@ class Session {
     InPhase(Phase::kInit, [&] {
       OpenCheckpoint(job.model_dir, job.deployment);
       plan = OrFail(quant::PlanFromJson(job.plan_json), ErrorKind::kInternal);
-      tokenizer.emplace(OrFail(Tokenizer::FromFile(checkpoint_->folder() / "tokenizer.json"), ErrorKind::kBadCheckpoint));
+      const std::filesystem::path file =
+          OrFail(ResolveInFolder(checkpoint_->folder(), "tokenizer.json"), ErrorKind::kBadCheckpoint);
+      tokenizer.emplace(OrFail(Tokenizer::FromFile(file), ErrorKind::kBadCheckpoint));
     });
     DeviceMemory memory(job.deployment.device, job.memory_cap_bytes);
     std::optional<LoadedModel> loaded;

@@ -18,6 +18,7 @@ namespace {
 using controller::WorkerEnd;
 using controller::WorkerProcess;
 using kernels::DeviceMemory;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -258,6 +259,10 @@ TEST_F(SessionTest, SaysWhoseFaultABrokenCheckpointIs) {
   Write(whole);
   folder_.Write("tokenizer.json", "{");
   EXPECT_THAT(error_of(job), HasSubstr("tokenizer.json"));
+  const TestFolder elsewhere;
+  std::filesystem::rename(folder_ / "tokenizer.json", elsewhere / "tokenizer.json");
+  std::filesystem::create_symlink(elsewhere / "tokenizer.json", folder_ / "tokenizer.json");
+  EXPECT_THAT(error_of(job), AllOf(HasSubstr("bad_checkpoint: "), HasSubstr("tokenizer.json: a symbolic link out of the folder")));
   TrialJob nowhere = job;
   nowhere.model_dir = "/no/such/model";
   EXPECT_THAT(error_of(nowhere), HasSubstr("/no/such/model"));
