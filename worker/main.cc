@@ -79,7 +79,7 @@ int Main(int argc, char** argv) {
   golden->add_option("--model", model, "Checkpoint folder")->required();
   golden->add_option("--golden", golden_file, "safetensors file with the truth")->required();
   golden->add_option("--device", device, "cpu, or reference for the plain-loop backend");
-  golden->add_option("--threads", threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024));
+  golden->add_option("--threads", threads, "CPU threads; 0: all")->check(CLI::Range(0, kMostThreads));
 
   CLI::App* tokenize =
       app.add_subcommand("tokenize", R"(JSON lines {"text"} on stdin to {"ids","decoded"} on stdout)");
