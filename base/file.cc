@@ -20,7 +20,8 @@ Error SystemError(const std::filesystem::path& path, const char* what) {
 }  // namespace
 
 Result<std::string> ReadFile(const std::filesystem::path& path, int64_t max_bytes) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // O_NONBLOCK: a pipe without a writer would hold up open(), where it is to be refused below.
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd) return SystemError(path, "cannot open");
   struct stat info{};
   if (::fstat(fd.get(), &info) != 0) return SystemError(path, "cannot stat");

@@ -1,6 +1,7 @@
 #include "base/thread_pool.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 
@@ -14,7 +15,7 @@ namespace {
 constexpr int kMostSpins = 4000;  // about 50 us on current x86
 constexpr int kFewestSpins = 60;
 
-constexpr uint32_t kInside = (1u << 15) - 1;
+constexpr uint32_t kInside = ThreadPool::kMostThreads;
 constexpr uint32_t kOpen = 1u << 15;
 constexpr uint32_t kRound = 1u << 16;
 constexpr uint32_t RoundOf(uint32_t gate) { return gate / kRound; }
@@ -30,22 +31,36 @@ void Pause() {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  HPROC_CHECK(threads >= 1 && threads <= static_cast<int>(kInside), "a pool has at least the calling thread");
-  for (int t = 1; t < threads; ++t) helpers_.emplace_back([this, t] { HelperLoop(t); });
+  HPROC_CHECK(threads >= 1 && threads <= kMostThreads, "a pool has at least the calling thread");
+  try {
+    for (int t = 1; t < threads; ++t) helpers_.emplace_back([this, t] { HelperLoop(t); });
+  } catch (...) {
+    Stop();  // or those that did start would be waited for without end
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { Stop(); }
+
+void ThreadPool::Stop() {
   stopping_.store(true, std::memory_order_release);
   gate_.fetch_add(kRound, std::memory_order_release);
   gate_.notify_all();
 }
 
 int64_t ThreadPool::RunTasks(int thread) {
-  for (int64_t done = 0;; ++done) {
-    const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
-    if (index >= count_) return done;
-    (*task_)(index, thread);
+  int64_t done = 0;
+  try {
+    for (;; ++done) {
+      const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
+      if (index >= count_) return done;
+      (*task_)(index, thread);
+    }
+  } catch (...) {
+    if (!thrown_.exchange(true, std::memory_order_relaxed)) error_ = std::current_exception();
+    next_.store(count_, std::memory_order_relaxed);
   }
+  return done;
 }
 
 void ThreadPool::HelperLoop(int thread) {
@@ -90,6 +105,7 @@ void ThreadPool::ParallelFor(int64_t count, FunctionRef<void(int64_t, int)> task
     spins < kMostSpins ? Pause() : gate_.wait(gate, std::memory_order_acquire);
     gate = gate_.load(std::memory_order_acquire);
   }
+  if (thrown_.exchange(false, std::memory_order_relaxed)) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 }  // namespace hproc

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -19,7 +20,9 @@ namespace hproc {
 // is not scheduled must not hold up work that is done without it. Such a helper also loses its patience to spin.
 class ThreadPool {
  public:
-  // `threads` >= 1, the caller included.
+  static constexpr int kMostThreads = (1 << 15) - 1;
+
+  // `threads` in [1, kMostThreads], the caller included. std::system_error where the host cannot start as many.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -28,12 +31,14 @@ class ThreadPool {
   int size() const { return static_cast<int>(helpers_.size()) + 1; }
 
   // Calls task(index, thread) once for every index in [0, count), thread in [0, size()), and returns when all are
-  // done. Indices are claimed in order, one at a time, so make each worth a microsecond or more. `task` must not throw.
+  // done. Indices are claimed in order, one at a time, so make each worth a microsecond or more. Where a task throws, on
+  // any thread, no further index is claimed; once every thread has left the loop, the first exception is thrown here.
   void ParallelFor(int64_t count, FunctionRef<void(int64_t index, int thread)> task);
 
  private:
   void HelperLoop(int thread);
-  int64_t RunTasks(int thread);  // how many
+  int64_t RunTasks(int thread);  // how many; never throws
+  void Stop();
 
   // [round : 16 | open : 1 | helpers inside : 15]. A helper enters a round while it is open, by adding itself; the caller
   // closes the round when no index is left and returns when no one is inside. All else below changes only then.
@@ -42,6 +47,8 @@ class ThreadPool {
   std::atomic<bool> stopping_{false};
   int64_t count_ = 0;
   FunctionRef<void(int64_t, int)>* task_ = nullptr;
+  std::atomic<bool> thrown_{false};  // by a task of this round; who sets it writes error_, inside
+  std::exception_ptr error_;
   std::vector<std::jthread> helpers_;
 };
 

@@ -70,6 +70,8 @@ std::string LastLogLine(std::string_view log) {
 
 Reason ReasonOf(worker::ErrorKind kind) {
   switch (kind) {
+    case worker::ErrorKind::kBadJob:  // refused like a command line: the next worker would refuse it, too
+      return Reason::kProtocolError;
     case worker::ErrorKind::kBadCheckpoint:
     case worker::ErrorKind::kLoaderFault:
       return Reason::kLoaderFault;

@@ -11,7 +11,7 @@
 namespace hproc::kernels {
 
 // Keys and values of one layer, [slot][kv head][position][head_dim] each, float32 or float16. float16 holds what
-// exceeds its range at its largest finite value.
+// exceeds its range at its largest finite value; NaN stays NaN.
 struct KvCache {
   Storage storage = Storage::kFloat16;
   void* keys = nullptr;

@@ -60,7 +60,9 @@ HWY_INLINE void StoreRow(const float* HWY_RESTRICT from, int64_t size, Storage s
   OverRow(
       size,
       [&](int64_t i) HWY_ATTR {
-        const auto held = hn::Min(hn::Max(hn::LoadU(d, from + i), hn::Neg(most)), most);
+        // Max and Min would make a number of NaN, and the garbage it stands for would go unseen.
+        const auto v = hn::LoadU(d, from + i);
+        const auto held = hn::IfThenElse(hn::IsNaN(v), v, hn::Min(hn::Max(v, hn::Neg(most)), most));
         hn::StoreU(hn::DemoteTo(half, held), half, reinterpret_cast<hwy::float16_t*>(to + i));
       },
       [&](int64_t i) { to[i] = quant::FloatToHalf(std::clamp(from[i], -kLargestHalf, kLargestHalf)); });

@@ -282,13 +282,14 @@ void QuantizeToken(const float* values, int64_t columns, int16_t* quantized, flo
     finite = finite && std::isfinite(values[c]);
   }
   const int64_t padded = PaddedColumns(columns);
-  if (!finite || most == 0) {
+  // Below some 4.8e-35 the factor would be infinite, and zero times it NaN: what is so small counts as zero.
+  const float inverse = static_cast<float>(kQuantizedActivationMax) / most;
+  if (!finite || !std::isfinite(inverse)) {
     std::fill_n(quantized, padded, int16_t{0});
     *scale = finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
     return;
   }
   *scale = most / static_cast<float>(kQuantizedActivationMax);
-  const float inverse = static_cast<float>(kQuantizedActivationMax) / most;
   const hn::Rebind<int16_t, TagF32> d16;
   const auto factor = hn::Set(d, inverse);
   for (c = 0; c + lanes <= columns; c += lanes) {

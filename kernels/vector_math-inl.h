@@ -32,8 +32,8 @@ HWY_INLINE VecF Silu(VecF x) { return x * Sigmoid(x); }
 
 inline float ScalarSigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
-// body(index, lanes) for whole registers of [0, size), then body of the rest, value by value: the body is written once
-// with loads and stores that take the count. Rows of models are multiples of the register but for tests.
+// whole(index) for every whole register of [0, size), index its first value; then rest(index) for what is left, value by
+// value. Rows of models are mostly multiples of the register.
 template <typename Whole, typename Rest>
 HWY_INLINE void OverRow(int64_t size, Whole&& whole, Rest&& rest) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(TagF()));

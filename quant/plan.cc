@@ -36,6 +36,7 @@ TensorPlan Kept(const TensorSpec& spec) {
 TensorPlan ResolveTensor(const TensorRates& rates, double floor, ModePolicy policy) {
   TensorPlan best = Kept(rates.spec);
   const int rung = LadderIndex(floor);
+  if (rung == kLadderSize - 1) return best;  // 1 asks for the checkpoint's own bits, also where a fit is exact
   for (const Candidate& candidate : rates.candidates) {
     if (rung > candidate.highest || !Allowed(candidate.format, policy)) continue;
     const RateStep& step = candidate.StepAt(rung);

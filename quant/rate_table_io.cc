@@ -91,12 +91,13 @@ bool Plausible(const TensorSpec& spec) {
          (spec.bytes_per_value == 2 || spec.bytes_per_value == 4);
 }
 
-bool Plausible(const Candidate& candidate) {
+bool Plausible(const Candidate& candidate, const TensorSpec& spec) {
   if (!IsLevelCount(candidate.format.levels) || candidate.highest < 0 || candidate.highest >= kLadderSize) return false;
+  if (candidate.format.mode == Mode::kV2 && candidate.format.group_scales) return false;  // V2 has one scale a channel
   if (candidate.steps.empty() || candidate.steps.front().ladder_index != 0) return false;
   for (size_t i = 0; i < candidate.steps.size(); ++i) {
     const RateStep& step = candidate.steps[i];
-    if (step.outliers < 0 || step.ladder_index > candidate.highest) return false;
+    if (step.outliers < 0 || step.outliers > spec.weights() || step.ladder_index > candidate.highest) return false;
     if (i > 0 && (step.ladder_index <= candidate.steps[i - 1].ladder_index ||
                   step.outliers < candidate.steps[i - 1].outliers)) {
       return false;
@@ -174,7 +175,7 @@ Result<RateTable> DecodeRateTable(std::string_view bytes) {
         step.min_cosine = reader.Get<float>();
         step.mean_deficit = reader.Get<double>();
       }
-      if (!Plausible(candidate)) return broken;
+      if (!Plausible(candidate, tensor.spec)) return broken;
     }
   }
   if (reader.broken() || !reader.at_end()) return broken;

@@ -76,6 +76,8 @@ XfpLayout LayoutOf(int64_t rows, int64_t columns, const XfpFormat& format, int64
 inline constexpr int kOutlierValueBytes = 2;
 constexpr int OutlierColumnBytes(int64_t columns) { return columns > 65536 ? 4 : 2; }
 constexpr int OutlierCountBytes(int64_t columns) { return columns / 16 > 255 ? 2 : 1; }
+// Beyond it a channel may have more outliers than its count of two bytes can say.
+inline constexpr int64_t kMostColumns = 16 * int64_t{65536} - 1;
 
 // A view of a container; owns nothing. Pointers of absent sections are null.
 struct XfpMatrix {

@@ -139,9 +139,9 @@ Result<void> Batcher::Generate(std::span<const GenerationRequest> requests,
         return Error{"the tokenizer has tokens that the model's vocabulary of " + std::to_string(vocabulary) +
                      " does not: they do not belong together"};
       }
-      if (sequence->prompt.empty()) return Error{"request " + std::to_string(request.id) + " has an empty prompt"};
-      if (static_cast<int>(sequence->prompt.size()) >= engine_.shape().context) {
-        sequence->Finish(FinishReason::kContext);
+      const bool is_empty = sequence->prompt.empty();
+      if (is_empty || static_cast<int>(sequence->prompt.size()) >= engine_.shape().context) {
+        sequence->Finish(is_empty ? FinishReason::kEndToken : FinishReason::kContext);
         wanted = on_completion(std::move(sequence->completion));
         continue;
       }

@@ -26,8 +26,9 @@ class Batcher : public evals::Generator, public evals::TimedModel {
   Batcher(Engine& engine, const Tokenizer& tokenizer, PassHook hook);
   ~Batcher() override;
 
-  // A prompt that leaves no room for a token in the context comes back at once with FinishReason::kContext. When the hook
-  // stops the generation, the requests still open come back as kCancelled.
+  // A prompt that leaves no room for a token in the context comes back at once with FinishReason::kContext; so does one
+  // of no tokens, which gives the model nothing to go on from, with an empty answer and kEndToken. When the hook stops
+  // the generation, the requests still open come back as kCancelled.
   Result<void> Generate(std::span<const evals::GenerationRequest> requests,
                         const std::function<bool(evals::Completion)>& on_completion) override;
 

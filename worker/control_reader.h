@@ -47,7 +47,7 @@ class ControlReader {
 
   // Whether the generate last returned by NextCommand was cancelled. Cheap: two relaxed loads. A
   // cancel counts for the generates sent before it, those still in the queue included, and for none
-  // sent after it.
+  // sent after it; so it stays true after the answer, until the next generate: ask while one runs.
   bool cancelled() const {
     return cancelled_through_.load(std::memory_order_relaxed) >=
            current_.load(std::memory_order_relaxed);

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <thread>
 
+#include "base/printable.h"
 #include "kernels/matmul_backends.h"
 #include "worker/loader.h"
 
@@ -40,27 +41,33 @@ std::string DeviceName(const Deployment& deployment) {
          kernels::cpu::TargetName();
 }
 
-Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deployment) {
-  if (deployment.device != "cpu") return Error{"device '" + deployment.device + "' is not available in this build"};
+Result<void> CheckDeployment(const Deployment& deployment) {
+  if (deployment.device != "cpu") return Error{"device '" + Printable(deployment.device) + "' is not available in this build"};
   if (deployment.world_size != 1) return Error{"tensor parallelism over several ranks is not supported yet"};
+  if (deployment.threads > kMostThreads) {
+    return Error{std::to_string(deployment.threads) + " CPU threads are more than the " + std::to_string(kMostThreads) +
+                 " allowed"};
+  }
+  if (deployment.batch < 1) return Error{"a batch of " + std::to_string(deployment.batch) + " sequences is none"};
+  if (deployment.kv_dtype != "f16" && deployment.kv_dtype != "f32") {
+    return Error{"kv dtype '" + Printable(deployment.kv_dtype) + "' is neither f16 nor f32"};
+  }
+  return Ok();
+}
+
+Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deployment) {
+  if (Result<void> able = CheckDeployment(deployment); !able.ok()) return able.error();
   if (deployment.context < 2 || deployment.context > spec.max_positions) {
     return Error{"a context of " + std::to_string(deployment.context) + " is not within the model's 2 to " +
                  std::to_string(spec.max_positions) + " positions"};
   }
-  if (deployment.batch < 1) return Error{"a batch of " + std::to_string(deployment.batch) + " sequences is none"};
   EngineShape shape;
   shape.slots = deployment.batch;
   shape.context = deployment.context;
   const int chunk = deployment.prefill_chunk > 0 ? deployment.prefill_chunk : kDefaultPrefillChunk;
   shape.pass_tokens = std::max(std::min(chunk, deployment.context), deployment.batch);
   shape.logit_rows = deployment.batch;
-  if (deployment.kv_dtype == "f16") {
-    shape.kv_storage = kernels::Storage::kFloat16;
-  } else if (deployment.kv_dtype == "f32") {
-    shape.kv_storage = kernels::Storage::kFloat32;
-  } else {
-    return Error{"kv dtype '" + deployment.kv_dtype + "' is neither f16 nor f32"};
-  }
+  shape.kv_storage = deployment.kv_dtype == "f16" ? kernels::Storage::kFloat16 : kernels::Storage::kFloat32;
   return shape;
 }
 

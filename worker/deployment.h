@@ -16,7 +16,12 @@ int ThreadsFor(const Deployment& deployment);
 // "AMD EPYC 9B14, 2 threads, AVX3_DL".
 std::string DeviceName(const Deployment& deployment);
 
-// Fails where the deployment asks for what the model or this build cannot do.
+inline constexpr int kMostThreads = 1024;
+
+// Fails where the deployment asks for what this build cannot do, whatever the model.
+Result<void> CheckDeployment(const Deployment& deployment);
+
+// Fails likewise, and where the model cannot do it.
 Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deployment);
 
 // The ledger's lines beside the weights, as they will be allocated.

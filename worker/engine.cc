@@ -95,7 +95,7 @@ struct Engine::Buffers {
     int64_t pairs = 0;
     for (const LayerSpec& layer : spec.layers) {
       if (const auto* a = std::get_if<AttentionSpec>(&layer.mixer)) {
-        pairs = std::max(pairs, static_cast<int64_t>(a->inverse_frequencies.size()));
+        pairs = std::max(pairs, static_cast<int64_t>(a->inverse_frequencies->size()));
       }
     }
     cosines = plan.Take(rows * pairs * 4);
@@ -282,7 +282,7 @@ void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const Seq
   AddBias(TensorRole::kValueBias, layer, value, rows);
 
   const int64_t head_stride = spec.head_dim * (spec.output_gate ? 2 : 1);  // [query, gate] a head
-  const auto pairs = static_cast<int64_t>(spec.inverse_frequencies.size());
+  const auto pairs = static_cast<int64_t>(spec.inverse_frequencies->size());
   const float* cosines = buffers_->Floats(buffers_->cosines);
   const float* sines = buffers_->Floats(buffers_->sines);
   const auto shape_heads = [&](TensorRole norm, float* heads, int64_t count, int64_t stride) {
@@ -446,7 +446,7 @@ const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const Seque
     const LayerSpec& layer = spec().layers[static_cast<size_t>(i)];
     Norm(TensorRole::kMixerNorm, i, rows);
     if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
-      const std::vector<float>& frequencies = attention->inverse_frequencies;
+      const std::vector<float>& frequencies = *attention->inverse_frequencies;
       if (angles_of == nullptr || *angles_of != frequencies) {
         for (const SequenceRun& run : runs) {
           for (int32_t t = 0; t < run.tokens; ++t) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "worker/checkpoint.h"
 #include "worker/deployment.h"
 #include "worker/golden.h"
 #include "worker/session.h"
@@ -41,7 +42,9 @@ int RunGoldenCommand(const std::string& model, const std::string& golden, const 
 }
 
 int RunTokenizeCommand(const std::string& model) {
-  const Result<Tokenizer> tokenizer = Tokenizer::FromFile(std::filesystem::path(model) / "tokenizer.json");
+  const Result<std::filesystem::path> file = ResolveInFolder(model, "tokenizer.json");
+  if (!file.ok()) return Fail(file.error().message);
+  const Result<Tokenizer> tokenizer = Tokenizer::FromFile(*file);
   if (!tokenizer.ok()) return Fail(tokenizer.error().message);
   int64_t number = 0;
   for (std::string line; std::getline(std::cin, line);) {
@@ -76,7 +79,7 @@ int Main(int argc, char** argv) {
   golden->add_option("--model", model, "Checkpoint folder")->required();
   golden->add_option("--golden", golden_file, "safetensors file with the truth")->required();
   golden->add_option("--device", device, "cpu, or reference for the plain-loop backend");
-  golden->add_option("--threads", threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024));
+  golden->add_option("--threads", threads, "CPU threads; 0: all")->check(CLI::Range(0, kMostThreads));
 
   CLI::App* tokenize =
       app.add_subcommand("tokenize", R"(JSON lines {"text"} on stdin to {"ids","decoded"} on stdout)");

@@ -164,7 +164,8 @@ ModelSpec ParseQwen35Moe(const Section& config) {
   attention.bias = config.Bool("attention_bias", false);
   if (attention.heads % attention.kv_heads != 0) config.Fail("num_key_value_heads", "does not divide num_attention_heads");
   if (attention.head_dim < 1) config.Fail("head_dim", "is missing and cannot be derived");
-  attention.inverse_frequencies = InverseFrequencies(config, attention.head_dim, 0.25);
+  attention.inverse_frequencies =
+      std::make_shared<const std::vector<float>>(InverseFrequencies(config, attention.head_dim, 0.25));
 
   GatedDeltaSpec delta;
   delta.key_heads = config.Int("linear_num_key_heads", 1, kMostHeads);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,7 +22,9 @@ struct AttentionSpec {
   bool output_gate = false;  // q_proj gives [query, gate] a head; the output is multiplied by sigmoid(gate)
   bool qk_norm = false;      // an RMS norm over each query and key head, before the rotation
   bool bias = false;         // on q, k, v and o
-  std::vector<float> inverse_frequencies;  // of the rotated pairs; 2 * size() <= head_dim
+  // Of the rotated pairs; 2 * size() <= head_dim. Never null from ParseModelSpec; shared by the layers that turn alike,
+  // so that a short config of many layers stays small.
+  std::shared_ptr<const std::vector<float>> inverse_frequencies;
 
   int64_t query_columns() const { return heads * head_dim * (output_gate ? 2 : 1); }
   int64_t kv_columns() const { return kv_heads * head_dim; }

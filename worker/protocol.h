@@ -166,6 +166,7 @@ struct OutOfMemoryEvent {
 };
 
 enum class ErrorKind {
+  kBadJob,  // asks for what there is not: a device, a context beyond the model's, another checkpoint's plan
   kBadCheckpoint,   // the files are broken, unknown or unreadable
   kLoaderFault,     // the checkpoint does not match the model: a missing, extra or misshapen tensor
   kHostOutOfMemory,  // host, not device, memory ran out

@@ -408,6 +408,11 @@ Result<T> Decode(std::string_view line, Read read) {
     return Error{"a line of " + std::to_string(line.size()) + " bytes, more than " +
                  std::to_string(kMaxLineBytes)};
   }
+  // Both would pass the library: it skips the mark, and takes a NUL for the end of the text.
+  if (line.starts_with("\xEF\xBB\xBF")) return Error{"not JSON at byte 1: a byte order mark"};
+  if (const size_t nul = line.find('\0'); nul != std::string_view::npos) {
+    return Error{"not JSON at byte " + std::to_string(nul + 1) + ": a NUL byte"};
+  }
   Screen screen;
   if (!Json::sax_parse(line, &screen)) return Error{screen.TakeProblem()};
   const Json root = Json::parse(line, nullptr, /*allow_exceptions=*/false);

@@ -24,7 +24,8 @@ inline constexpr WordTable<Phase, kPhaseCount> kPhaseWords{{
     {Phase::kThroughput, "throughput"},
 }};
 
-inline constexpr WordTable<ErrorKind, 5> kErrorKindWords{{
+inline constexpr WordTable<ErrorKind, 6> kErrorKindWords{{
+    {ErrorKind::kBadJob, "bad_job"},
     {ErrorKind::kBadCheckpoint, "bad_checkpoint"},
     {ErrorKind::kLoaderFault, "loader_fault"},
     {ErrorKind::kHostOutOfMemory, "host_out_of_memory"},

@@ -104,9 +104,7 @@ Result<void> HeaderHandler::OnScalar(const JsonScalar& scalar) {
       if (scalar.kind != JsonScalar::Kind::kString) {
         return Error{"__metadata__ '" + Printable(metadata_key_) + "' is not a string"};
       }
-      if (!header.metadata.emplace(metadata_key_, std::move(*scalar.text)).second) {
-        return Error{"__metadata__ '" + Printable(metadata_key_) + "' appears twice"};
-      }
+      ++header.metadata_entries;
       return Ok();
     case Place::kTensorValue:
       return Wrong("its entry is not an object");

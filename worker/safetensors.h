@@ -16,7 +16,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -76,8 +75,8 @@ struct TensorInfo {
 std::string ShapeText(const std::vector<int64_t>& shape);
 
 struct SafetensorsHeader {
-  std::vector<TensorInfo> tensors;              // by begin, then end, then name
-  std::map<std::string, std::string> metadata;  // the __metadata__ object
+  std::vector<TensorInfo> tensors;  // by begin, then end, then name
+  int64_t metadata_entries = 0;     // of the __metadata__ object; checked, not kept: nothing here reads them
 };
 
 // N, read from the first bytes of a file of `file_bytes`: at most kMaxHeaderBytes, and the file is

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <new>
 #include <optional>
+#include <system_error>
 
 #include "base/file.h"
 #include "quant/plan.h"
@@ -77,6 +78,9 @@ class Session {
                                      .available_bytes = refusal.available_bytes(), .what = refusal.purpose()});
     } catch (const std::bad_alloc&) {
       events_.Write(ErrorEvent{.kind = ErrorKind::kHostOutOfMemory, .message = "the host has no memory left"});
+    } catch (const std::system_error& e) {
+      const bool no_room = e.code() == std::errc::resource_unavailable_try_again || e.code() == std::errc::not_enough_memory;
+      events_.Write(ErrorEvent{.kind = no_room ? ErrorKind::kHostOutOfMemory : ErrorKind::kInternal, .message = e.what()});
     } catch (const std::exception& e) {
       events_.Write(ErrorEvent{.kind = ErrorKind::kInternal, .message = e.what()});
     }
@@ -107,13 +111,21 @@ class Session {
 
   // What both kinds of job begin with.
   void OpenCheckpoint(const std::string& model_dir, const Deployment& deployment) {
+    OrFail(CheckDeployment(deployment), ErrorKind::kBadJob);
     pool_.emplace(ThreadsFor(deployment));
     checkpoint_.emplace(OrFail(Checkpoint::Open(model_dir), ErrorKind::kBadCheckpoint));
     spec_ = OrFail(ParseModelSpec(checkpoint_->config_json(), checkpoint_->generation_config_json()),
                    ErrorKind::kBadCheckpoint);
     table_ = OrFail(BuildTensorTable(spec_, *checkpoint_, {.rank = deployment.rank, .world_size = deployment.world_size}),
                     ErrorKind::kLoaderFault);
-    shape_ = OrFail(EngineShapeOf(spec_, deployment), ErrorKind::kBadCheckpoint);
+    shape_ = OrFail(EngineShapeOf(spec_, deployment), ErrorKind::kBadJob);
+  }
+
+  // Whether the plan's tensors are the checkpoint's; a plan of other values of these shapes shows while loading.
+  Result<void> CheckPlan(const quant::Plan& plan) const {
+    const auto same = [](const quant::TensorPlan& planned, const ModelTensor& there) { return planned.spec == there.spec; };
+    if (std::ranges::equal(plan.tensors, table_.tensors, same)) return Ok();
+    return Error{"the plan's tensors are not the checkpoint's; the plan belongs to another checkpoint"};
   }
 
   // Whether a whole table of this checkpoint is there; a damaged one is made again.
@@ -151,8 +163,11 @@ class Session {
     std::optional<Tokenizer> tokenizer;
     InPhase(Phase::kInit, [&] {
       OpenCheckpoint(job.model_dir, job.deployment);
-      plan = OrFail(quant::PlanFromJson(job.plan_json), ErrorKind::kInternal);
-      tokenizer.emplace(OrFail(Tokenizer::FromFile(checkpoint_->folder() / "tokenizer.json"), ErrorKind::kBadCheckpoint));
+      plan = OrFail(quant::PlanFromJson(job.plan_json), ErrorKind::kBadJob);
+      OrFail(CheckPlan(plan), ErrorKind::kBadJob);
+      const std::filesystem::path file =
+          OrFail(ResolveInFolder(checkpoint_->folder(), "tokenizer.json"), ErrorKind::kBadCheckpoint);
+      tokenizer.emplace(OrFail(Tokenizer::FromFile(file), ErrorKind::kBadCheckpoint));
     });
     DeviceMemory memory(job.deployment.device, job.memory_cap_bytes);
     std::optional<LoadedModel> loaded;
@@ -174,7 +189,7 @@ class Session {
 
     Batcher batcher(engine, *tokenizer, [this](int64_t tokens) {
       events_.progress().fetch_add(tokens, std::memory_order_relaxed);
-      return !control_.cancelled();
+      return !Cancelled();
     });
     while (Serve(OrFail(control_.NextCommand(), ErrorKind::kInternal), batcher)) {
     }
@@ -199,6 +214,9 @@ class Session {
     events_.progress().fetch_add(1, std::memory_order_relaxed);
   }
 
+  // A cancel ends a generate; one that comes when the answer is out finds nothing to end.
+  bool Cancelled() const { return phase_ == Phase::kGenerate && control_.cancelled(); }
+
   // False once the worker is to finish.
   bool Serve(const Command& command, Batcher& batcher) {
     if (const auto* generate = std::get_if<GenerateCommand>(&command)) {
@@ -209,11 +227,11 @@ class Session {
       OrFail(batcher.Generate(generate->requests,
                               [&](evals::Completion completion) {
                                 events_.Write(SampleEvent{std::move(completion)});
-                                return !control_.cancelled();
+                                return !Cancelled();
                               }),
              ErrorKind::kInternal);
       events_.Write(ResultEvent{GenerateResult{
-          .cancelled = control_.cancelled(),
+          .cancelled = Cancelled(),
           .prompt_tokens = batcher.prompt_tokens() - prompt_before,
           .generated_tokens = batcher.generated_tokens() - generated_before,
           .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()}});

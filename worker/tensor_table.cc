@@ -182,6 +182,11 @@ class Builder {
       error_ = TensorLabel(*checkpoint_, *info) + " is " + std::string(DtypeName(info->dtype)) + ", not BF16, F16 or F32";
       return;
     }
+    if (tensor.spec.family != Family::kKept && tensor.spec.columns > quant::kMostColumns) {
+      error_ = TensorLabel(*checkpoint_, *info) + " has rows of " + std::to_string(tensor.spec.columns) +
+               " values, more than the " + std::to_string(quant::kMostColumns) + " that a quantized matrix can have";
+      return;
+    }
     if (tensor.sources.empty()) {
       tensor.dtype = info->dtype;
       tensor.spec.bytes_per_value = DtypeBits(info->dtype) / 8;

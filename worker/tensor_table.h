@@ -79,9 +79,9 @@ struct TensorTable {
 // "model-00002-of-00003.safetensors: tensor 'model.norm.weight'", for errors.
 std::string TensorLabel(const Checkpoint& checkpoint, const TensorInfo& info);
 
-// Every tensor the model needs, with its shape checked. Errors name the tensor, and its file where it is in one: missing, of another shape, of a dtype
-// that is not BF16, F16 or F32, or in the checkpoint but not used (vision towers and multi-token prediction heads are
-// left out on purpose: model.visual.*, mtp.*).
+// Every tensor the model needs, with its shape checked. Errors name the tensor, and its file where it is in one: missing,
+// of another shape, of rows longer than a container takes, of a dtype that is not BF16, F16 or F32, or in the checkpoint
+// but not used (vision towers and multi-token prediction heads are left out on purpose: model.visual.*, mtp.*).
 Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint, const Shard& shard);
 
 // The same tensors without a checkpoint, as a model of random weights has them: bfloat16, no sources.

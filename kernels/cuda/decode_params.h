@@ -108,7 +108,7 @@ inline DecodeShared DecodeSharedOf(const DecodeParams& p) {
 template <int kLevels>
 void LaunchDecode(const DecodeParams& params, int token_tiles, dim3 grid, bool overlap, cudaStream_t stream);
 
-// Rounds `tokens` rows into rounded [tokens][high, low][padded] and scales [tokens].
+// Rounds `tokens` rows into rounded [tokens][2 * padded], each laid out as DecodeParams says, and scales [tokens].
 void LaunchRoundActivations(const float* input, int64_t input_stride, int32_t tokens, int32_t columns, int32_t padded,
                             int8_t* rounded, float* scales, bool overlap, cudaStream_t stream);
 

@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace hproc {
@@ -36,6 +37,17 @@ TEST(ReadFile, RefusesWhatIsMissingTooLargeOrNotAFile) {
   EXPECT_FALSE(ReadFile(folder / "a", 4).ok());
   EXPECT_FALSE(ReadFile(folder, 10).ok());
   EXPECT_EQ(*ReadFile(folder / "a", 5), "12345");
+  std::filesystem::remove_all(folder);
+}
+
+TEST(ReadFile, RefusesAPipeThatNobodyWritesTo) {
+  const std::filesystem::path folder = TestFolder();
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  ::alarm(20);  // against waiting for a writer
+  const Result<std::string> read = ReadFile(folder / "pipe", 10);
+  ::alarm(0);
+  ASSERT_FALSE(read.ok());
+  EXPECT_NE(read.error().message.find("not a regular file"), std::string::npos) << read.error().message;
   std::filesystem::remove_all(folder);
 }
 

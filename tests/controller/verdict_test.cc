@@ -85,6 +85,7 @@ TEST(Judge, GivesEveryRowOfTheTable) {
       {"oom, crash on the way out", WithOom(Signalled(SIGSEGV)), Reason::kOutOfMemory, "kv.3"},
       {"oom, hang on the way out", WithOom(EndedByUs(Signalled(SIGKILL), KillCause::kDeadline)),
        Reason::kOutOfMemory, "kv.3"},
+      {"error: job", WithError(worker::ErrorKind::kBadJob), Reason::kProtocolError, "what it said"},
       {"error: checkpoint", WithError(worker::ErrorKind::kBadCheckpoint), Reason::kLoaderFault,
        "what it said"},
       {"error: loader", WithError(worker::ErrorKind::kLoaderFault), Reason::kLoaderFault,

@@ -9,6 +9,7 @@
 #include "kernels/gated_delta.h"
 #include "kernels/moe.h"
 #include "kernels/norm.h"
+#include "quant/half.h"
 #include "tests/kernels/stored_matrix.h"
 #include "tests/quant/random_rows.h"
 
@@ -160,6 +161,41 @@ std::vector<float> Extremes() {
                                -356.0f, -400.0f, -1000.0f, -1e6f, -1e20f, -3e38f, 300.0f, 1000.0f, 1e20f, 3e38f};
   for (int i = 0; i < 60; ++i) values.push_back(-90.0f - 10.0f * static_cast<float>(i));
   return values;
+}
+
+// In whole registers and in the tail behind them: what the cache makes a number of is lost to every later token.
+TEST_F(Limits, Float16CacheKeepsNan) {
+  constexpr int64_t kDim = 37;
+  const std::vector<SequenceRun> runs = {{.slot = 0, .first_position = 0, .first_row = 0, .tokens = 2}};
+  const std::vector<float> queries = Random(2 * kDim);
+  for (const Context* context : {&cpu_, &reference_}) {
+    for (int64_t bad = 0; bad < kDim; ++bad) {
+      for (const bool in_keys : {true, false}) {
+        for (const float nan : {kNan, -kNan}) {
+          std::vector<float> keys = Random(2 * kDim);
+          std::vector<float> values = Random(2 * kDim);
+          (in_keys ? keys : values)[static_cast<size_t>(kDim + bad)] = nan;
+          std::vector<uint16_t> held_keys(2 * kDim);
+          std::vector<uint16_t> held_values(2 * kDim);
+          const KvCache cache{.storage = Storage::kFloat16, .keys = held_keys.data(), .values = held_values.data(), .context = 2,
+                              .kv_heads = 1, .head_dim = kDim};
+          StoreKeysValues(*context, {.runs = runs, .keys = keys.data(), .values = values.data(), .cache = cache});
+          for (int64_t i = 0; i < 2 * kDim; ++i) {
+            const bool is_bad = i == kDim + bad;
+            ASSERT_EQ(std::isnan(quant::HalfToFloat(held_keys[static_cast<size_t>(i)])), is_bad && in_keys) << bad << " at " << i;
+            ASSERT_EQ(std::isnan(quant::HalfToFloat(held_values[static_cast<size_t>(i)])), is_bad && !in_keys) << bad << " at " << i;
+          }
+          std::vector<float> out(2 * kDim);
+          Attend(*context, {.runs = runs, .queries = queries.data(), .query_stride = kDim, .query_head_stride = kDim, .heads = 1,
+                            .scale = 0.1f, .cache = cache, .output = out.data()});
+          for (int64_t i = 0; i < 2 * kDim; ++i) {
+            const bool is_nan = i >= kDim && (in_keys || i == kDim + bad);
+            ASSERT_EQ(std::isnan(out[static_cast<size_t>(i)]), is_nan) << bad << " at " << i;
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST_F(Limits, GatesTakeAnyNumber) {

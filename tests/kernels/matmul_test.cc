@@ -182,6 +182,22 @@ TEST(Matmul, ExpertsAreRowRangesWithTheirOwnTokens) {
   EXPECT_EQ(out[42], -1.0f) << "a row nobody writes";
 }
 
+TEST(QuantizeActivations, TokensTooSmallForAFactorCountAsZero) {
+  ThreadPool pool(1);
+  const Context cpu{Backend::kCpu, &pool};
+  for (const float size : {1e-45f, 1e-38f, 4.8e-35f, 4.9e-35f, 1e-30f}) {
+    for (const size_t at : {size_t{3}, size_t{69}}) {  // in a register and behind the last
+      Input input(1, 70, 14);
+      std::fill(input.values.begin(), input.values.end(), 0.0f);
+      input.values[at] = -size;
+      QuantizeActivations(cpu, input.activations);
+      const bool is_zero = size < 4.85e-35f;
+      EXPECT_EQ(input.scales[0] == 0, is_zero) << size;
+      for (size_t c = 0; c < 128; ++c) EXPECT_EQ(input.quantized[c], c == at && !is_zero ? -kQuantizedActivationMax : 0) << size;
+    }
+  }
+}
+
 TEST(QuantizeActivations, ZeroTokensStayZeroAndNonFiniteOnesShow) {
   ThreadPool pool(1);
   const Context cpu{Backend::kCpu, &pool};

@@ -47,10 +47,23 @@ TEST(ResolvePlan, TakesTheCheapestCandidateThatHoldsTheFloor) {
   EXPECT_EQ(LevelsAt(table, 0.99), 0) << "kept where nothing holds the floor";
 }
 
+TEST(ResolvePlan, WeighsOutliersAgainstMoreLevels) {
+  RateTable table = MakeTable();
+  // 21,000 outliers of 4 bytes: 160,000 + 84,000 + the counts and codebooks, more than K = 8 takes.
+  table.tensors[0].candidates[0].steps[1].outliers = 21000;
+  EXPECT_EQ(LevelsAt(table, 0.93), 4);
+  EXPECT_EQ(LevelsAt(table, 0.94), 8);
+}
+
 TEST(ResolvePlan, OneIsMetOnlyByKeeping) {
-  const Plan plan = ResolvePlan(MakeTable(), {.strict = 1, .lazy = 1, .head = 1}, ModePolicy::kAuto);
+  RateTable table = MakeTable();
+  // As of a tensor of two values, which two levels give back exactly.
+  table.tensors[0].candidates.push_back(
+      MakeCandidate(2, kLadderSize - 1, {{.ladder_index = 0, .outliers = 0, .min_cosine = 1, .mean_deficit = 0}}));
+  const Plan plan = ResolvePlan(table, {.strict = 1, .lazy = 1, .head = 1}, ModePolicy::kAuto);
   EXPECT_EQ(plan.total_bytes(), 2 * 1000 * 640 * 2 + 640 * 4);
-  EXPECT_EQ(plan.Digest(), KeptPlan(MakeTable()).Digest());
+  EXPECT_EQ(plan.Digest(), KeptPlan(table).Digest());
+  EXPECT_EQ(LevelsAt(table, 0.9999), 2) << "one rung below";
 }
 
 TEST(ResolvePlan, EachFamilyAnswersToItsOwnFloor) {
@@ -90,20 +103,23 @@ TEST(PlanJson, ComesBackWhole) {
   EXPECT_EQ(read->floors, plan.floors);
 }
 
+// Each for its own reason: the digest would refuse most of them, too.
 TEST(PlanJson, RefusesWhatDoesNotAddUp) {
   const std::string json = PlanToJson(ResolvePlan(MakeTable(), {.strict = 0.94, .lazy = 0.97, .head = 1}, ModePolicy::kAuto));
-  const auto with = [&](std::string_view from, std::string_view to) {
+  const auto with = [&](std::string_view from, std::string_view to) -> std::string {
     std::string changed = json;
     const size_t at = changed.find(from);
     EXPECT_NE(at, std::string::npos) << from;
     changed.replace(at, from.size(), to);
-    return PlanFromJson(changed);
+    const Result<Plan> plan = PlanFromJson(changed);
+    return plan.ok() ? "accepted" : plan.error().message;
   };
-  EXPECT_FALSE(with("\"rows\":1000", "\"rows\":1001").ok());  // digest
-  EXPECT_FALSE(with("\"rows\":1000", "\"rows\":-1").ok());
-  EXPECT_FALSE(with("\"levels\":4", "\"levels\":5").ok());
-  EXPECT_FALSE(with("\"family\":\"strict\"", "\"family\":\"loose\"").ok());
-  EXPECT_FALSE(with("\"outliers\":20000", "\"outliers\":\"many\"").ok());
+  EXPECT_EQ(with("\"rows\":1000", "\"rows\":1001"), "plan: its digest does not match");
+  EXPECT_EQ(with("\"rows\":1000", "\"rows\":-1"), "plan: strict: shape");
+  EXPECT_EQ(with("\"levels\":4", "\"levels\":5"), "plan: strict: levels");
+  EXPECT_EQ(with("\"family\":\"strict\"", "\"family\":\"loose\""), "plan: strict: unknown family");
+  EXPECT_EQ(with("\"outliers\":20000", "\"outliers\":640001"), "plan: strict: outliers");
+  EXPECT_NE(with("\"outliers\":20000", "\"outliers\":\"many\"").find("must be number"), std::string::npos);
   EXPECT_FALSE(PlanFromJson("").ok());
   EXPECT_FALSE(PlanFromJson("[]").ok());
 }

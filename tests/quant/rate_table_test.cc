@@ -81,6 +81,22 @@ TEST(RateTableFile, ComesBackWhole) {
   EXPECT_EQ(EncodeRateTable(*read), bytes);
 }
 
+// With a digest that fits: by another writer, or on purpose. A plan made of it would end the process.
+TEST(RateTableFile, RefusesCandidatesThatNoMatrixHas) {
+  const auto decodes = [](const XfpFormat& format, int64_t outliers) {
+    RateTable table{.fingerprint = "abc", .tensors = {}};
+    TensorRates& tensor = table.tensors.emplace_back();
+    tensor.spec = {.name = "n", .family = Family::kStrict, .rows = 3, .columns = 128, .bytes_per_value = 2};
+    tensor.candidates.push_back({.format = format, .highest = 1, .steps = {{.ladder_index = 0, .outliers = outliers}}});
+    return DecodeRateTable(EncodeRateTable(table)).ok();
+  };
+  EXPECT_TRUE(decodes({.mode = Mode::kV2, .levels = 4, .group_scales = false}, 384));
+  EXPECT_TRUE(decodes({.mode = Mode::kV2a, .levels = 4, .group_scales = true}, 384));
+  EXPECT_FALSE(decodes({.mode = Mode::kV2, .levels = 4, .group_scales = true}, 0));
+  EXPECT_FALSE(decodes({.mode = Mode::kV2, .levels = 4, .group_scales = false}, 385));
+  EXPECT_FALSE(decodes({.mode = Mode::kV2, .levels = 5, .group_scales = false}, 0));
+}
+
 TEST(RateTableFile, RefusesEveryTruncationAndEveryFlippedByte) {
   RateTable table{.fingerprint = "abc", .tensors = {}};
   table.tensors.push_back({.spec = {.name = "n", .family = Family::kKept, .rows = 1, .columns = 8, .bytes_per_value = 4},

@@ -268,9 +268,20 @@ TEST_F(BatcherTest, ReturnsEveryRequestThatTheHookCancelled) {
   }
 }
 
+TEST_F(BatcherTest, AnEmptyPromptHasAnEmptyAnswerAndLeavesTheOthersAlone) {
+  Use(ByteModel());
+  const std::map<int64_t, Completion> completions = Generate({Request(1, "hello", 3), Request(2, "", 3), Request(3, "you", 3), Request(4, "", 3)});
+  for (const int64_t id : {2, 4}) {
+    EXPECT_EQ(completions.at(id).finish, FinishReason::kEndToken);
+    EXPECT_EQ(completions.at(id).prompt_tokens, 0);
+    EXPECT_TRUE(completions.at(id).token_ids.empty() && completions.at(id).text.empty());
+  }
+  ExpectSame({{1, completions.at(1)}, {3, completions.at(3)}}, Generate({Request(1, "hello", 3), Request(3, "you", 3)}));
+  EXPECT_TRUE(One(Request(5, "", 3)).text.empty());
+}
+
 TEST_F(BatcherTest, RefusesWhatItCannotRun) {
   Use(SmallCheckpoint({.layers = "L", .vocabulary = 200}));
-  EXPECT_THAT(ErrorOf(Request(7, "", 1)), HasSubstr("request 7 has an empty prompt"));
   EXPECT_THAT(ErrorOf(Request(7, "\U0001F600", 1)), HasSubstr("do not belong together"));  // from 0xF0 on
   EXPECT_EQ(ErrorOf(Request(7, "e", 1)), "generated");
 }

@@ -176,6 +176,14 @@ TEST_F(CommandLineTest, TokenizeNamesATokenizerItCannotRead) {
   EXPECT_THAT(ran.err, HasSubstr("tokenizer.json"));
 }
 
+TEST_F(CommandLineTest, TokenizeDoesNotFollowALinkOutOfTheModelsFolder) {
+  const TestFolder model;
+  std::filesystem::create_symlink(kWordmath + "/tokenizer.json", model / "tokenizer.json");
+  const Ran ran = Tokenize("", model.path());
+  ExpectOneLine(ran, 4);
+  EXPECT_THAT(ran.err, HasSubstr("tokenizer.json: a symbolic link out of the folder"));
+}
+
 TEST_F(CommandLineTest, TokenizeSaysWhenItCannotWrite) {
   std::string lines;
   for (int i = 0; i < 2000; ++i) lines += "{\"text\": \"hello hello hello\"}\n";

@@ -64,12 +64,14 @@ TEST_F(LoaderTest, MeasuresTheBytesThatThePlanPredicts) {
     int64_t charged = 0;
     for (const quant::TensorPlan& tensor : plan.tensors) charged += Charged(tensor.bytes);
     EXPECT_EQ(memory.usage().live_bytes, charged);
-    for (const FamilyReport& family : report.families) {
-      const auto families = plan.Families();
-      const auto it = std::ranges::find_if(families, [&](const quant::FamilyTotals& f) { return f.bytes == family.bytes; });
-      ASSERT_NE(it, families.end()) << family.family;
-      EXPECT_EQ(it->weights, family.weights);
-      EXPECT_NEAR(it->min_cosine, family.min_cosine, 1e-6) << family.family;  // the plan keeps it as a float
+    const auto planned = plan.Families();
+    ASSERT_EQ(report.families.size(), planned.size()) << "each has tensors here";
+    for (size_t f = 0; f < planned.size(); ++f) {
+      const FamilyReport& family = report.families[f];
+      EXPECT_EQ(family.family, quant::FamilyName(static_cast<quant::Family>(f)));
+      EXPECT_EQ(family.weights, planned[f].weights) << family.family;
+      EXPECT_EQ(family.bytes, planned[f].bytes) << family.family;
+      EXPECT_NEAR(family.min_cosine, planned[f].min_cosine, 1e-6) << family.family;  // the plan keeps it as a float
     }
   }
 }

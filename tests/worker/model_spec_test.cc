@@ -110,17 +110,32 @@ TEST(ModelSpec, RotatesTheShareOfTheHeadThatTheConfigNames) {
   json config = Config();
   config["head_dim"] = 64;
   config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 10000.0}, {"partial_rotary_factor", 0.25}};
-  const std::vector<float> nested = AttentionOf(Parse(config), 1).inverse_frequencies;
+  const std::vector<float> nested = *AttentionOf(Parse(config), 1).inverse_frequencies;
   ASSERT_EQ(nested.size(), 8u);
   for (size_t i = 0; i < nested.size(); ++i) EXPECT_FLOAT_EQ(nested[i], static_cast<float>(std::pow(10.0, -0.5 * static_cast<double>(i))));
   // The older layout keeps them at the top; a quarter is the default.
   config.erase("rope_parameters");
   config["rope_theta"] = 10000;
-  EXPECT_EQ(AttentionOf(Parse(config), 1).inverse_frequencies, nested);
+  EXPECT_EQ(*AttentionOf(Parse(config), 1).inverse_frequencies, nested);
   config["partial_rotary_factor"] = 1;
-  EXPECT_EQ(AttentionOf(Parse(config), 1).inverse_frequencies.size(), 32u);
+  EXPECT_EQ(AttentionOf(Parse(config), 1).inverse_frequencies->size(), 32u);
   config["partial_rotary_factor"] = 0;
-  EXPECT_TRUE(AttentionOf(Parse(config), 1).inverse_frequencies.empty());
+  EXPECT_TRUE(AttentionOf(Parse(config), 1).inverse_frequencies->empty());
+}
+
+TEST(ModelSpec, KeepsTheRotationOnceForAllLayers) {
+  json config = Config();  // 0.5 KB could ask for 4096 copies of 128 KB
+  config["num_hidden_layers"] = 4096;
+  config["layer_types"] = json();
+  config["full_attention_interval"] = 1;
+  config["head_dim"] = 65536;
+  config["rope_parameters"]["partial_rotary_factor"] = 1;
+  const ModelSpec spec = Parse(config);
+  ASSERT_EQ(spec.layers.size(), 4096u);
+  EXPECT_EQ(AttentionOf(spec, 0).inverse_frequencies->size(), 32768u);
+  for (size_t i = 1; i < spec.layers.size(); ++i) {
+    ASSERT_EQ(AttentionOf(spec, i).inverse_frequencies, AttentionOf(spec, 0).inverse_frequencies) << i;
+  }
 }
 
 TEST(ModelSpec, RefusesRotationsItDoesNotKnow) {

@@ -50,6 +50,12 @@ TEST(HostileEvent, IsRefusedWithTheReason) {
   const BadLine table[] = {
       {"Empty", "", "not JSON"},
       {"RandomBytes", "\x8f\x03\x1b[31m\xff", "not JSON at byte 1"},
+      {"ByteOrderMark", "\xEF\xBB\xBF" + EventLine(R"("type":"heartbeat","counter":1)"),
+       "not JSON at byte 1: a byte order mark"},
+      {"NulBehindTheObject", EventLine(R"("type":"heartbeat","counter":1)") + std::string("\0{}", 3),
+       "a NUL byte"},
+      {"NulInsideAString", EventLine("\"type\":\"heart" + std::string(1, '\0') + "beat\""),
+       "a NUL byte"},
       {"NotUtf8InsideAString", EventLine("\"type\":\"a\xff\""), "not JSON at byte"},
       {"CutInTheMiddle", R"({"v":1,"type":"hel)", "not JSON"},
       {"TwoObjects", R"({"v":1}{"v":1})", "not JSON at byte 8"},

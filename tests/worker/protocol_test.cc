@@ -127,8 +127,8 @@ TEST(ProtocolRoundTrip, Events) {
   EXPECT_EQ(oom.phase, Phase::kCache);
   EXPECT_EQ(oom.what, "kv.3");
   for (const ErrorKind kind :
-       {ErrorKind::kBadCheckpoint, ErrorKind::kLoaderFault, ErrorKind::kHostOutOfMemory,
-        ErrorKind::kDeviceLost, ErrorKind::kInternal}) {
+       {ErrorKind::kBadJob, ErrorKind::kBadCheckpoint, ErrorKind::kLoaderFault,
+        ErrorKind::kHostOutOfMemory, ErrorKind::kDeviceLost, ErrorKind::kInternal}) {
     EXPECT_EQ(RoundTripBody(ErrorEvent{kind, "why"}).kind, kind);
   }
 }
@@ -230,6 +230,7 @@ TEST(PhaseNames, AreTheWordsOfTheStoreAndComeBack) {
   }
   EXPECT_EQ(PhaseFromName("Load"), std::nullopt);
   EXPECT_EQ(ErrorKindFromName("device_lost"), ErrorKind::kDeviceLost);
+  EXPECT_EQ(ErrorKindFromName("bad_job"), ErrorKind::kBadJob);
   EXPECT_EQ(ErrorKindFromName(""), std::nullopt);
 }
 

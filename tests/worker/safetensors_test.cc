@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 namespace hproc::worker {
 namespace {
@@ -93,7 +94,19 @@ TEST(SafetensorsHeader, ListsTensorsByOffsetWhateverTheOrderInTheHeader) {
   EXPECT_EQ(b.begin, 4);
   EXPECT_EQ(b.bytes(), 24);
   EXPECT_EQ(b.elements(), 6);
-  EXPECT_THAT(header->metadata, ElementsAre(testing::Pair("format", "pt")));
+  EXPECT_EQ(header->metadata_entries, 1);
+}
+
+TEST(SafetensorsHeader, KeepsNothingOfTheMetadata) {
+  constexpr int kEntries = 200'000;
+  std::string json = R"({"__metadata__":{"format":"pt")";
+  for (int i = 1; i < kEntries; ++i) json += ",\"k" + std::to_string(i) + "\":\"" + std::string(static_cast<size_t>(i % 50), 'v') + "\"";
+  json += "}}";
+  const size_t before = ::mallinfo2().uordblks;
+  const Result<SafetensorsHeader> header = Parse(json, 0);
+  ASSERT_TRUE(header.ok()) << header.error().message;
+  EXPECT_EQ(header->metadata_entries, kEntries);
+  EXPECT_LT(::mallinfo2().uordblks, before + 65536);
 }
 
 TEST(SafetensorsHeader, KnowsEveryDtypeAndItsBits) {

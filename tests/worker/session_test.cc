@@ -18,8 +18,10 @@ namespace {
 using controller::WorkerEnd;
 using controller::WorkerProcess;
 using kernels::DeviceMemory;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::StartsWith;
 
 constexpr int kThreads = 2;
 
@@ -258,6 +260,10 @@ TEST_F(SessionTest, SaysWhoseFaultABrokenCheckpointIs) {
   Write(whole);
   folder_.Write("tokenizer.json", "{");
   EXPECT_THAT(error_of(job), HasSubstr("tokenizer.json"));
+  const TestFolder elsewhere;
+  std::filesystem::rename(folder_ / "tokenizer.json", elsewhere / "tokenizer.json");
+  std::filesystem::create_symlink(elsewhere / "tokenizer.json", folder_ / "tokenizer.json");
+  EXPECT_THAT(error_of(job), AllOf(HasSubstr("bad_checkpoint: "), HasSubstr("tokenizer.json: a symbolic link out of the folder")));
   TrialJob nowhere = job;
   nowhere.model_dir = "/no/such/model";
   EXPECT_THAT(error_of(nowhere), HasSubstr("/no/such/model"));
@@ -271,16 +277,21 @@ TEST_F(SessionTest, RefusesWhatTheDeploymentCannotHave) {
     edit(edited);
     return Work(edited).ErrorText();
   };
-  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.device = "cuda:0"; }), HasSubstr("device 'cuda:0' is not available"));
-  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.context = 513; }), HasSubstr("a context of 513 is not within"));
-  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.world_size = 2; }), HasSubstr("several ranks"));
-  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.kv_dtype = "f8"; }), HasSubstr("f8"));
-  EXPECT_THAT(error_with([](TrialJob& j) { j.plan_json = "{}"; }), HasSubstr("internal: "));
+  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.device = "cuda:0"; }), StartsWith("bad_job: device 'cuda:0' is not available"));
+  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.context = 513; }), StartsWith("bad_job: a context of 513 is not within"));
+  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.world_size = 2; }), AllOf(StartsWith("bad_job: "), HasSubstr("several ranks")));
+  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.kv_dtype = "f8"; }), StartsWith("bad_job: kv dtype 'f8'"));
+  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.threads = 40000; }), StartsWith("bad_job: 40000 CPU threads are more than the 1024"));
+  EXPECT_THAT(error_with([](TrialJob& j) {
+    j.deployment.device = "cuda:0";
+    j.model_dir = "/no/such/model";
+  }), StartsWith("bad_job: ")) << "before the checkpoint is opened";
+  EXPECT_THAT(error_with([](TrialJob& j) { j.plan_json = "{}"; }), StartsWith("bad_job: plan: "));
   EXPECT_THAT(error_with([&](TrialJob& j) {
     const TestFolder other;
     SmallCheckpoint({.layers = "L"}).WriteTo(other);
     j.plan_json = PlanToJson(KeepEverything(OpenedCheckpoint::At(other.path()).table));
-  }), HasSubstr("belongs to another checkpoint"));
+  }), AllOf(StartsWith("bad_job: "), HasSubstr("belongs to another checkpoint")));
 }
 
 TEST_F(SessionTest, ACancelEndsAGenerateAndTheNextOneRuns) {
@@ -320,6 +331,42 @@ TEST_F(SessionTest, ACancelEndsAGenerateAndTheNextOneRuns) {
   EXPECT_LT(results[0].generated_tokens, 200 * 500 / 2);
   EXPECT_FALSE(results[1].cancelled);
   EXPECT_EQ(results[1].generated_tokens, 2);
+}
+
+TEST_F(SessionTest, ACancelThatComesAfterTheAnswerEndsNothing) {
+  Write(ByteModel());
+  TrialJob job = Kept();
+  controller::WorkerOptions options;
+  options.executable = HPROC_WORKER;
+  options.arguments = {"session"};
+  auto process = WorkerProcess::Start(std::move(options), job);
+  ASSERT_TRUE(process.ok()) << process.error().message;
+  const GenerateCommand generate{{{.id = 7, .prompt = "you", .max_new_tokens = 3, .stop = {}, .sampling = {}}}};
+  const ThroughputCommand throughput{{.prompt_tokens = 8, .short_decode_tokens = 2, .long_decode_tokens = 4, .batch = 2, .repetitions = 1, .warmups = 0}};
+  int answers = 0;
+  for (;;) {
+    std::variant<Event, WorkerEnd> event = (*process)->NextEvent();
+    if (const auto* end = std::get_if<WorkerEnd>(&event)) {
+      EXPECT_EQ(end->exit_code, 0) << end->log_tail;
+      break;
+    }
+    const EventBody& body = std::get<Event>(event).body;
+    if (const auto* error = std::get_if<ErrorEvent>(&body)) ADD_FAILURE() << error->message;
+    const auto* result = std::get_if<ResultEvent>(&body);
+    if (result == nullptr) continue;
+    if (std::holds_alternative<ReadyResult>(result->result)) ASSERT_TRUE((*process)->Send(generate).ok());
+    if (std::holds_alternative<GenerateResult>(result->result)) {
+      ++answers;
+      ASSERT_TRUE((*process)->Send(CancelCommand{}).ok());
+      ASSERT_TRUE((*process)->Send(throughput).ok());
+    }
+    if (const auto* timed = std::get_if<ThroughputResult>(&result->result)) {
+      ++answers;
+      EXPECT_EQ(timed->samples.size(), 3u);
+      ASSERT_TRUE((*process)->Send(FinishCommand{}).ok());
+    }
+  }
+  EXPECT_EQ(answers, 2);
 }
 
 TEST_F(SessionTest, WarmsUpBatchesLongerThanTheirContext) {

@@ -174,6 +174,14 @@ TEST(TensorTable, NamesEveryTensorOfAnotherShape) {
   EXPECT_EQ(ErrorOf(small), "model.safetensors: tensor 'model.layers.0.mlp.experts.down_proj' has shape [5, 9, 36], not [5, 36, 9]");
 }
 
+// A channel may have columns / 16 outliers, and their count has two bytes.
+TEST(TensorTable, NamesATensorOfLongerRowsThanAContainerTakes) {
+  EXPECT_EQ(ErrorOf(SmallCheckpoint({.layers = "L", .hidden = 1, .experts = 1, .top = 1, .width = 1 << 20})),
+            "model.safetensors: tensor 'model.layers.0.mlp.experts.down_proj' has rows of 1048576 values, more than the 1048575 "
+            "that a quantized matrix can have");
+  EXPECT_EQ(ErrorOf(SmallCheckpoint({.layers = "L", .hidden = 1, .experts = 1, .top = 1, .width = (1 << 20) - 1})), "accepted");
+}
+
 TEST(TensorTable, NamesEveryTensorOfADtypeItDoesNotTake) {
   const SmallCheckpoint whole({.layers = "LF"});
   for (const auto& [name, tensor] : whole.tensors) {
