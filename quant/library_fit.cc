@@ -11,16 +11,6 @@ namespace hproc::quant {
 namespace {
 
 constexpr int kClusterSteps = 12;
-constexpr double kLargestInt8 = 127;
-
-double FeatureDistance(const GroupFeature& a, const GroupFeature& b) {
-  double distance = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double d = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-    distance += d * d;
-  }
-  return distance;
-}
 
 double RootMeanSquare(std::span<const float> values) {
   double square = 0;
@@ -28,20 +18,17 @@ double RootMeanSquare(std::span<const float> values) {
   return std::sqrt(square / static_cast<double>(values.size()));
 }
 
-// The four centroids of the group's best four-level codebook over `rms`; all zero for a zero group.
+// The feature of a group that `fitter` holds.
 GroupFeature FeatureOf(ChannelFitter& fitter, double rms) {
   GroupFeature feature{};
   if (!(rms > 0)) return feature;
-  fitter.Begin(4, Centroids::kInt8);
+  fitter.Begin(kFeatureLevels, Centroids::kInt8);
   fitter.Next();
   for (size_t i = 0; i < feature.size(); ++i) feature[i] = static_cast<float>(fitter.centers()[i] / rms);
   return feature;
 }
 
 double Spread(const GroupFeature& feature) { return static_cast<double>(feature[3]) - static_cast<double>(feature[0]); }
-
-// bfloat16 nearest to the value, as a double too.
-uint16_t RoundScale(double scale) { return FloatToBfloat16(static_cast<float>(scale)); }
 
 }  // namespace
 
@@ -91,7 +78,7 @@ LibraryClusters TrainClusters(std::span<const float> sample, int64_t columns, bo
       size_t best = 0;
       double best_distance = std::numeric_limits<double>::infinity();
       for (size_t c = 0; c < clusters.centers.size(); ++c) {
-        const double distance = FeatureDistance(groups[g].feature, clusters.centers[c]);
+        const double distance = FeatureDistance(groups[g].feature.data(), clusters.centers[c].data());
         if (distance < best_distance) {
           best_distance = distance;
           best = c;
@@ -135,14 +122,14 @@ Library TrainLibrary(const LibraryClusters& clusters, int levels, Centroids cent
       library.codebooks[c][k] = static_cast<float>(fitter.centers()[k]);
       largest = std::max(largest, std::abs(fitter.centers()[k]));
     }
+    // An empty cluster keeps the center it had, wherever its neighbours have gone; codes need ascending ones.
+    std::sort(library.codebooks[c].begin(), library.codebooks[c].begin() + levels);
   }
   library.unit = largest > 0 ? largest / kLargestInt8 : 1;
   for (size_t c = 0; c < clusters.pooled.size(); ++c) {
     for (size_t k = 0; k < static_cast<size_t>(levels); ++k) {
       const double in_units = static_cast<double>(library.codebooks[c][k]) / library.unit;
-      library.codebooks[c][k] = centroids == Centroids::kInt8
-                                    ? static_cast<float>(std::clamp(std::round(in_units), -kLargestInt8, kLargestInt8))
-                                    : HalfToFloat(FloatToHalf(static_cast<float>(in_units)));
+      library.codebooks[c][k] = RoundCentroid(in_units, centroids);
     }
   }
   return library;
@@ -171,8 +158,12 @@ void LibraryFitter::Reset(std::span<const float> channel) {
   for (float v : channel) square_ += static_cast<double>(v) * static_cast<double>(v);
   sorted_.clear();
   sum_.clear();
-  square_sum_.clear();
+  group_square_.clear();
   nearest_.resize(static_cast<size_t>(groups));
+  uint32_t empty = 0;
+  for (size_t i = 0; i < clusters_->pooled.size(); ++i) {
+    if (clusters_->pooled[i].empty()) empty |= uint32_t{1} << i;
+  }
   ChannelFitter fitter;
   for (int64_t g = 0; g < groups; ++g) {
     const std::span<const float> values =
@@ -184,58 +175,20 @@ void LibraryFitter::Reset(std::span<const float> channel) {
     double sum = 0;
     double square = 0;
     sum_.push_back(0);
-    square_sum_.push_back(0);
     for (float v : fitter.sorted()) {
       sum += static_cast<double>(v);
       square += static_cast<double>(v) * static_cast<double>(v);
       sum_.push_back(sum);
-      square_sum_.push_back(square);
     }
-    std::array<std::pair<double, uint8_t>, kLibrarySize> distances;
-    for (size_t c = 0; c < distances.size(); ++c) {
-      const bool empty = clusters_->pooled[c].empty();
-      distances[c] = {empty ? std::numeric_limits<double>::infinity() : FeatureDistance(feature, clusters_->centers[c]),
-                      static_cast<uint8_t>(c)};
-    }
-    std::partial_sort(distances.begin(), distances.begin() + 3, distances.end());
-    for (size_t i = 0; i < 3; ++i) nearest_[static_cast<size_t>(g)][i] = distances[i].second;
+    group_square_.push_back(square);
+    NearestClusters(feature.data(), clusters_->centers[0].data(), empty, nearest_[static_cast<size_t>(g)].data());
   }
 }
 
-double LibraryFitter::GroupError(int64_t group, int book, double scale) const {
+LibraryFitter::SortedGroup LibraryFitter::GroupOf(int64_t group) const {
   const auto begin = static_cast<size_t>(GroupBegin(group));
-  const auto size = static_cast<size_t>(GroupEnd(group)) - begin;
-  const float* values = sorted_.data() + begin;
-  const double* sums = sum_.data() + begin + static_cast<size_t>(group);  // one more entry a group
-  const std::array<float, kMaxLevels>& codebook = library_->codebooks[static_cast<size_t>(book)];
-  double error = square_sum_[begin + static_cast<size_t>(group) + size];
-  size_t at = 0;
-  for (int k = 0; k < library_->levels; ++k) {
-    const auto i = static_cast<size_t>(k);
-    size_t next = size;
-    if (k + 1 < library_->levels) {
-      const auto threshold = static_cast<float>(
-          scale * 0.5 * (static_cast<double>(codebook[i]) + static_cast<double>(codebook[i + 1])));
-      next = static_cast<size_t>(std::lower_bound(values + at, values + size, threshold) - values);
-    }
-    const double center = scale * static_cast<double>(codebook[i]);
-    error += center * (center * static_cast<double>(next - at) - 2 * (sums[next] - sums[at]));
-    at = next;
-  }
-  return error;
-}
-
-void LibraryFitter::ChooseCodebooks() {
-  for (int64_t g = 0; g < static_cast<int64_t>(code_.indices.size()); ++g) {
-    double best_error = std::numeric_limits<double>::infinity();
-    for (uint8_t book : nearest_[static_cast<size_t>(g)]) {
-      const double error = GroupError(g, book, ScaleOf(g));
-      if (error < best_error) {
-        best_error = error;
-        code_.indices[static_cast<size_t>(g)] = book;
-      }
-    }
-  }
+  return {sorted_.data() + begin, sum_.data() + begin + static_cast<size_t>(group),  // one more entry a group
+          static_cast<int>(GroupEnd(group) - GroupBegin(group))};
 }
 
 void LibraryFitter::AssignCodes(int64_t group) {
@@ -246,8 +199,7 @@ void LibraryFitter::AssignCodes(int64_t group) {
   std::fill(codes_.begin() + static_cast<std::ptrdiff_t>(begin), codes_.begin() + static_cast<std::ptrdiff_t>(end),
             uint8_t{0});
   for (size_t k = 1; k < static_cast<size_t>(library_->levels); ++k) {
-    const auto threshold = static_cast<float>(
-        scale * 0.5 * (static_cast<double>(codebook[k - 1]) + static_cast<double>(codebook[k])));
+    const float threshold = CodeThreshold(scale, codebook[k - 1], codebook[k]);
     for (size_t j = begin; j < end; ++j) {
       codes_[j] = static_cast<uint8_t>(codes_[j] + (channel_[j] >= threshold ? 1 : 0));
     }
@@ -268,9 +220,12 @@ void LibraryFitter::Begin(const Library& library) {
   dot_ = code_square_ = 0;
   if (square_ == 0) return;
 
-  ChooseCodebooks();
-  for (int64_t g = 0; g < groups; ++g) AssignCodes(g);
-  // The least-squares scale for these codes, then the codes for that scale.
+  for (int64_t g = 0; g < groups; ++g) {
+    const auto i = static_cast<size_t>(g);
+    code_.indices[i] = ChooseCodebook(GroupOf(g), group_square_[i], library.codebooks[0].data(), library.levels,
+                                      nearest_[i].data(), ScaleOf(g));
+  }
+  // The least-squares scale for the codes that this scale gives, then the codes for that scale.
   std::vector<double> dots(rms_.size(), 0);
   std::vector<double> squares(rms_.size(), 0);
   const auto sum_up = [&] {
@@ -278,20 +233,18 @@ void LibraryFitter::Begin(const Library& library) {
     std::fill(squares.begin(), squares.end(), 0.0);
     for (int64_t g = 0; g < groups; ++g) {
       const size_t i = rms_.size() == 1 ? 0 : static_cast<size_t>(g);
-      const std::array<float, kMaxLevels>& codebook = library.codebooks[code_.indices[static_cast<size_t>(g)]];
-      for (auto j = static_cast<size_t>(GroupBegin(g)); j < static_cast<size_t>(GroupEnd(g)); ++j) {
-        const double q = static_cast<double>(codebook[codes_[j]]);
-        dots[i] += q * static_cast<double>(channel_[j]);
-        squares[i] += q * q;
-      }
+      const GroupProducts products = ProductsOf(
+          GroupOf(g), library.codebooks[code_.indices[static_cast<size_t>(g)]].data(), library.levels, ScaleOf(g));
+      dots[i] += products.dot;
+      squares[i] += products.square;
     }
   };
   sum_up();
   for (size_t i = 0; i < rms_.size(); ++i) {
     if (squares[i] > 0 && dots[i] > 0) code_.scales[i] = RoundScale(dots[i] / squares[i]);
   }
-  for (int64_t g = 0; g < groups; ++g) AssignCodes(g);
   sum_up();
+  for (int64_t g = 0; g < groups; ++g) AssignCodes(g);
   for (size_t i = 0; i < rms_.size(); ++i) {
     const double scale = Bfloat16ToFloat(code_.scales[i]);
     dot_ += scale * dots[i];

@@ -23,11 +23,10 @@
 #include <vector>
 
 #include "quant/channel_fit.h"
+#include "quant/library_code.h"
 #include "quant/xfp_matrix.h"
 
 namespace hproc::quant {
-
-using GroupFeature = std::array<float, 4>;
 
 // The clusters of one matrix; serves every K.
 struct LibraryClusters {
@@ -76,9 +75,18 @@ class LibraryFitter {
   void Encode(EncodedChannel& encoded) const;
 
  private:
-  void ChooseCodebooks();
+  // One sorted group as CodebookFit asks for it.
+  struct SortedGroup {
+    const float* values = nullptr;
+    const double* sums = nullptr;
+    int count = 0;
+    int columns() const { return count; }
+    float Value(int i) const { return values[i]; }
+    double Sum(int i) const { return sums[i]; }
+  };
+
+  SortedGroup GroupOf(int64_t group) const;
   void AssignCodes(int64_t group);
-  double GroupError(int64_t group, int book, double scale) const;
   double ScaleOf(int64_t group) const;
   int64_t GroupBegin(int64_t group) const { return group * kGroupColumns; }
   int64_t GroupEnd(int64_t group) const;
@@ -92,8 +100,8 @@ class LibraryFitter {
   std::vector<double> rms_;          // [1] or [groups]
   std::vector<float> sorted_;        // each group sorted
   std::vector<double> sum_;          // prefix sums within groups, one more entry a group
-  std::vector<double> square_sum_;
-  std::vector<std::array<uint8_t, 3>> nearest_;  // [groups] clusters worth trying
+  std::vector<double> group_square_;  // [groups] sums of squares
+  std::vector<std::array<uint8_t, kNearestClusters>> nearest_;  // [groups] clusters worth trying
 
   size_t next_count_ = 0;
   std::vector<uint8_t> codes_;

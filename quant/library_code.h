@@ -1,0 +1,127 @@
+// The arithmetic of coding one group of columns with a library of codebooks: the steps behind LibraryFitter
+// (quant/library_fit.h, which says what they add up to), written once for the host and for CUDA threads. Both give the
+// same bits; see quant/codebook_fit.h.
+//
+// A group is a sorted channel in CodebookFit's sense: columns(), Value(i) ascending, Sum(i). With it the products of a
+// group and its codes follow from the borders between the codes, without a pass over the values.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <limits>
+
+#include "base/host_device.h"
+#include "quant/codebook_fit.h"
+
+namespace hproc::quant {
+
+inline constexpr int kNearestClusters = 3;  // codebooks tried for a group
+inline constexpr int kFeatureLevels = 4;
+using GroupFeature = std::array<float, kFeatureLevels>;
+
+HPROC_HOST_DEVICE inline uint16_t RoundScale(double scale) { return FloatToBfloat16(static_cast<float>(scale)); }
+
+// The four centroids of the group's best four-level codebook over `rms`; `fit` has been fitted to it.
+template <typename Group>
+HPROC_HOST_DEVICE void FeatureOf(const CodebookFit<Group>& fit, double rms, float* feature) {
+  for (int i = 0; i < kFeatureLevels; ++i) feature[i] = rms > 0 ? static_cast<float>(fit.centers()[i] / rms) : 0.0f;
+}
+
+HPROC_HOST_DEVICE inline double FeatureDistance(const float* a, const float* b) {
+  double distance = 0;
+  for (int i = 0; i < kFeatureLevels; ++i) {
+    const double d = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+    distance += d * d;
+  }
+  return distance;
+}
+
+// The clusters nearest to a feature, nearest first, ties to the lower index. `centers` [kLibrarySize][kFeatureLevels];
+// bit c of `empty` leaves cluster c to the end.
+HPROC_HOST_DEVICE inline void NearestClusters(const float* feature, const float* centers, uint32_t empty,
+                                              uint8_t* nearest) {
+  double distances[kNearestClusters];
+  int found = 0;
+  for (int c = 0; c < kLibrarySize; ++c) {
+    const double distance = (empty >> c & 1) != 0 ? std::numeric_limits<double>::infinity()
+                                                  : FeatureDistance(feature, centers + c * kFeatureLevels);
+    if (found == kNearestClusters && !(distance < distances[kNearestClusters - 1])) continue;
+    int at = found == kNearestClusters ? kNearestClusters - 1 : found++;
+    for (; at > 0 && distance < distances[at - 1]; --at) {
+      distances[at] = distances[at - 1];
+      nearest[at] = nearest[at - 1];
+    }
+    distances[at] = distance;
+    nearest[at] = static_cast<uint8_t>(c);
+  }
+}
+
+// Calls visit(k, begin, end) for every code: the sorted values [begin, end) get it under `scale`.
+template <typename Group, typename Visit>
+HPROC_HOST_DEVICE void ForEachCode(const Group& group, const float* codebook, int levels, double scale, Visit&& visit) {
+  const int size = group.columns();
+  int begin = 0;
+  for (int k = 0; k < levels; ++k) {
+    int end = size;
+    if (k + 1 < levels) {
+      end = LowerBoundNear(group, begin, size, begin + (size - begin) / (levels - k),
+                           CodeThreshold(scale, codebook[k], codebook[k + 1]));
+    }
+    visit(k, begin, end);
+    begin = end;
+  }
+}
+
+// Squared error of the group; `square`: of its values.
+template <typename Group>
+HPROC_HOST_DEVICE double GroupError(const Group& group, double square, const float* codebook, int levels,
+                                    double scale) {
+  double error = square;
+  double before = 0;
+  ForEachCode(group, codebook, levels, scale, [&](int k, int begin, int end) {
+    if (end == begin) return;
+    const double sum = group.Sum(end);
+    const double center = scale * static_cast<double>(codebook[k]);
+    error += center * (center * static_cast<double>(end - begin) - 2 * (sum - before));
+    before = sum;
+  });
+  return error;
+}
+
+// The best of the `nearest` codebooks; `codebooks` [kLibrarySize][kMaxLevels].
+template <typename Group>
+HPROC_HOST_DEVICE uint8_t ChooseCodebook(const Group& group, double square, const float* codebooks, int levels,
+                                         const uint8_t* nearest, double scale) {
+  double best_error = std::numeric_limits<double>::infinity();
+  uint8_t best = 0;
+  for (int i = 0; i < kNearestClusters; ++i) {
+    const double error = GroupError(group, square, codebooks + nearest[i] * kMaxLevels, levels, scale);
+    if (error < best_error) {
+      best_error = error;
+      best = nearest[i];
+    }
+  }
+  return best;
+}
+
+// <w, q> and ||q||^2 of the group's values w and their centroids q, in units of the scale.
+struct GroupProducts {
+  double dot = 0;
+  double square = 0;
+};
+template <typename Group>
+HPROC_HOST_DEVICE GroupProducts ProductsOf(const Group& group, const float* codebook, int levels, double scale) {
+  GroupProducts products;
+  double before = 0;
+  ForEachCode(group, codebook, levels, scale, [&](int k, int begin, int end) {
+    if (end == begin) return;
+    const double sum = group.Sum(end);
+    const auto center = static_cast<double>(codebook[k]);
+    products.dot += center * (sum - before);
+    products.square += center * center * static_cast<double>(end - begin);
+    before = sum;
+  });
+  return products;
+}
+
+}  // namespace hproc::quant
