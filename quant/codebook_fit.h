@@ -111,8 +111,8 @@ HPROC_HOST_DEVICE bool NextOutlierIsLow(const Channel& channel, double mean, int
 }
 
 // `Channel` is a sorted channel: columns(), Value(i) ascending, and Sum(i) of the values before i, added up one by one in
-// order. Copied; cheap. Thread-compatible.
-template <typename Channel>
+// order. Copied; cheap. At most kMost levels. Thread-compatible.
+template <typename Channel, int kMost = kMaxLevels>
 class CodebookFit {
  public:
   // Puts the centers at their starts: `start` = StartOf(levels).
@@ -364,9 +364,9 @@ class CodebookFit {
   Centroids centroids_format_ = Centroids::kInt8;
   double square_ = 0;
   uint64_t unsettled_ = 0;  // bit k: border k lies beside a cluster that has changed
-  double centers_[kMaxLevels];
-  int borders_[kMaxLevels + 1];
-  float centroids_[kMaxLevels];
+  double centers_[kMost];
+  int borders_[kMost + 1];
+  float centroids_[kMost];
   uint16_t scale_ = 0;
   double cosine_ = 1;
   double norm_ratio_ = 1;

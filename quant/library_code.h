@@ -22,8 +22,8 @@ using GroupFeature = std::array<float, kFeatureLevels>;
 HPROC_HOST_DEVICE inline uint16_t RoundScale(double scale) { return FloatToBfloat16(static_cast<float>(scale)); }
 
 // The four centroids of the group's best four-level codebook over `rms`; `fit` has been fitted to it.
-template <typename Group>
-HPROC_HOST_DEVICE void FeatureOf(const CodebookFit<Group>& fit, double rms, float* feature) {
+template <typename Fit>
+HPROC_HOST_DEVICE void FeatureOf(const Fit& fit, double rms, float* feature) {
   for (int i = 0; i < kFeatureLevels; ++i) feature[i] = rms > 0 ? static_cast<float>(fit.centers()[i] / rms) : 0.0f;
 }
 
