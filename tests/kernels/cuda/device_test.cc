@@ -20,7 +20,8 @@ TEST(CudaOrdinal, ReadsTheNamesOfDevices) {
 
 TEST(CudaDeviceCount, SaysWhyThereIsNone) {
   std::string reason;
-  if (CudaDeviceCount(&reason) == 0) EXPECT_FALSE(reason.empty());
+  const bool none = CudaDeviceCount(&reason) == 0;
+  EXPECT_EQ(none, !reason.empty());
 }
 
 TEST(DeviceErrors, NameTheCallAndThePlace) {
