@@ -1,78 +1,68 @@
-// V2: one thread fits one row's codebook, with the CPU's own code; and the rungs that the fits of a chunk reach.
-//
-// Threads of a warp run rows of one K side by side, so that their loops are about as long as each other. Where rows are few,
-// a warp takes fewer of them: half-empty warps on all multiprocessors end sooner than full warps on a few.
+// V2: a team of lanes fits a row's codebook (kernels/cuda/team_fit.cuh); and the rungs that the fits of a chunk reach.
 #include "kernels/cuda/quantize_device.cuh"
+#include "kernels/cuda/team_fit.cuh"
 
 namespace hproc::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
+constexpr int kTeam = 8;  // lanes; 4 and 16 were slower over all K, see RESULTS
+constexpr int kTeams = kThreads / kTeam;
 
-// The row of this thread, or -1: the first `per_warp` lanes of every warp have one each.
-__device__ int64_t RowOfThread(int64_t block, int per_warp, int64_t rows) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t row = (block * kWarps + threadIdx.x / 32) * per_warp + lane;
-  return lane < per_warp && row < rows ? row : -1;
-}
-
-int RowsPerWarp(int64_t fits, int multiprocessors) {
-  int per_warp = 32;
-  while (per_warp > 1 && fits / per_warp < static_cast<int64_t>(multiprocessors) * 16) per_warp /= 2;
-  return per_warp;
-}
-
-// Walks the outlier counts, ascending from 0.
-template <typename Channel>
-struct OutlierWalk {
-  const Channel& channel;
-  double mean;
-  int count = 0;
+// How many of the first n outliers of a row are at its low end, for every count that is tried: [counts][rows].
+template <bool kBf16>
+__global__ void LowsKernel(SortedRows sorted, int64_t rows, int columns, int counts, uint32_t* lows) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (row >= rows) return;
+  const auto channel = ChannelOf<kBf16>(sorted, row, columns);
+  const double mean = sorted.moments[row].Mean(columns);
   int low = 0;
-
-  // False past the most that a channel may have.
-  __device__ bool Next() {
-    const auto next = static_cast<int>(quant::NextOutlierCount(count));
-    if (next > quant::MostOutliers(channel.columns())) return false;
-    for (; count < next; ++count) low += quant::NextOutlierIsLow(channel, mean, low, count - low) ? 1 : 0;
-    return true;
+  int taken = 0;
+  int64_t count = 0;
+  for (int i = 0; i < counts; ++i) {
+    for (; taken < count; ++taken) low += quant::NextOutlierIsLow(channel, mean, low, taken - low) ? 1 : 0;
+    lows[i * rows + row] = static_cast<uint32_t>(low);
+    count = quant::NextOutlierCount(count);
   }
-};
+}
 
 template <bool kBf16>
 __global__ void __launch_bounds__(kThreads)
     FitToFloorKernel(SortedRows sorted, int64_t rows, int columns, Target target, double floor, const double* start,
-                     RowResults results, PassStatus* status, int per_warp) {
-  const int64_t row = RowOfThread(blockIdx.x, per_warp, rows);
-  if (row < 0) return;
-  const auto channel = ChannelOf<kBf16>(sorted, row, columns);
-  const quant::ChannelMoments moments = sorted.moments[row];
+                     RowResults results, PassStatus* status) {
+  __shared__ TeamState states[kTeams];
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kTeams + threadIdx.x / kTeam;
+  if (row >= rows) return;
   const int levels = target.format.levels;
-  quant::CodebookFit<PackedChannel<kBf16>> fit;
-  fit.Begin(channel, moments, levels, target.format.centroids, start);
+  TeamFit<PackedChannel<kBf16>, kTeam> fit(ChannelOf<kBf16>(sorted, row, columns), states[threadIdx.x / kTeam]);
+  fit.Begin(sorted.moments[row], levels, target.format.centroids, start);
   fit.FitFirst(0, 0);
   fit.RoundAndMeasure(0, 0);
-  OutlierWalk<PackedChannel<kBf16>> walk{channel, moments.Mean(columns)};
-  while (fit.cosine() < floor && walk.Next()) {
-    fit.FitNext(walk.low, walk.count - walk.low);
-    fit.RoundAndMeasure(walk.low, walk.count - walk.low);
+  int64_t count = 0;
+  int low = 0;
+  for (int i = 1; i < results.counts && fit.cosine() < floor; ++i) {
+    count = quant::NextOutlierCount(count);
+    low = static_cast<int>(results.lows[i * rows + row]);
+    fit.FitNext(low, static_cast<int>(count) - low);
+    fit.RoundAndMeasure(low, static_cast<int>(count) - low);
   }
   const int64_t out_row = target.first_row + row;
+  for (int k = fit.lane(); k < levels; k += kTeam) {
+    const int64_t at = out_row * levels + k;
+    if (target.format.centroids == quant::Centroids::kInt8) {
+      target.codebooks[at] = static_cast<uint8_t>(static_cast<int8_t>(fit.centroid(k)));
+    } else {
+      reinterpret_cast<uint16_t*>(target.codebooks)[at] = quant::FloatToHalf(fit.centroid(k));
+    }
+  }
+  if (fit.lane() != 0) return;
   if (!(fit.cosine() >= floor)) atomicMin(&status->unreachable_row, static_cast<long long>(out_row));
-  results.outliers[row] = static_cast<uint32_t>(walk.count);
-  results.low_outliers[row] = static_cast<uint32_t>(walk.low);
+  results.outliers[row] = static_cast<uint32_t>(count);
+  results.low_outliers[row] = static_cast<uint32_t>(low);
   results.cosine[row] = fit.cosine();
   results.norm_ratio[row] = fit.norm_ratio();
   target.scales[out_row] = fit.scale();
-  for (int k = 0; k < levels; ++k) {
-    const int64_t at = out_row * levels + k;
-    if (target.format.centroids == quant::Centroids::kInt8) {
-      target.codebooks[at] = static_cast<uint8_t>(static_cast<int8_t>(fit.centroids()[k]));
-    } else {
-      reinterpret_cast<uint16_t*>(target.codebooks)[at] = quant::FloatToHalf(fit.centroids()[k]);
-    }
-  }
 }
 
 struct LevelsOf {
@@ -83,29 +73,31 @@ struct LevelsOf {
 template <bool kBf16>
 __global__ void __launch_bounds__(kThreads)
     FitAllKernel(SortedRows sorted, int64_t rows, int columns, quant::Centroids centroids, Tables tables,
-                 LevelsOf levels_of, FormatRows formats, RowResults results, const int* highest, int per_warp) {
+                 LevelsOf levels_of, FormatRows formats, RowResults results, const int* highest) {
+  __shared__ TeamState states[kTeams];
   const int k_index = kFormatsMost - 1 - static_cast<int>(blockIdx.x % kFormatsMost);
-  const int64_t row = RowOfThread(blockIdx.x / kFormatsMost, per_warp, rows);
-  if (row < 0) return;
+  const int64_t row = static_cast<int64_t>(blockIdx.x / kFormatsMost) * kTeams + threadIdx.x / kTeam;
+  if (row >= rows) return;
   const int format = formats.of[k_index];
-  const auto channel = ChannelOf<kBf16>(sorted, row, columns);
-  const quant::ChannelMoments moments = sorted.moments[row];
-  quant::CodebookFit<PackedChannel<kBf16>> fit;
-  fit.Begin(channel, moments, levels_of.of[k_index], centroids, tables.starts + k_index * quant::kMaxLevels);
+  TeamFit<PackedChannel<kBf16>, kTeam> fit(ChannelOf<kBf16>(sorted, row, columns), states[threadIdx.x / kTeam]);
+  fit.Begin(sorted.moments[row], levels_of.of[k_index], centroids, tables.starts + k_index * quant::kMaxLevels);
   fit.FitFirst(0, 0);
   fit.RoundAndMeasure(0, 0);
   double* cosines = results.cosines + static_cast<int64_t>(format) * results.counts * rows + row;
+  // No rung above the highest that all rows so far have reached can count.
+  const int top = *static_cast<const volatile int*>(highest + format);
+  const double enough = top < 0 ? 0 : tables.ladder[top];
   int tried = 0;
-  OutlierWalk<PackedChannel<kBf16>> walk{channel, moments.Mean(columns)};
+  int64_t count = 0;
   while (true) {
-    cosines[static_cast<int64_t>(tried++) * rows] = fit.cosine();
-    // No rung above the highest that all rows so far have reached can count.
-    const int top = *static_cast<const volatile int*>(highest + format);
-    if (top < 0 || fit.cosine() >= tables.ladder[top] || !walk.Next()) break;
-    fit.FitNext(walk.low, walk.count - walk.low);
-    fit.RoundAndMeasure(walk.low, walk.count - walk.low);
+    if (fit.lane() == 0) cosines[static_cast<int64_t>(tried) * rows] = fit.cosine();
+    if (++tried == results.counts || fit.cosine() >= enough) break;
+    count = quant::NextOutlierCount(count);
+    const auto low = static_cast<int>(results.lows[tried * rows + row]);
+    fit.FitNext(low, static_cast<int>(count) - low);
+    fit.RoundAndMeasure(low, static_cast<int>(count) - low);
   }
-  results.tried[static_cast<int64_t>(format) * rows + row] = static_cast<uint16_t>(tried);
+  if (fit.lane() == 0) results.tried[static_cast<int64_t>(format) * rows + row] = static_cast<uint16_t>(tried);
 }
 
 // A warp a row and format: rung r is served by the first outlier count whose cosine reaches it.
@@ -175,37 +167,32 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
+void CountLows(const Rows& rows, const SortedRows& sorted, const RowResults& results, cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>(CeilDiv(rows.rows, 64));
+  const auto kernel = rows.storage == Storage::kBfloat16 ? LowsKernel<true> : LowsKernel<false>;
+  kernel<<<blocks, 64, 0, stream>>>(sorted, rows.rows, rows.columns, results.counts, results.lows);
+  HPROC_CUDA_LAUNCHED("LowsKernel");
+}
+
 void FitToFloor(const Rows& rows, const SortedRows& sorted, const Target& target, double floor, const Tables& tables,
-                const RowResults& results, PassStatus* status, int multiprocessors, cudaStream_t stream) {
+                const RowResults& results, PassStatus* status, cudaStream_t stream) {
   int k_index = 0;
   while (quant::kLevelCounts[static_cast<size_t>(k_index)] != target.format.levels) ++k_index;
   const double* start = tables.starts + k_index * quant::kMaxLevels;
-  const int per_warp = RowsPerWarp(rows.rows, multiprocessors);
-  const auto blocks = static_cast<unsigned>(CeilDiv(rows.rows, per_warp * kWarps));
-  if (rows.storage == Storage::kBfloat16) {
-    FitToFloorKernel<true><<<blocks, kThreads, 0, stream>>>(sorted, rows.rows, rows.columns, target, floor, start,
-                                                            results, status, per_warp);
-  } else {
-    FitToFloorKernel<false><<<blocks, kThreads, 0, stream>>>(sorted, rows.rows, rows.columns, target, floor, start,
-                                                             results, status, per_warp);
-  }
+  const auto blocks = static_cast<unsigned>(CeilDiv(rows.rows, kTeams));
+  const auto kernel = rows.storage == Storage::kBfloat16 ? FitToFloorKernel<true> : FitToFloorKernel<false>;
+  kernel<<<blocks, kThreads, 0, stream>>>(sorted, rows.rows, rows.columns, target, floor, start, results, status);
   HPROC_CUDA_LAUNCHED("FitToFloorKernel");
 }
 
 void FitAll(const Rows& rows, const SortedRows& sorted, quant::Centroids centroids, const Tables& tables,
-            const FormatRows& formats, const RowResults& results, const RungSums& sums, int multiprocessors,
-            cudaStream_t stream) {
+            const FormatRows& formats, const RowResults& results, const RungSums& sums, cudaStream_t stream) {
   LevelsOf levels{};
   for (int i = 0; i < kFormatsMost; ++i) levels.of[i] = quant::kLevelCounts[static_cast<size_t>(i)];
-  const int per_warp = RowsPerWarp(rows.rows * kFormatsMost, multiprocessors);
-  const auto blocks = static_cast<unsigned>(CeilDiv(rows.rows, per_warp * kWarps) * kFormatsMost);
-  if (rows.storage == Storage::kBfloat16) {
-    FitAllKernel<true><<<blocks, kThreads, 0, stream>>>(sorted, rows.rows, rows.columns, centroids, tables, levels,
-                                                        formats, results, sums.highest, per_warp);
-  } else {
-    FitAllKernel<false><<<blocks, kThreads, 0, stream>>>(sorted, rows.rows, rows.columns, centroids, tables, levels,
-                                                         formats, results, sums.highest, per_warp);
-  }
+  const auto blocks = static_cast<unsigned>(CeilDiv(rows.rows, kTeams) * kFormatsMost);
+  const auto kernel = rows.storage == Storage::kBfloat16 ? FitAllKernel<true> : FitAllKernel<false>;
+  kernel<<<blocks, kThreads, 0, stream>>>(sorted, rows.rows, rows.columns, centroids, tables, levels, formats, results,
+                                          sums.highest);
   HPROC_CUDA_LAUNCHED("FitAllKernel");
 }
 

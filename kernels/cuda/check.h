@@ -23,7 +23,9 @@ class DeviceError : public std::runtime_error {
 };
 
 inline void CheckCuda(cudaError_t code, const char* call, const char* file, int line) {
-  if (code != cudaSuccess) throw DeviceError(code, call, file, line);
+  if (code == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // reported here, not once more at the next launch
+  throw DeviceError(code, call, file, line);
 }
 
 }  // namespace hproc::kernels

@@ -76,6 +76,7 @@ __global__ void __launch_bounds__(32) SquareKernel(Rows rows, int length, int se
   double square = 0;
   int not_finite = 0;
   for (int base = 0; base < length; base += 32) {
+#pragma unroll 8
     for (int r = 0; r < count; ++r) {
       const int64_t row = (first + r) / segments_per_row;
       const int begin = static_cast<int>((first + r) % segments_per_row) * length;

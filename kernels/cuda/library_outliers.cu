@@ -106,7 +106,7 @@ struct Selection {
   int* columns;    // [capacity]
   double* dots;    // [most]
   double* squares; // [most]
-  int capacity;    // a power of two, at least 4 * most
+  int capacity;    // a power of two, at least `most`
   Bits* cached;    // [columns], or null
 };
 
@@ -337,7 +337,7 @@ void TakeOutliers(const Rows& rows, const Libraries& libraries, const GroupCodes
                   const RowResults& results, PassStatus* status, int multiprocessors, cudaStream_t stream) {
   const auto most = static_cast<int>(quant::MostOutliers(rows.columns));
   int capacity = 128;
-  while (capacity < 4 * most) capacity *= 2;
+  while (capacity < most + most / 4) capacity *= 2;
   const bool cache = rows.columns <= kCachedColumns;
   int levels = 0;
   for (int f = 0; f < libraries.count; ++f) levels = std::max(levels, libraries.levels[f]);

@@ -1,12 +1,11 @@
 // The kernels of quantize-on-load, as launches on a stream. One call handles one chunk: `rows` whole rows of a tensor as the
 // checkpoint stores them. All pointers are device memory, all launches throw DeviceError, nothing here waits.
 //
-// A codebook's fit is serial by nature (a border moves because its neighbour did), so parallelism comes from the rows: one
-// thread runs one row's fit, the same code that the CPU runs (quant/codebook_fit.h), over rows that earlier kernels have
-// sorted and summed up. What can be split inside a row is: sorting, codes, packing, the choice of outliers for V2a.
+// Parallelism comes from the rows, and inside a row from teams of a few lanes that share out a fit's intervals, its searches
+// and its sums in the CPU's order (kernels/cuda/team_fit.cuh).
 //
-//   V2    SortRows  SumRows                         FitToFloor | FitAll    AssignOutliers  Encode     (or CountRungs)
-//   V2a   SumSquares  CodeGroups  ScaleRows  CodeGroupsAgain  MeasureRows  TakeOutliers  AssignOutliers  Encode  (likewise)
+//   V2    SortRows  SumRows  CountLows              FitToFloor | FitAll    AssignOutliers  Encode     (or CountRungs)
+//   V2a   SumSquares  CodeRows                      TakeOutliers           AssignOutliers  Encode     (likewise)
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -67,6 +66,7 @@ struct RowResults {
   int counts = 0;                  // outlier counts that a row may be tried with, at most kCountsMost
   double* cosines = nullptr;       // [formats][counts][rows]: with each outlier count, as far as tried
   uint16_t* tried = nullptr;       // [formats][rows] how many
+  uint32_t* lows = nullptr;        // [counts][rows] how many of the first n outliers are at the low end (V2)
   uint32_t* outliers = nullptr;    // [rows] chosen; with one format
   uint32_t* low_outliers = nullptr;  // [rows] of those, at the low end (V2)
   uint32_t* mask = nullptr;        // [rows][mask_words] which columns are outliers (V2a)
@@ -95,9 +95,12 @@ struct Target {
   uint16_t* outlier_values = nullptr;
 };
 
+// Fills results.lows.
+void CountLows(const Rows& rows, const SortedRows& sorted, const RowResults& results, cudaStream_t stream);
+
 // V2 for one K: the fewest outliers that reach the floor; writes codebooks and scales into the target.
 void FitToFloor(const Rows& rows, const SortedRows& sorted, const Target& target, double floor, const Tables& tables,
-                const RowResults& results, PassStatus* status, int multiprocessors, cudaStream_t stream);
+                const RowResults& results, PassStatus* status, cudaStream_t stream);
 
 // The rungs of all formats of a tensor, [formats].
 struct RungSums {
@@ -112,8 +115,7 @@ struct FormatRows {
   int of[kFormatsMost];
 };
 void FitAll(const Rows& rows, const SortedRows& sorted, quant::Centroids centroids, const Tables& tables,
-            const FormatRows& formats, const RowResults& results, const RungSums& sums, int multiprocessors,
-            cudaStream_t stream);
+            const FormatRows& formats, const RowResults& results, const RungSums& sums, cudaStream_t stream);
 
 // From cosines to rungs, for format rows [0, formats).
 void CountRungs(int64_t rows, int formats, const Tables& tables, const RowResults& results,

@@ -284,22 +284,24 @@ void CudaQuantizer::Impl::QuantizeChunk(const TensorJob& job, const cuda::Rows& 
                             .outlier_columns = at(layout.outlier_columns),
                             .outlier_values = reinterpret_cast<uint16_t*>(at(layout.outlier_values))};
   const cuda::Tables& tables = workspace_->tables();
-  const int multiprocessors = device_.multiprocessors();
   if (plan.format->mode == Mode::kV2) {
     Timed(&QuantizerTimes::sort_s, *kernels_, [&] {
       cuda::SortRows(rows, buffers.sorted, buffers.runs, pass.status, stream);
       cuda::SumRows(rows, buffers.sorted, stream);
+      cuda::CountLows(rows, buffers.sorted, buffers.results, stream);
     });
     Timed(&QuantizerTimes::fit_s, *kernels_, [&] {
-      cuda::FitToFloor(rows, buffers.sorted, target, floor, tables, buffers.results, pass.status, multiprocessors, stream);
+      cuda::FitToFloor(rows, buffers.sorted, target, floor, tables, buffers.results, pass.status, stream);
     });
   } else {
     Timed(&QuantizerTimes::sort_s, *kernels_,
           [&] { cuda::SumSquares(rows, pass.libraries, buffers.codes, pass.status, stream); });
     Timed(&QuantizerTimes::fit_s, *kernels_, [&] {
       cuda::CodeRows(rows, pass.libraries, buffers.codes, tables, stream);
+    });
+    Timed(&QuantizerTimes::outliers_s, *kernels_, [&] {
       cuda::TakeOutliers(rows, pass.libraries, buffers.codes, tables, {}, {}, floor, first_row, buffers.results,
-                         pass.status, multiprocessors, stream);
+                         pass.status, device_.multiprocessors(), stream);
     });
   }
   Timed(&QuantizerTimes::encode_s, *kernels_, [&] {
@@ -324,16 +326,18 @@ void CudaQuantizer::Impl::MeasureChunk(const TensorJob& job, const cuda::Rows& r
     Timed(&QuantizerTimes::sort_s, *kernels_, [&] {
       cuda::SortRows(rows, buffers.sorted, buffers.runs, pass.status, stream);
       cuda::SumRows(rows, buffers.sorted, stream);
+      cuda::CountLows(rows, buffers.sorted, buffers.results, stream);
     });
     Timed(&QuantizerTimes::fit_s, *kernels_, [&] {
-      cuda::FitAll(rows, buffers.sorted, job.rate_options.centroids, tables, v2, buffers.results, pass.sums,
-                   device_.multiprocessors(), stream);
+      cuda::FitAll(rows, buffers.sorted, job.rate_options.centroids, tables, v2, buffers.results, pass.sums, stream);
     });
   }
   if (v2a_count > 0) {
-    Timed(&QuantizerTimes::fit_s, *kernels_, [&] {
-      cuda::SumSquares(rows, pass.libraries, buffers.codes, pass.status, stream);
-      cuda::CodeRows(rows, pass.libraries, buffers.codes, tables, stream);
+    Timed(&QuantizerTimes::sort_s, *kernels_,
+          [&] { cuda::SumSquares(rows, pass.libraries, buffers.codes, pass.status, stream); });
+    Timed(&QuantizerTimes::fit_s, *kernels_,
+          [&] { cuda::CodeRows(rows, pass.libraries, buffers.codes, tables, stream); });
+    Timed(&QuantizerTimes::outliers_s, *kernels_, [&] {
       cuda::TakeOutliers(rows, pass.libraries, buffers.codes, tables, v2a, pass.sums, 0, 0, buffers.results, pass.status,
                          device_.multiprocessors(), stream);
     });

@@ -63,7 +63,9 @@ struct QuantizerOptions {
 
 // Seconds of the device, by phase, where `timed`; and the bytes that went through.
 struct QuantizerTimes {
-  double copy_s = 0, sort_s = 0, fit_s = 0, encode_s = 0;
+  double copy_s = 0, sort_s = 0, fit_s = 0;
+  double outliers_s = 0;  // choosing those of V2a; V2's come with the fit
+  double encode_s = 0;    // or counting rungs
   double read_s = 0;   // of the reader thread, inside `read`
   double total_s = 0;  // of Run, on the host's clock
   int64_t stored_bytes = 0;

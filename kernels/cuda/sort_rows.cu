@@ -122,6 +122,7 @@ __global__ void __launch_bounds__(32) SumKernel(SortedRows sorted, int64_t rows,
   double sum = 0;
   double square = 0;
   for (int base = 0; base < columns; base += 32) {
+#pragma unroll 8
     for (int r = 0; r < count; ++r) {
       tile[r][lane] = base + lane < columns ? ChannelOf<kBf16>(sorted, first + r, columns).Value(base + lane) : 0.0f;
     }

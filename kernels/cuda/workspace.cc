@@ -71,6 +71,7 @@ ChunkBuffers Lay(Arena& arena, const TensorJob& job, int64_t rows) {
     buffers.sorted.values = arena.Take<std::byte>(rows * buffers.sorted.values_stride * value_bytes);
     buffers.sorted.sums = arena.Take<double>(rows * buffers.sorted.sums_stride);
     buffers.sorted.moments = arena.Take<quant::ChannelMoments>(rows);
+    buffers.results.lows = arena.Take<uint32_t>(buffers.results.counts * rows);
     if (columns > LongestSortedRun(job.storage)) {
       buffers.runs = arena.Take<std::byte>(rows * buffers.sorted.values_stride * value_bytes);
     }
