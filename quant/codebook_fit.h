@@ -19,7 +19,10 @@
 namespace hproc::quant {
 
 inline constexpr int kFirstSteps = 40;  // Lloyd steps of the first fit; it stops when no border moves
-inline constexpr int kNextSteps = 4;    // of the fits seeded by a neighbour
+inline constexpr int kNextSteps = 4;    // passes of exchanges after a split
+// … and of the fits seeded by a neighbour. What one pass leaves unsettled the next count's goes on with: 4 passes a count
+// gave the same bytes within 0.13 % (0.03 % on average) for four times the serial work.
+inline constexpr int kFollowSteps = 1;
 inline constexpr double kLargestInt8 = 127;
 
 // The outlier count tried after `count`: every count to 8, then four an octave.
@@ -110,6 +113,27 @@ HPROC_HOST_DEVICE bool NextOutlierIsLow(const Channel& channel, double mean, int
   return below >= above;
 }
 
+// Whether moving the value x from a cluster of `from` values to one of `to` lowers the squared error: leaving a cluster of n
+// with mean m saves n / (n - 1) (x - m)^2, joining one costs n / (n + 1) (x - m)^2.
+HPROC_HOST_DEVICE inline bool ExchangePays(double x, double from, double from_sum, double to, double to_sum) {
+  if (from <= 1) return false;
+  if (to > 0) {
+    // Both sides times their denominators. Where x is not within 1e-4 of a mean, rounding is below 1e-11 on this way and on the
+    // one below, so that both come to the same answer unless the two sides are within 1e-10.
+    const double to_apart = x * to - to_sum;
+    const double from_apart = x * from - from_sum;
+    if (std::abs(to_apart) > 1e-4 * std::abs(to_sum) && std::abs(from_apart) > 1e-4 * std::abs(from_sum)) {
+      const double cost = to_apart * to_apart * (from * (from - 1));
+      const double gain = from_apart * from_apart * (to * (to + 1)) * (1 - 1e-9);
+      if (cost < gain * (1 - 1e-10)) return true;
+      if (cost > gain * (1 + 1e-10)) return false;
+    }
+  }
+  const double from_apart = x - from_sum / from;
+  const double to_apart = to > 0 ? x - to_sum / to : 0;
+  return to / (to + 1) * to_apart * to_apart < from / (from - 1) * from_apart * from_apart * (1 - 1e-9);
+}
+
 // `Channel` is a sorted channel: columns(), Value(i) ascending, and Sum(i) of the values before i, added up one by one in
 // order. Copied; cheap. At most kMost levels. Thread-compatible.
 template <typename Channel, int kMost = kMaxLevels>
@@ -151,7 +175,7 @@ class CodebookFit {
     }
     Unsettle(1);
     Unsettle(levels_ - 1);
-    ShiftBorders(kNextSteps);
+    ShiftBorders(kFollowSteps);
   }
 
   // Rounds the codebook and measures what it gives back with those outliers put right.
@@ -242,14 +266,6 @@ class CodebookFit {
     }
   }
 
-  // Leaving a cluster of n with mean m saves n / (n - 1) (x - m)^2, joining one costs n / (n + 1) (x - m)^2.
-  HPROC_HOST_DEVICE static bool Pays(double x, double from, double from_sum, double to, double to_sum) {
-    if (from <= 1) return false;
-    const double from_apart = x - from_sum / from;
-    const double to_apart = to > 0 ? x - to_sum / to : 0;
-    return to / (to + 1) * to_apart * to_apart < from / (from - 1) * from_apart * from_apart * (1 - 1e-9);
-  }
-
   // Hartigan's exchange: moves single values across borders while that pays.
   HPROC_HOST_DEVICE void ShiftBorders(int max_passes) {
     for (int pass = 0; pass < max_passes; ++pass) {
@@ -268,12 +284,12 @@ class CodebookFit {
         double right_sum = channel_.Sum(end) - middle_sum;
         while (right > 1) {
           const double x = channel_.Value(border);
-          if (!Pays(x, right, right_sum, left, left_sum)) break;
+          if (!ExchangePays(x, right, right_sum, left, left_sum)) break;
           ++border, ++left, --right, left_sum += x, right_sum -= x;
         }
         while (border <= start && left > 1) {
           const double x = channel_.Value(border - 1);
-          if (!Pays(x, left, left_sum, right, right_sum)) break;
+          if (!ExchangePays(x, left, left_sum, right, right_sum)) break;
           --border, --left, ++right, left_sum -= x, right_sum += x;
         }
         if (border != start) {

@@ -20,6 +20,7 @@ namespace hproc::kernels::cuda {
 
 struct TeamState {
   double centers[quant::kMaxLevels];
+  double sums[quant::kMaxLevels + 1];  // of the values before each border
   int borders[quant::kMaxLevels + 1];
   float centroids[quant::kMaxLevels];
 };
@@ -65,13 +66,16 @@ class TeamFit {
   __device__ void FitNext(int low, int high) {
     const int last = channel_.columns() - high;
     for (int k = lane_; k <= levels_; k += kTeam) {
-      const int border = state_.borders[k];
-      state_.borders[k] = k == 0 ? low : (k == levels_ ? last : min(max(border, low), last));
+      const int old = state_.borders[k];
+      const int border = k == 0 ? low : (k == levels_ ? last : min(max(old, low), last));
+      if (border == old) continue;
+      state_.borders[k] = border;
+      state_.sums[k] = channel_.Sum(border);
     }
     Sync();
     Unsettle(1);
     Unsettle(levels_ - 1);
-    ShiftBorders(quant::kNextSteps);
+    ShiftBorders(quant::kFollowSteps);
   }
 
   __device__ void RoundAndMeasure(int low, int high) {
@@ -168,19 +172,15 @@ class TeamFit {
     }
   }
 
+  __device__ void SumAll() {
+    for (int k = lane_; k <= levels_; k += kTeam) state_.sums[k] = channel_.Sum(state_.borders[k]);
+    Sync();
+  }
   __device__ void CenterAll() {
-    double before = channel_.Sum(state_.borders[0]);
-    for (int base = 0; base < levels_; base += kTeam) {
-      const int k = base + lane_;
-      const int end = state_.borders[min(k + 1, levels_)];
-      const double sum = channel_.Sum(end);
-      double own_before = __shfl_up_sync(mask_, sum, 1, kTeam);
-      if (lane_ == 0) own_before = before;
-      if (k < levels_) {
-        const int begin = state_.borders[k];
-        if (end > begin) state_.centers[k] = (sum - own_before) / static_cast<double>(end - begin);
-      }
-      before = __shfl_sync(mask_, sum, kTeam - 1, kTeam);
+    for (int k = lane_; k < levels_; k += kTeam) {
+      const int begin = state_.borders[k];
+      const int end = state_.borders[k + 1];
+      if (end > begin) state_.centers[k] = (state_.sums[k + 1] - state_.sums[k]) / static_cast<double>(end - begin);
     }
     Sync();
   }
@@ -211,41 +211,45 @@ class TeamFit {
       moved = __any_sync(mask_, moved) != 0;
       Sync();
       if (!moved) break;
+      SumAll();
       CenterAll();
     }
   }
 
-  __device__ static bool Pays(double x, double from, double from_sum, double to, double to_sum) {
-    if (from <= 1) return false;
-    const double from_apart = x - from_sum / from;
-    const double to_apart = to > 0 ? x - to_sum / to : 0;
-    return to / (to + 1) * to_apart * to_apart < from / (from - 1) * from_apart * from_apart * (1 - 1e-9);
+  // An exchange under way at one border.
+  struct Exchange {
+    int border;
+    int direction = 0;  // 1: values come from the right, -1: from the left, 0: none pays
+    double left, right, left_sum, right_sum;
+  };
+
+  // Moves one value in that direction if it pays.
+  __device__ bool Step(Exchange& e, int direction) const {
+    if (direction > 0) {
+      if (!(e.right > 1)) return false;
+      const double x = channel_.Value(e.border);
+      if (!quant::ExchangePays(x, e.right, e.right_sum, e.left, e.left_sum)) return false;
+      ++e.border, ++e.left, --e.right, e.left_sum += x, e.right_sum -= x;
+    } else {
+      if (!(e.left > 1)) return false;
+      const double x = channel_.Value(e.border - 1);
+      if (!quant::ExchangePays(x, e.left, e.left_sum, e.right, e.right_sum)) return false;
+      --e.border, --e.left, ++e.right, e.left_sum -= x, e.right_sum += x;
+    }
+    e.direction = direction;
+    return true;
   }
 
-  // Where border k goes; `only_try`: at most one value on.
-  __device__ int MoveBorder(int k, bool only_try) const {
-    const int begin = state_.borders[k - 1];
-    const int end = state_.borders[k + 1];
-    const int start = state_.borders[k];
-    int border = start;
-    double left = border - begin;
-    double right = end - border;
-    const double middle_sum = channel_.Sum(border);
-    double left_sum = middle_sum - channel_.Sum(begin);
-    double right_sum = channel_.Sum(end) - middle_sum;
-    while (right > 1) {
-      const double x = channel_.Value(border);
-      if (!Pays(x, right, right_sum, left, left_sum)) break;
-      ++border, ++left, --right, left_sum += x, right_sum -= x;
-      if (only_try) return border;
-    }
-    while (border <= start && left > 1) {
-      const double x = channel_.Value(border - 1);
-      if (!Pays(x, left, left_sum, right, right_sum)) break;
-      --border, --left, ++right, left_sum -= x, right_sum += x;
-      if (only_try) return border;
-    }
-    return border;
+  // The first step at border k.
+  __device__ Exchange Try(int k) const {
+    Exchange e;
+    e.border = state_.borders[k];
+    e.left = e.border - state_.borders[k - 1];
+    e.right = state_.borders[k + 1] - e.border;
+    e.left_sum = state_.sums[k] - state_.sums[k - 1];
+    e.right_sum = state_.sums[k + 1] - state_.sums[k];
+    if (!Step(e, 1)) Step(e, -1);
+    return e;
   }
 
   __device__ void ShiftBorders(int max_passes) {
@@ -257,7 +261,9 @@ class TeamFit {
         uint64_t rest = unsettled_ & ahead;
         for (int j = 0; j < lane_; ++j) rest &= rest - 1;  // without the lanes' below
         const int k = rest != 0 ? __ffsll(static_cast<long long>(rest)) - 1 : 0;
-        const bool moves = k > 0 && MoveBorder(k, true) != state_.borders[k];
+        Exchange exchange;
+        if (k > 0) exchange = Try(k);
+        const bool moves = exchange.direction != 0;
         const unsigned votes = (__ballot_sync(mask_, moves) & mask_) >> (__ffs(static_cast<int>(mask_)) - 1);
         const int mover = votes != 0 ? __ffs(static_cast<int>(votes)) - 1 : kTeam - 1;
         // Everything up to the mover's border has been looked at.
@@ -267,7 +273,12 @@ class TeamFit {
         unsettled_ &= ~(behind & ahead);
         ahead &= ~behind;
         if (votes == 0) continue;
-        if (lane_ == mover) state_.borders[k] = MoveBorder(k, false);
+        if (lane_ == mover) {
+          while (Step(exchange, exchange.direction)) {
+          }
+          state_.borders[k] = exchange.border;
+          state_.sums[k] = channel_.Sum(exchange.border);
+        }
         Sync();
         Unsettle(seen - 1);
         Unsettle(seen + 1);
@@ -278,13 +289,12 @@ class TeamFit {
     CenterAll();
   }
 
-  __device__ double JoinCost(int begin, int middle, int end) const {
+  __device__ static double JoinCost(int begin, int middle, int end, double begin_sum, double middle_sum, double end_sum) {
     const double left = middle - begin;
     const double right = end - middle;
     if (left == 0 || right == 0) return 0;
-    const double middle_sum = channel_.Sum(middle);
-    const double left_sum = middle_sum - channel_.Sum(begin);
-    const double right_sum = channel_.Sum(end) - middle_sum;
+    const double left_sum = middle_sum - begin_sum;
+    const double right_sum = end_sum - middle_sum;
     const double apart = left_sum / left - right_sum / right;
     return left * right / (left + right) * apart * apart;
   }
@@ -313,7 +323,8 @@ class TeamFit {
         const int middle =
             quant::LowerBoundNear(channel_, begin, end, (begin + end) / 2, static_cast<float>(state_.centers[k]));
         if (middle == begin || middle == end) continue;
-        const double own = JoinCost(begin, middle, end);
+        const double own =
+            JoinCost(begin, middle, end, state_.sums[k], channel_.Sum(middle), state_.sums[k + 1]);
         if (own > gain) gain = own, split = k, split_at = middle;
       }
       Best(gain, split, split_at);
@@ -323,7 +334,8 @@ class TeamFit {
       int unused = 0;
       for (int k = lane_; k + 1 < levels_; k += kTeam) {
         if (k == split || k + 1 == split) continue;
-        const double own = -JoinCost(state_.borders[k], state_.borders[k + 1], state_.borders[k + 2]);
+        const double own = -JoinCost(state_.borders[k], state_.borders[k + 1], state_.borders[k + 2], state_.sums[k],
+                                     state_.sums[k + 1], state_.sums[k + 2]);
         if (merge < 0 || own > saved) saved = own, merge = k;
       }
       Best(saved, merge, unused);
@@ -338,6 +350,7 @@ class TeamFit {
         if (lane_ == 0) state_.borders[split + 1] = split_at;
       }
       Sync();
+      SumAll();
       for (int k = min(merge, split); k <= max(merge, split) + 1; ++k) Unsettle(k);
       ShiftBorders(quant::kNextSteps);
     }
