@@ -72,38 +72,6 @@ HPROC_HOST_DEVICE void ForEachCode(const Group& group, const float* codebook, in
   }
 }
 
-// Squared error of the group; `square`: of its values.
-template <typename Group>
-HPROC_HOST_DEVICE double GroupError(const Group& group, double square, const float* codebook, int levels,
-                                    double scale) {
-  double error = square;
-  double before = 0;
-  ForEachCode(group, codebook, levels, scale, [&](int k, int begin, int end) {
-    if (end == begin) return;
-    const double sum = group.Sum(end);
-    const double center = scale * static_cast<double>(codebook[k]);
-    error += center * (center * static_cast<double>(end - begin) - 2 * (sum - before));
-    before = sum;
-  });
-  return error;
-}
-
-// The best of the `nearest` codebooks; `codebooks` [kLibrarySize][kMaxLevels].
-template <typename Group>
-HPROC_HOST_DEVICE uint8_t ChooseCodebook(const Group& group, double square, const float* codebooks, int levels,
-                                         const uint8_t* nearest, double scale) {
-  double best_error = std::numeric_limits<double>::infinity();
-  uint8_t best = 0;
-  for (int i = 0; i < kNearestClusters; ++i) {
-    const double error = GroupError(group, square, codebooks + nearest[i] * kMaxLevels, levels, scale);
-    if (error < best_error) {
-      best_error = error;
-      best = nearest[i];
-    }
-  }
-  return best;
-}
-
 // <w, q> and ||q||^2 of the group's values w and their centroids q, in units of the scale.
 struct GroupProducts {
   double dot = 0;
@@ -122,6 +90,28 @@ HPROC_HOST_DEVICE GroupProducts ProductsOf(const Group& group, const float* code
     before = sum;
   });
   return products;
+}
+
+// The best of the `nearest` codebooks by squared error, and the products with it. `square`: of the group's values;
+// `codebooks` [kLibrarySize][kMaxLevels].
+struct ChosenCodebook {
+  uint8_t book = 0;
+  GroupProducts products;
+};
+template <typename Group>
+HPROC_HOST_DEVICE ChosenCodebook ChooseCodebook(const Group& group, double square, const float* codebooks, int levels,
+                                                const uint8_t* nearest, double scale) {
+  double best_error = std::numeric_limits<double>::infinity();
+  ChosenCodebook best;
+  for (int i = 0; i < kNearestClusters; ++i) {
+    const GroupProducts products = ProductsOf(group, codebooks + nearest[i] * kMaxLevels, levels, scale);
+    const double error = square + scale * (scale * products.square - 2 * products.dot);
+    if (error < best_error) {
+      best_error = error;
+      best = {nearest[i], products};
+    }
+  }
+  return best;
 }
 
 }  // namespace hproc::quant

@@ -220,31 +220,30 @@ void LibraryFitter::Begin(const Library& library) {
   dot_ = code_square_ = 0;
   if (square_ == 0) return;
 
-  for (int64_t g = 0; g < groups; ++g) {
-    const auto i = static_cast<size_t>(g);
-    code_.indices[i] = ChooseCodebook(GroupOf(g), group_square_[i], library.codebooks[0].data(), library.levels,
-                                      nearest_[i].data(), ScaleOf(g));
-  }
-  // The least-squares scale for the codes that this scale gives, then the codes for that scale.
   std::vector<double> dots(rms_.size(), 0);
   std::vector<double> squares(rms_.size(), 0);
-  const auto sum_up = [&] {
-    std::fill(dots.begin(), dots.end(), 0.0);
-    std::fill(squares.begin(), squares.end(), 0.0);
-    for (int64_t g = 0; g < groups; ++g) {
-      const size_t i = rms_.size() == 1 ? 0 : static_cast<size_t>(g);
-      const GroupProducts products = ProductsOf(
-          GroupOf(g), library.codebooks[code_.indices[static_cast<size_t>(g)]].data(), library.levels, ScaleOf(g));
-      dots[i] += products.dot;
-      squares[i] += products.square;
-    }
-  };
-  sum_up();
+  const auto slot_of = [&](int64_t g) { return rms_.size() == 1 ? size_t{0} : static_cast<size_t>(g); };
+  for (int64_t g = 0; g < groups; ++g) {
+    const auto i = static_cast<size_t>(g);
+    const ChosenCodebook chosen = ChooseCodebook(GroupOf(g), group_square_[i], library.codebooks[0].data(),
+                                                 library.levels, nearest_[i].data(), ScaleOf(g));
+    code_.indices[i] = chosen.book;
+    dots[slot_of(g)] += chosen.products.dot;
+    squares[slot_of(g)] += chosen.products.square;
+  }
+  // The least-squares scale for the codes that this scale gives, then the codes for that scale.
   for (size_t i = 0; i < rms_.size(); ++i) {
     if (squares[i] > 0 && dots[i] > 0) code_.scales[i] = RoundScale(dots[i] / squares[i]);
   }
-  sum_up();
-  for (int64_t g = 0; g < groups; ++g) AssignCodes(g);
+  std::fill(dots.begin(), dots.end(), 0.0);
+  std::fill(squares.begin(), squares.end(), 0.0);
+  for (int64_t g = 0; g < groups; ++g) {
+    const GroupProducts products = ProductsOf(
+        GroupOf(g), library.codebooks[code_.indices[static_cast<size_t>(g)]].data(), library.levels, ScaleOf(g));
+    dots[slot_of(g)] += products.dot;
+    squares[slot_of(g)] += products.square;
+    AssignCodes(g);
+  }
   for (size_t i = 0; i < rms_.size(); ++i) {
     const double scale = Bfloat16ToFloat(code_.scales[i]);
     dot_ += scale * dots[i];

@@ -210,8 +210,10 @@ __global__ void __launch_bounds__(kWarps * 32)
       if (row_square != 0) {
         scale = quant::RoundScale(rms * libraries.units[f]);
         const double scale_value = quant::Bfloat16ToFloat(scale);
-        book = quant::ChooseCodebook(group, tile.square[lane], books, levels, tile.nearest[lane], scale_value);
-        products = quant::ProductsOf(group, books + book * quant::kMaxLevels, levels, scale_value);
+        const quant::ChosenCodebook chosen =
+            quant::ChooseCodebook(group, tile.square[lane], books, levels, tile.nearest[lane], scale_value);
+        book = chosen.book;
+        products = chosen.products;
         if (libraries.group_scales) {
           if (products.square > 0 && products.dot > 0) scale = quant::RoundScale(products.dot / products.square);
           products = quant::ProductsOf(group, books + book * quant::kMaxLevels, levels,

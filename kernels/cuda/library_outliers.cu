@@ -5,7 +5,7 @@
 namespace hproc::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 256;
 constexpr int kBins = 2048;
 constexpr int kParts = kThreads;  // of kBins / kParts bins each
 constexpr int kCachedColumns = 12288;
@@ -25,13 +25,17 @@ struct Shared {
   unsigned taken;
   int count;        // outliers chosen
   int skip;
+  // After each outlier count tried.
+  int counts;
+  int count_at[kCountsMost];
+  double dot_at[kCountsMost], square_at[kCountsMost], cosine_at[kCountsMost];
 };
 
 struct Item {
   int64_t row = 0;
   int levels = 0;
   bool group_scales = false;
-  const float* books = nullptr;  // [kLibrarySize][levels], shared
+  const float* books = nullptr;  // [kLibrarySize][kMaxLevels]
   const float* thresholds = nullptr;  // [kLibrarySize][levels - 1], shared; null with group scales
   const uint8_t* book_of = nullptr;  // [groups]
   const uint16_t* scales = nullptr;
@@ -46,7 +50,7 @@ __device__ Coded CodeOf(const Rows& rows, const Item& item, int j) {
   const float value = StoredValue(rows.data, rows.storage, item.row * rows.columns + j);
   const int group = j / quant::kGroupColumns;
   const int book = item.book_of[group];
-  const float* centroids = item.books + book * item.levels;
+  const float* centroids = item.books + book * quant::kMaxLevels;
   const double scale = quant::Bfloat16ToFloat(item.scales[item.group_scales ? group : 0]);
   int low = 0;
   int high = item.levels - 1;
@@ -227,7 +231,7 @@ __global__ void __launch_bounds__(kThreads)
   selection.cached = cache ? rest : nullptr;
   if (cache) rest += rows.columns;
   selection.columns = reinterpret_cast<int*>(rest);
-  auto* books = reinterpret_cast<float*>(selection.columns + capacity);
+  auto* thresholds = reinterpret_cast<float*>(selection.columns + capacity);
   const int t = static_cast<int>(threadIdx.x);
   const auto groups = (rows.columns + quant::kGroupColumns - 1) / quant::kGroupColumns;
   const int64_t items = rows.rows * libraries.count;
@@ -267,17 +271,13 @@ __global__ void __launch_bounds__(kThreads)
     item.group_scales = libraries.group_scales;
     item.book_of = codes.books + slot * groups;
     item.scales = codes.scales + (libraries.group_scales ? slot * groups : slot);
-    item.books = books;
-    float* thresholds = books + quant::kLibrarySize * item.levels;
+    item.books = libraries.codebooks + static_cast<int64_t>(f) * quant::kLibrarySize * quant::kMaxLevels;
     item.thresholds = libraries.group_scales ? nullptr : thresholds;
-    for (int i = t; i < quant::kLibrarySize * item.levels; i += kThreads) {
-      const int book = i / item.levels;
-      const int k = i % item.levels;
-      const float* from = libraries.codebooks + (f * quant::kLibrarySize + book) * quant::kMaxLevels + k;
-      books[i] = from[0];
-      if (!libraries.group_scales && k + 1 < item.levels) {
-        thresholds[book * (item.levels - 1) + k] =
-            quant::CodeThreshold(quant::Bfloat16ToFloat(item.scales[0]), from[0], from[1]);
+    if (!libraries.group_scales) {
+      const double scale = quant::Bfloat16ToFloat(item.scales[0]);
+      for (int i = t; i < quant::kLibrarySize * (item.levels - 1); i += kThreads) {
+        const float* from = item.books + i / (item.levels - 1) * quant::kMaxLevels + i % (item.levels - 1);
+        thresholds[i] = quant::CodeThreshold(scale, from[0], from[1]);
       }
     }
     __syncthreads();
@@ -290,34 +290,42 @@ __global__ void __launch_bounds__(kThreads)
       selection.squares[i] = given_back * given_back - c.scale * c.center * c.scale * c.center;
     }
     __syncthreads();
+    // The sums have an order, so one thread makes them; the cosines of all counts follow side by side.
     if (t == 0) {
       double dot = s.dot;
       double code_square = s.code_square;
-      double cosine = 0;
       int taken = 0;
-      int tried = 1;
-      const int top = kRates ? *static_cast<const volatile int*>(highest + format) : 0;
-      for (int64_t next = quant::NextOutlierCount(0); next <= most; next = quant::NextOutlierCount(next)) {
+      int i = 0;
+      for (int64_t next = 1; next <= most; next = quant::NextOutlierCount(next), ++i) {
+#pragma unroll 4
         for (; taken < next; ++taken) {
           dot += selection.dots[taken];
           code_square += selection.squares[taken];
         }
-        cosine = code_square > 0 ? min(1.0, dot / sqrt(code_square * square)) : 0.0;
-        if constexpr (kRates) {
-          cosines[static_cast<int64_t>(tried++) * rows.rows] = cosine;
-          if (cosine >= tables.ladder[top]) break;
-        } else if (cosine >= floor) {
-          break;
-        }
+        s.dot_at[i] = dot;
+        s.square_at[i] = code_square;
+        s.count_at[i] = taken;
       }
+      s.counts = i;
+    }
+    __syncthreads();
+    if (t < s.counts) {
+      const double code_square = s.square_at[t];
+      s.cosine_at[t] = code_square > 0 ? min(1.0, s.dot_at[t] / sqrt(code_square * square)) : 0.0;
+      if constexpr (kRates) cosines[static_cast<int64_t>(t + 1) * rows.rows] = s.cosine_at[t];
+    }
+    __syncthreads();
+    if (t == 0) {
       if constexpr (kRates) {
-        results.tried[format * rows.rows + row] = static_cast<uint16_t>(tried);
+        results.tried[format * rows.rows + row] = static_cast<uint16_t>(s.counts + 1);
       } else {
-        s.count = taken;
-        results.outliers[row] = static_cast<uint32_t>(taken);
-        results.cosine[row] = cosine;
-        results.norm_ratio[row] = sqrt(code_square / square);
-        if (!(cosine >= floor)) atomicMin(&status->unreachable_row, static_cast<long long>(first_row + row));
+        int i = 0;
+        while (i + 1 < s.counts && !(s.cosine_at[i] >= floor)) ++i;
+        s.count = s.count_at[i];
+        results.outliers[row] = static_cast<uint32_t>(s.count);
+        results.cosine[row] = s.cosine_at[i];
+        results.norm_ratio[row] = sqrt(s.square_at[i] / square);
+        if (!(s.cosine_at[i] >= floor)) atomicMin(&status->unreachable_row, static_cast<long long>(first_row + row));
       }
     }
     if constexpr (!kRates) {
@@ -343,7 +351,7 @@ void TakeOutliers(const Rows& rows, const Libraries& libraries, const GroupCodes
   for (int f = 0; f < libraries.count; ++f) levels = std::max(levels, libraries.levels[f]);
   const size_t shared = static_cast<size_t>(capacity) * 12 + static_cast<size_t>(most) * 16 +
                         (cache ? static_cast<size_t>(rows.columns) * 8 : 0) +
-                        static_cast<size_t>(quant::kLibrarySize * levels) * 8;
+                        static_cast<size_t>(quant::kLibrarySize * levels) * 4;
   const bool rates = floor <= 0;
   const auto kernel = rates ? OutlierKernel<true> : OutlierKernel<false>;
   HPROC_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
