@@ -159,6 +159,23 @@ class CodebookFit {
     borders_[levels] = 0;
   }
 
+  // Goes on where another fit of this channel to that codebook stood: its centers and borders, the sums before them, and the
+  // borders it left unsettled.
+  template <typename State>
+  HPROC_HOST_DEVICE void Resume(const Channel& channel, const ChannelMoments& moments, int levels, Centroids centroids,
+                                const State& state) {
+    channel_ = channel;
+    levels_ = levels;
+    centroids_format_ = centroids;
+    square_ = moments.square;
+    unsettled_ = state.Unsettled();
+    for (int k = 0; k < levels; ++k) centers_[k] = state.Center(k);
+    for (int k = 0; k <= levels; ++k) {
+      borders_[k] = state.Border(k);
+      sums_[k] = channel_.Sum(borders_[k]);
+    }
+  }
+
   // Fits to the channel without its `low` smallest and `high` largest values: from scratch, or seeded by the fit before.
   HPROC_HOST_DEVICE void FitFirst(int low, int high) {
     Lloyd(low, high, kFirstSteps);
@@ -167,11 +184,14 @@ class CodebookFit {
     SplitAndMerge();
   }
   HPROC_HOST_DEVICE void FitNext(int low, int high) {
-    borders_[0] = low;
-    borders_[levels_] = channel_.columns() - high;
-    for (int k = 1; k < levels_; ++k) {
-      if (borders_[k] < borders_[0]) borders_[k] = borders_[0];
-      if (borders_[k] > borders_[levels_]) borders_[k] = borders_[levels_];
+    const int last = channel_.columns() - high;
+    for (int k = 0; k <= levels_; ++k) {
+      int border = borders_[k];
+      if (border < low || k == 0) border = low;
+      if (border > last || k == levels_) border = last;
+      if (border == borders_[k]) continue;
+      borders_[k] = border;
+      sums_[k] = channel_.Sum(border);
     }
     Unsettle(1);
     Unsettle(levels_ - 1);
@@ -236,15 +256,13 @@ class CodebookFit {
     if (k < kMaxLevels) unsettled_ |= uint64_t{1} << k;  // the last border is never asked for
   }
 
+  HPROC_HOST_DEVICE void SumAll() {
+    for (int k = 0; k <= levels_; ++k) sums_[k] = channel_.Sum(borders_[k]);
+  }
   HPROC_HOST_DEVICE void CenterAll() {
-    double before = channel_.Sum(borders_[0]);
     for (int k = 0; k < levels_; ++k) {
-      const int begin = borders_[k];
-      const int end = borders_[k + 1];
-      if (end <= begin) continue;
-      const double sum = channel_.Sum(end);
-      centers_[k] = (sum - before) / static_cast<double>(end - begin);
-      before = sum;
+      const int values = borders_[k + 1] - borders_[k];
+      if (values > 0) centers_[k] = (sums_[k + 1] - sums_[k]) / static_cast<double>(values);
     }
   }
 
@@ -262,6 +280,7 @@ class CodebookFit {
         borders_[k] = border;
       }
       if (!moved) break;
+      SumAll();
       CenterAll();
     }
   }
@@ -279,9 +298,8 @@ class CodebookFit {
         int border = start;
         double left = border - begin;
         double right = end - border;
-        const double middle_sum = channel_.Sum(border);
-        double left_sum = middle_sum - channel_.Sum(begin);
-        double right_sum = channel_.Sum(end) - middle_sum;
+        double left_sum = sums_[k] - sums_[k - 1];
+        double right_sum = sums_[k + 1] - sums_[k];
         while (right > 1) {
           const double x = channel_.Value(border);
           if (!ExchangePays(x, right, right_sum, left, left_sum)) break;
@@ -294,6 +312,7 @@ class CodebookFit {
         }
         if (border != start) {
           borders_[k] = border;
+          sums_[k] = channel_.Sum(border);
           Unsettle(k - 1);
           Unsettle(k + 1);
           moved = true;
@@ -305,13 +324,13 @@ class CodebookFit {
   }
 
   // Squared error added by one center for both intervals.
-  HPROC_HOST_DEVICE double JoinCost(int begin, int middle, int end) const {
+  HPROC_HOST_DEVICE static double JoinCost(int begin, int middle, int end, double begin_sum, double middle_sum,
+                                           double end_sum) {
     const double left = middle - begin;
     const double right = end - middle;
     if (left == 0 || right == 0) return 0;
-    const double middle_sum = channel_.Sum(middle);
-    const double left_sum = middle_sum - channel_.Sum(begin);
-    const double right_sum = channel_.Sum(end) - middle_sum;
+    const double left_sum = middle_sum - begin_sum;
+    const double right_sum = end_sum - middle_sum;
     const double apart = left_sum / left - right_sum / right;
     return left * right / (left + right) * apart * apart;
   }
@@ -330,7 +349,7 @@ class CodebookFit {
         const int middle =
             LowerBoundNear(channel_, begin, end, (begin + end) / 2, static_cast<float>(centers_[k]));
         if (middle == begin || middle == end) continue;
-        const double gain = JoinCost(begin, middle, end);
+        const double gain = JoinCost(begin, middle, end, sums_[k], channel_.Sum(middle), sums_[k + 1]);
         if (gain > best_gain) {
           best_gain = gain;
           split = k;
@@ -342,7 +361,7 @@ class CodebookFit {
       int merge = -1;
       for (int k = 0; k + 1 < levels_; ++k) {
         if (k == split || k + 1 == split) continue;
-        const double cost = JoinCost(borders_[k], borders_[k + 1], borders_[k + 2]);
+        const double cost = JoinCost(borders_[k], borders_[k + 1], borders_[k + 2], sums_[k], sums_[k + 1], sums_[k + 2]);
         if (cost < best_cost) {
           best_cost = cost;
           merge = k;
@@ -358,6 +377,7 @@ class CodebookFit {
         for (int k = merge + 1; k > split + 1; --k) borders_[k] = borders_[k - 1];
         borders_[split + 1] = split_at;
       }
+      SumAll();
       const int first = merge < split ? merge : split;
       const int last = merge < split ? split : merge;
       for (int k = first; k <= last + 1; ++k) Unsettle(k);
@@ -382,6 +402,7 @@ class CodebookFit {
   uint64_t unsettled_ = 0;  // bit k: border k lies beside a cluster that has changed
   double centers_[kMost];
   int borders_[kMost + 1];
+  double sums_[kMost + 1];  // of the values before each border
   float centroids_[kMost];
   uint16_t scale_ = 0;
   double cosine_ = 1;

@@ -75,15 +75,19 @@ __global__ void __launch_bounds__(32) SquareKernel(Rows rows, int length, int se
   const int count = static_cast<int>(min(static_cast<int64_t>(32), rows.rows * segments_per_row - first));
   double square = 0;
   int not_finite = 0;
+  const int64_t first_row = first / segments_per_row;
+  const auto first_segment = static_cast<int>(first % segments_per_row);
   for (int base = 0; base < length; base += 32) {
-#pragma unroll 8
-    for (int r = 0; r < count; ++r) {
-      const int64_t row = (first + r) / segments_per_row;
-      const int begin = static_cast<int>((first + r) % segments_per_row) * length;
-      const int column = begin + base + lane;
-      const bool inside = base + lane < length && column < rows.columns;
-      tile[r][lane] = inside ? StoredValue(rows.data, rows.storage, row * rows.columns + column) : 0.0f;
-      not_finite += IsFinite(tile[r][lane]) ? 0 : 1;
+    int64_t row = first_row;
+    int segment = first_segment;
+#pragma unroll 16
+    for (int r = 0; r < 32; ++r) {
+      const int column = segment * length + base + lane;
+      const bool inside = r < count && base + lane < length && column < rows.columns;
+      const float value = inside ? StoredValue(rows.data, rows.storage, row * rows.columns + column) : 0.0f;
+      not_finite += IsFinite(value) ? 0 : 1;
+      tile[r][lane] = value;
+      if (++segment == segments_per_row) segment = 0, ++row;
     }
     __syncwarp();
 #pragma unroll 8
