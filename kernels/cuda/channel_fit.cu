@@ -1,4 +1,4 @@
-// V2: a team of lanes fits a row's codebook (kernels/cuda/team_fit.cuh); and the rungs that the fits of a chunk reach.
+// V2: teams of lanes fit the rows' codebooks (kernels/cuda/team_fit.cuh), threads go on from there with more outliers; and the rungs that the fits of a chunk reach.
 #include "kernels/cuda/quantize_device.cuh"
 #include "kernels/cuda/team_fit.cuh"
 
@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
-constexpr int kTeam = 8;  // lanes; 4 and 16 were slower over all K, see RESULTS
+constexpr int kTeam = 8;  // lanes
 constexpr int kTeams = kThreads / kTeam;
 
 // How many of the first n outliers of a row are at its low end, for every count that is tried: [counts][rows].
@@ -67,37 +67,75 @@ __global__ void __launch_bounds__(kThreads)
 
 struct LevelsOf {
   int of[kFormatsMost];
+  int before[kFormatsMost];
 };
 
 // Blocks of the largest K come first: they take longest. Rows of all K follow each other, so that they are still in the L2.
 template <bool kBf16>
 __global__ void __launch_bounds__(kThreads)
-    FitAllKernel(SortedRows sorted, int64_t rows, int columns, quant::Centroids centroids, Tables tables,
-                 LevelsOf levels_of, FormatRows formats, RowResults results, const int* highest) {
+    FirstFitsKernel(SortedRows sorted, int64_t rows, int columns, quant::Centroids centroids, Tables tables,
+                    LevelsOf levels_of, FormatRows formats, SavedFits saved, RowResults results) {
   __shared__ TeamState states[kTeams];
   const int k_index = kFormatsMost - 1 - static_cast<int>(blockIdx.x % kFormatsMost);
   const int64_t row = static_cast<int64_t>(blockIdx.x / kFormatsMost) * kTeams + threadIdx.x / kTeam;
   if (row >= rows) return;
-  const int format = formats.of[k_index];
   TeamFit<PackedChannel<kBf16>, kTeam> fit(ChannelOf<kBf16>(sorted, row, columns), states[threadIdx.x / kTeam]);
   fit.Begin(sorted.moments[row], levels_of.of[k_index], centroids, tables.starts + k_index * quant::kMaxLevels);
   fit.FitFirst(0, 0);
   fit.RoundAndMeasure(0, 0);
+  if (fit.lane() == 0) results.cosines[static_cast<int64_t>(formats.of[k_index]) * results.counts * rows + row] = fit.cosine();
+  const int64_t before = levels_of.before[k_index];
+  fit.Save(saved.centers + before * rows + row, saved.borders + (before + k_index) * rows + row,
+           saved.unsettled + k_index * rows + row, rows);
+}
+
+struct SavedFit {
+  const double* centers;
+  const int* borders;
+  uint64_t unsettled;
+  int64_t stride;
+
+  __device__ double Center(int k) const { return centers[k * stride]; }
+  __device__ int Border(int k) const { return borders[k * stride]; }
+  __device__ uint64_t Unsettled() const { return unsettled; }
+};
+
+// The first `per_warp` lanes of a warp have a row each: where rows are few, half-empty warps on all multiprocessors end sooner
+// than full ones on some.
+template <bool kBf16>
+__global__ void __launch_bounds__(kThreads)
+    NextFitsKernel(SortedRows sorted, int64_t rows, int columns, quant::Centroids centroids, Tables tables,
+                   LevelsOf levels_of, FormatRows formats, SavedFits saved, RowResults results, const int* highest,
+                   int per_warp) {
+  const int k_index = kFormatsMost - 1 - static_cast<int>(blockIdx.x % kFormatsMost);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t row =
+      (static_cast<int64_t>(blockIdx.x / kFormatsMost) * kWarps + threadIdx.x / 32) * per_warp + lane;
+  if (lane >= per_warp || row >= rows) return;
+  const int format = formats.of[k_index];
   double* cosines = results.cosines + static_cast<int64_t>(format) * results.counts * rows + row;
   // No rung above the highest that all rows so far have reached can count.
-  const int top = *static_cast<const volatile int*>(highest + format);
+  const int top = highest[format];
   const double enough = top < 0 ? 0 : tables.ladder[top];
-  int tried = 0;
-  int64_t count = 0;
-  while (true) {
-    if (fit.lane() == 0) cosines[static_cast<int64_t>(tried) * rows] = fit.cosine();
-    if (++tried == results.counts || fit.cosine() >= enough) break;
-    count = quant::NextOutlierCount(count);
-    const auto low = static_cast<int>(results.lows[tried * rows + row]);
-    fit.FitNext(low, static_cast<int>(count) - low);
-    fit.RoundAndMeasure(low, static_cast<int>(count) - low);
+  double cosine = cosines[0];
+  int tried = 1;
+  if (cosine < enough && results.counts > 1) {
+    const int64_t before = levels_of.before[k_index];
+    quant::CodebookFit<PackedChannel<kBf16>> fit;
+    fit.Resume(ChannelOf<kBf16>(sorted, row, columns), sorted.moments[row], levels_of.of[k_index], centroids,
+               SavedFit{saved.centers + before * rows + row, saved.borders + (before + k_index) * rows + row,
+                        saved.unsettled[k_index * rows + row], rows});
+    int64_t count = 0;
+    while (cosine < enough && tried < results.counts) {
+      count = quant::NextOutlierCount(count);
+      const auto low = static_cast<int>(results.lows[tried * rows + row]);
+      fit.FitNext(low, static_cast<int>(count) - low);
+      fit.RoundAndMeasure(low, static_cast<int>(count) - low);
+      cosine = fit.cosine();
+      cosines[static_cast<int64_t>(tried++) * rows] = cosine;
+    }
   }
-  if (fit.lane() == 0) results.tried[static_cast<int64_t>(format) * rows + row] = static_cast<uint16_t>(tried);
+  results.tried[static_cast<int64_t>(format) * rows + row] = static_cast<uint16_t>(tried);
 }
 
 // A warp a row and format: rung r is served by the first outlier count whose cosine reaches it.
@@ -186,14 +224,24 @@ void FitToFloor(const Rows& rows, const SortedRows& sorted, const Target& target
 }
 
 void FitAll(const Rows& rows, const SortedRows& sorted, quant::Centroids centroids, const Tables& tables,
-            const FormatRows& formats, const RowResults& results, const RungSums& sums, cudaStream_t stream) {
+            const FormatRows& formats, const SavedFits& saved, const RowResults& results, const RungSums& sums,
+            int multiprocessors, cudaStream_t stream) {
   LevelsOf levels{};
-  for (int i = 0; i < kFormatsMost; ++i) levels.of[i] = quant::kLevelCounts[static_cast<size_t>(i)];
-  const auto blocks = static_cast<unsigned>(CeilDiv(rows.rows, kTeams) * kFormatsMost);
-  const auto kernel = rows.storage == Storage::kBfloat16 ? FitAllKernel<true> : FitAllKernel<false>;
-  kernel<<<blocks, kThreads, 0, stream>>>(sorted, rows.rows, rows.columns, centroids, tables, levels, formats, results,
-                                          sums.highest);
-  HPROC_CUDA_LAUNCHED("FitAllKernel");
+  for (int i = 0; i < kFormatsMost; ++i) {
+    levels.of[i] = quant::kLevelCounts[static_cast<size_t>(i)];
+    levels.before[i] = LevelsBefore(i);
+  }
+  const bool bf16 = rows.storage == Storage::kBfloat16;
+  const auto first = bf16 ? FirstFitsKernel<true> : FirstFitsKernel<false>;
+  first<<<static_cast<unsigned>(CeilDiv(rows.rows, kTeams) * kFormatsMost), kThreads, 0, stream>>>(
+      sorted, rows.rows, rows.columns, centroids, tables, levels, formats, saved, results);
+  HPROC_CUDA_LAUNCHED("FirstFitsKernel");
+  int per_warp = 32;
+  while (per_warp > 1 && rows.rows * kFormatsMost / per_warp < static_cast<int64_t>(multiprocessors) * 32) per_warp /= 2;
+  const auto next = bf16 ? NextFitsKernel<true> : NextFitsKernel<false>;
+  next<<<static_cast<unsigned>(CeilDiv(rows.rows, per_warp * kWarps) * kFormatsMost), kThreads, 0, stream>>>(
+      sorted, rows.rows, rows.columns, centroids, tables, levels, formats, saved, results, sums.highest, per_warp);
+  HPROC_CUDA_LAUNCHED("NextFitsKernel");
 }
 
 void CountRungs(int64_t rows, int formats, const Tables& tables, const RowResults& results,

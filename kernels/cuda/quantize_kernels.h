@@ -1,8 +1,9 @@
 // The kernels of quantize-on-load, as launches on a stream. One call handles one chunk: `rows` whole rows of a tensor as the
 // checkpoint stores them. All pointers are device memory, all launches throw DeviceError, nothing here waits.
 //
-// Parallelism comes from the rows, and inside a row from teams of a few lanes that share out a fit's intervals, its searches
-// and its sums in the CPU's order (kernels/cuda/team_fit.cuh).
+// Parallelism comes from the rows, and in a row's first fit from a team of lanes that share out its intervals, its searches and
+// its sums, in the CPU's order (kernels/cuda/team_fit.cuh). The fits that follow with more and more outliers pass small changes
+// from border to border: serial work, for which a thread a row is best. It runs the CPU's own code (quant/codebook_fit.h).
 //
 //   V2    SortRows  SumRows  CountLows              FitToFloor | FitAll    AssignOutliers  Encode     (or CountRungs)
 //   V2a   SumSquares  CodeRows                      TakeOutliers           AssignOutliers  Encode     (likewise)
@@ -110,12 +111,26 @@ struct RungSums {
   int* highest = nullptr;         // [formats]
 };
 
+// First fits of every K of a chunk's rows, kept until the fits that follow them. Of K i, centers and borders begin at
+// LevelsBefore(i) and LevelsBefore(i) + i.
+struct SavedFits {
+  double* centers = nullptr;              // [sum of K][rows]
+  int* borders = nullptr;                 // [sum of K + 1][rows]
+  unsigned long long* unsettled = nullptr;  // [kFormatsMost][rows]
+};
+constexpr int LevelsBefore(int k_index) {
+  int levels = 0;
+  for (int i = 0; i < k_index; ++i) levels += quant::kLevelCounts[static_cast<size_t>(i)];
+  return levels;
+}
+
 // V2 for every K of kLevelCounts: cosines with each outlier count. `formats[i]`: which row of `results` and `sums` K i has.
 struct FormatRows {
   int of[kFormatsMost];
 };
 void FitAll(const Rows& rows, const SortedRows& sorted, quant::Centroids centroids, const Tables& tables,
-            const FormatRows& formats, const RowResults& results, const RungSums& sums, cudaStream_t stream);
+            const FormatRows& formats, const SavedFits& saved, const RowResults& results, const RungSums& sums,
+            int multiprocessors, cudaStream_t stream);
 
 // From cosines to rungs, for format rows [0, formats).
 void CountRungs(int64_t rows, int formats, const Tables& tables, const RowResults& results,

@@ -329,7 +329,8 @@ void CudaQuantizer::Impl::MeasureChunk(const TensorJob& job, const cuda::Rows& r
       cuda::CountLows(rows, buffers.sorted, buffers.results, stream);
     });
     Timed(&QuantizerTimes::fit_s, *kernels_, [&] {
-      cuda::FitAll(rows, buffers.sorted, job.rate_options.centroids, tables, v2, buffers.results, pass.sums, stream);
+      cuda::FitAll(rows, buffers.sorted, job.rate_options.centroids, tables, v2, buffers.saved, buffers.results, pass.sums,
+                   device_.multiprocessors(), stream);
     });
   }
   if (v2a_count > 0) {

@@ -140,6 +140,15 @@ class TeamFit {
     cosine_ = cosine < 1.0 ? cosine : 1.0;
   }
 
+  // For a CodebookFit that goes on: centers [levels][stride], borders [levels + 1][stride].
+  __device__ void Save(double* centers, int* borders, unsigned long long* unsettled, int64_t stride) const {
+    for (int k = lane_; k <= levels_; k += kTeam) {
+      if (k < levels_) centers[k * stride] = state_.centers[k];
+      borders[k * stride] = state_.borders[k];
+    }
+    if (lane_ == 0) *unsettled = unsettled_;
+  }
+
   __device__ float centroid(int k) const { return state_.centroids[k]; }
   __device__ uint16_t scale() const { return scale_; }
   __device__ double cosine() const { return cosine_; }

@@ -72,6 +72,12 @@ ChunkBuffers Lay(Arena& arena, const TensorJob& job, int64_t rows) {
     buffers.sorted.sums = arena.Take<double>(rows * buffers.sorted.sums_stride);
     buffers.sorted.moments = arena.Take<quant::ChannelMoments>(rows);
     buffers.results.lows = arena.Take<uint32_t>(buffers.results.counts * rows);
+    if (measure) {
+      constexpr int64_t kLevels = LevelsBefore(kFormatsMost);
+      buffers.saved.centers = arena.Take<double>(kLevels * rows);
+      buffers.saved.borders = arena.Take<int>((kLevels + kFormatsMost) * rows);
+      buffers.saved.unsettled = arena.Take<unsigned long long>(kFormatsMost * rows);
+    }
     if (columns > LongestSortedRun(job.storage)) {
       buffers.runs = arena.Take<std::byte>(rows * buffers.sorted.values_stride * value_bytes);
     }

@@ -33,6 +33,7 @@ PassShape ShapeOf(std::span<const TensorJob> jobs, int64_t chunk_bytes, int64_t 
 struct ChunkBuffers {
   SortedRows sorted;
   void* runs = nullptr;
+  SavedFits saved;
   RowResults results;
   uint32_t* starts = nullptr;
   GroupCodes codes;
