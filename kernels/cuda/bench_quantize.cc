@@ -1,10 +1,11 @@
 // How fast tensors become containers on a device, phase by phase:
 //
-//   bench_quantize [million weights a tensor]
+//   bench_quantize [million weights a tensor [columns …]]
 //
 // Rows are Gaussian with 0.5 % of the values ten times as large, in bfloat16; they repeat after 64 MiB, which no kernel
 // notices. G/s are 1e9 weights a second: of the device by phase (CUDA events), of the device in all phases but the copy
-// ("compute"), and by the clock on the wall with reading, copying and waiting in it ("wall").
+// ("compute"), of the reader thread alone ("read"), and by the clock on the wall with everything in it, workspace and pinned
+// buffers too ("wall").
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -92,15 +93,15 @@ struct Bench {
     const auto rate = [](const QuantizerTimes& times, double seconds) {
       return seconds > 0 ? static_cast<double>(times.stored_bytes) / 2e9 / seconds : 0;
     };
-    std::printf("%-36s %7.1f %7.1f %7.1f %7.1f %7.1f %8.2f %7.2f\n", what.c_str(), rate(timed, timed.copy_s),
+    std::printf("%-36s %7.1f %7.1f %7.1f %7.1f %7.1f %8.2f %7.1f %7.2f\n", what.c_str(), rate(timed, timed.copy_s),
                 rate(timed, timed.sort_s), rate(timed, timed.fit_s), rate(timed, timed.outliers_s),
                 rate(timed, timed.encode_s), rate(timed, timed.sort_s + timed.fit_s + timed.outliers_s + timed.encode_s),
-                rate(plain, plain.total_s));
+                rate(plain, plain.read_s), rate(plain, plain.total_s));
     std::fflush(stdout);
   }
 };
 
-int Main(int64_t million) {
+int Main(int64_t million, const std::vector<int64_t>& all_columns) {
   std::string reason;
   if (CudaDeviceCount(&reason) == 0) {
     std::fprintf(stderr, "no CUDA device: %s\n", reason.c_str());
@@ -110,10 +111,11 @@ int Main(int64_t million) {
   DeviceMemory memory("cuda:0", 0, CudaMemory(device));
   ThreadPool pool(static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
   const Bench bench{device, memory, pool};
-  std::printf("%s, %lld M weights a tensor, two tensors a pass, six for the wall; G weights/s\n", device.name().c_str(),
+  std::printf("%s, %lld M weights a tensor, two tensors a pass, eight for the wall; G weights/s\n", device.name().c_str(),
               static_cast<long long>(million));
-  std::printf("%-36s %7s %7s %7s %7s %7s %8s %7s\n", "", "copy", "sort", "fit", "outl.", "encode", "compute", "wall");
-  for (const int64_t columns : {3072, 16384, 1024}) {
+  std::printf("%-36s %7s %7s %7s %7s %7s %8s %7s %7s\n", "", "copy", "sort", "fit", "outl.", "encode",
+              "compute", "read", "wall");
+  for (const int64_t columns : all_columns) {
     const std::vector<uint16_t> tile = MakeTile(columns);
     const int64_t rows = std::max<int64_t>(1, million * 1000000 / columns);
     const std::string shape = std::to_string(rows) + "x" + std::to_string(columns) + " ";
@@ -122,8 +124,7 @@ int Main(int64_t million) {
       job.rate_options = {.v2 = !v2a, .v2a = v2a};
       quant::TensorRates rates;
       const QuantizerTimes timed = bench.Run(job, 2, &rates, true);
-      bench.Print(shape + (v2a ? "V2a rates" : "V2 rates"), timed, bench.Run(job, 6, nullptr, false));
-      if (columns != 3072 && columns != 16384) continue;
+      bench.Print(shape + (v2a ? "V2a rates" : "V2 rates"), timed, bench.Run(job, 8, nullptr, false));
       for (const int levels : {2, 3, 8, 16, 64}) {
         for (const quant::Candidate& candidate : rates.candidates) {
           if (candidate.format.levels != levels) continue;
@@ -138,7 +139,7 @@ int Main(int64_t million) {
           std::snprintf(label, sizeof(label), "  K %d, floor %.4f, %.2f %% out", levels, quant::LadderFloor(rung),
                         100.0 * static_cast<double>(quantize.plan.outliers) / static_cast<double>(rows * columns));
           const QuantizerTimes t = bench.Run(quantize, 2, nullptr, true);
-          bench.Print(label, t, bench.Run(quantize, 6, nullptr, false));
+          bench.Print(label, t, bench.Run(quantize, 8, nullptr, false));
         }
       }
     }
@@ -152,8 +153,11 @@ int Main(int64_t million) {
 int main(int argc, char** argv) {
   const long million = argc > 1 ? std::strtol(argv[1], nullptr, 10) : 256;
   if (million < 1) {
-    std::fprintf(stderr, "usage: bench_quantize [million weights a tensor]\n");
+    std::fprintf(stderr, "usage: bench_quantize [million weights a tensor [columns ...]]\n");
     return 2;
   }
-  return hproc::kernels::Main(million);
+  std::vector<int64_t> columns;
+  for (int i = 2; i < argc; ++i) columns.push_back(std::max(1L, std::strtol(argv[i], nullptr, 10)));
+  if (columns.empty()) columns = {3072, 16384, 1024};
+  return hproc::kernels::Main(million, columns);
 }
