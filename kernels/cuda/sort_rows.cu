@@ -74,7 +74,11 @@ __global__ void __launch_bounds__(kThreads) SortKernel(Rows rows, void* out, int
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     const int at = i * kThreads + static_cast<int>(threadIdx.x);
-    if (at < columns) Put(out, row * stride + begin + at, BitsOf(keys[i]), rows.storage);
+    if (at < columns) {
+      Put(out, row * stride + begin + at, BitsOf(keys[i]), rows.storage);
+    } else if (begin + at < stride && begin + columns == rows.columns) {
+      Put(out, row * stride + begin + at, Key{0}, rows.storage);  // read with the last values, and not used
+    }
   }
 }
 
@@ -82,7 +86,15 @@ template <bool kBf16>
 __global__ void MergeKernel(const void* runs, void* out, int64_t rows, int columns, int64_t stride, int run_columns) {
   const int64_t row = blockIdx.y + static_cast<int64_t>(blockIdx.z) * gridDim.y;
   const int at = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (row >= rows || at >= columns) return;
+  if (row >= rows || at >= stride) return;
+  if (at >= columns) {  // read with the last values, and not used
+    if constexpr (kBf16) {
+      static_cast<uint16_t*>(out)[row * stride + at] = 0;
+    } else {
+      static_cast<float*>(out)[row * stride + at] = 0;
+    }
+    return;
+  }
   const PackedChannel<kBf16> whole{static_cast<const char*>(runs) + row * stride * (kBf16 ? 2 : 4), nullptr, columns};
   const float value = whole.Value(at);
   const int own = at / run_columns;
@@ -193,7 +205,7 @@ void SortRows(const Rows& rows, const SortedRows& sorted, void* runs, PassStatus
     LaunchSort<uint16_t, 1024, 16>(rows, out, stride, run, status, stream);
   }
   if (!merge) return;
-  const dim3 grid = RowGrid(CeilDiv(rows.columns, 256), rows.rows);
+  const dim3 grid = RowGrid(CeilDiv(stride, 256), rows.rows);
   if (rows.storage == Storage::kBfloat16) {
     MergeKernel<true><<<grid, 256, 0, stream>>>(runs, sorted.values, rows.rows, rows.columns, stride, run);
   } else {

@@ -282,6 +282,7 @@ class TeamFit {
         unsettled_ &= ~(behind & ahead);
         ahead &= ~behind;
         if (votes == 0) continue;
+        Sync();  // the others have read what the mover is about to change
         if (lane_ == mover) {
           while (Step(exchange, exchange.direction)) {
           }

@@ -54,7 +54,7 @@ TEST(SlabPool, ManySmallBuffersShareAFewPages) {
 }
 
 TEST(SlabPool, GivesSlabsBackWhenTheyAreEmpty) {
-  DeviceMemory memory = OnFakeDevice(256 * kMiB, 0);
+  DeviceMemory memory = OnFakeDevice(512 * kMiB, 0);
   std::vector<DeviceBuffer> buffers;
   for (int i = 0; i < 100; ++i) buffers.push_back(memory.Allocate(3 * kMiB, MemoryUse::kWeightsLazy, "w"));
   for (size_t i = 0; i < buffers.size(); i += 2) buffers[i].Reset();
