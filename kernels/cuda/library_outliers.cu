@@ -346,12 +346,19 @@ void TakeOutliers(const Rows& rows, const Libraries& libraries, const GroupCodes
   const auto most = static_cast<int>(quant::MostOutliers(rows.columns));
   int capacity = 128;
   while (capacity < most + most / 4) capacity *= 2;
-  const bool cache = rows.columns <= kCachedColumns;
   int levels = 0;
   for (int f = 0; f < libraries.count; ++f) levels = std::max(levels, libraries.levels[f]);
-  const size_t shared = static_cast<size_t>(capacity) * 12 + static_cast<size_t>(most) * 16 +
-                        (cache ? static_cast<size_t>(rows.columns) * 8 : 0) +
-                        static_cast<size_t>(quant::kLibrarySize * levels) * 4;
+  size_t shared = static_cast<size_t>(capacity) * 12 + static_cast<size_t>(most) * 16 +
+                  static_cast<size_t>(quant::kLibrarySize * levels) * 4;
+  // The errors are kept where there is room (227 KB a block on Hopper, 99 KB on Blackwell workstations), else made again.
+  int device = 0;
+  int most_shared = 0;
+  HPROC_CUDA(cudaGetDevice(&device));
+  HPROC_CUDA(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  const size_t errors = static_cast<size_t>(rows.columns) * 8;
+  const bool cache = rows.columns <= kCachedColumns &&
+                     shared + errors + sizeof(Shared) <= static_cast<size_t>(most_shared);
+  if (cache) shared += errors;
   const bool rates = floor <= 0;
   const auto kernel = rates ? OutlierKernel<true> : OutlierKernel<false>;
   HPROC_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
