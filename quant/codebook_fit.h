@@ -2,7 +2,7 @@
 // fitted and why), written once for the host and for CUDA threads. Both give the same bits, because both run these lines:
 // double arithmetic in one order, no fused multiply-add (the CUDA sources are built with -fmad=false).
 //
-// Nothing here allocates. A fit is some 1.1 KB of state; on a GPU it lies in a thread's local memory.
+// Nothing here allocates. A fit is some 1.6 KB of state; on a GPU it lies in a thread's local memory.
 #pragma once
 
 #include <algorithm>

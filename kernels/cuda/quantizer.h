@@ -1,6 +1,7 @@
 // Quantize-on-load on a CUDA device: tensors from wherever the caller reads them to containers on the device, and the pass that
 // measures what floors cost. The counterpart of quant::MatrixQuantizer and quant::TensorRateBuilder, with the same results to
-// the bit: sorting and sums are done in the CPU's order and the fits are the CPU's code (quant/codebook_fit.h).
+// the bit: sums are made in the CPU's order, and the fits are the CPU's code (quant/codebook_fit.h) or its steps shared out among
+// lanes (kernels/cuda/team_fit.cuh).
 //
 //   reader thread     read chunk n + 2 into pinned memory         (the caller's `read`: the disk)
 //   copy engine       chunk n + 1 to the device
