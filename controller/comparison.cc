@@ -38,7 +38,7 @@ Result<std::vector<Comparison>> CompareWithBaselines(Store& store, const StudySp
     Comparison comparison;
     comparison.baseline = trial.number;
     comparison.kind = trial.plan.kind;
-    comparison.fits = trial.measured.memory && trial.measured.memory->live_bytes <= spec.memory_cap_bytes - spec.headroom_bytes;
+    comparison.fits = trial.measured.memory && trial.measured.memory->live_bytes <= spec.budget_bytes();
     for (const auto& [question, right] : *baseline) {
       const auto ours = point->find(question);
       if (ours == point->end()) continue;

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
+#include "base/printable.h"
 #include "controller/study_json.h"
 #include "evals/statistics.h"
 #include "quant/plan.h"
@@ -14,6 +16,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kMostNeighbours = 8;
+constexpr int kMostNesting = 32;  // the file needs five; writing JSON out again takes stack for every level
 
 // How far two pairs of floors are apart, for choosing the nearest.
 double Distance(const quant::Floors& a, const quant::Floors& b) {
@@ -43,6 +46,26 @@ Json SummaryOf(const OperatingPoint& point) {
           {"throughput", std::move(throughput)},
           {"measured_bytes", point.memory.live_bytes},
           {"headroom_bytes", point.spec.memory_cap_bytes - point.memory.live_bytes}};
+}
+
+// The file as JSON. Of two equal keys the parser would keep the last and another reader perhaps the first, so neither is
+// taken.
+Result<Json> ParseFile(std::string_view text) {
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  const auto watch = [&keys](int depth, Json::parse_event_t event, Json& parsed) {
+    if (depth > kMostNesting) throw Error{"not an operating point: nested too deep"};
+    if (event == Json::parse_event_t::object_start) keys.emplace_back();
+    if (event == Json::parse_event_t::object_end) keys.pop_back();
+    if (event == Json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second) {
+      throw Error{Printable(parsed.get<std::string>()) + ": occurs twice"};
+    }
+    return true;
+  };
+  try {
+    return Json::parse(text, watch, /*allow_exceptions=*/false);
+  } catch (Error& error) {
+    return std::move(error);
+  }
 }
 
 }  // namespace
@@ -117,10 +140,12 @@ std::string OperatingPointToJson(const OperatingPoint& point) {
 }
 
 Result<OperatingPoint> OperatingPointFromJson(std::string_view json) {
-  Json file = Json::parse(json, nullptr, false);
+  Result<Json> parsed = ParseFile(json);
+  if (!parsed.ok()) return parsed.error();
+  Json& file = *parsed;
   if (!file.is_object() || !file.contains("schema_version")) return Error{"not an operating point"};
   if (file["schema_version"] != kOperatingPointSchema) {
-    return Error{"schema version " + file["schema_version"].dump() + "; this program reads " +
+    return Error{"schema version " + Printable(file["schema_version"].dump(-1, ' ', false, Json::error_handler_t::replace)) + "; this program reads " +
                  std::to_string(kOperatingPointSchema)};
   }
   if (!file.contains("plan") || !file["plan"].is_object()) return Error{"plan: missing"};
@@ -129,6 +154,9 @@ Result<OperatingPoint> OperatingPointFromJson(std::string_view json) {
   file.erase("summary");
   Result<OperatingPoint> point = OperatingPointFieldsFromJson(file.dump());
   if (!point.ok()) return point;
+  if (const size_t at = point->outcomes.find_first_not_of("01"); at != std::string::npos) {
+    return Error{"outcomes: neither 0 nor 1, but '" + Printable(point->outcomes.substr(at, 1)) + "'"};
+  }
   const Result<quant::Plan> plan = quant::PlanFromJson(point->plan_json);
   if (!plan.ok()) return plan.error();
   if (plan->Digest() != point->plan_digest) return Error{"plan_digest: not the digest of the plan"};

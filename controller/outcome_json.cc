@@ -76,6 +76,7 @@ std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, co
   json["bound"] = BoundName(done.bound);
   json["why"] = done.why;
   json["fault"] = done.fault ? Json(*done.fault) : Json(nullptr);
+  json["alarms"] = done.alarms;
   json["loads"] = loads;
   json["trials"] = trials.size();
   json["study"] = study.spec.name;
@@ -85,7 +86,7 @@ std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, co
   }
   json["int4_g128"] = {{"weight_bytes", outcome.int4_weight_bytes},
                        {"total_bytes", outcome.int4_total_bytes},
-                       {"fits", outcome.int4_total_bytes <= study.spec.memory_cap_bytes - study.spec.headroom_bytes}};
+                       {"fits", outcome.int4_total_bytes <= study.spec.budget_bytes()}};
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

@@ -17,7 +17,7 @@ struct StudyOutcome {
   int64_t int4_total_bytes = 0;       // with what is held beside the weights
 };
 
-// One object: recommended {…} or null, bound, why, fault, loads, trials, study, baselines [{…}], int4_g128 {…}. A figure
+// One object: recommended {…} or null, bound, why, fault, alarms [text], loads, trials, study, baselines [{…}], int4_g128 {…}. A figure
 // that was not measured is null.
 std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, const StudyOutcome& outcome);
 

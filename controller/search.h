@@ -34,12 +34,19 @@
 
 namespace hproc::controller {
 
+// predict walks the frontier that the rate table predicts. walk and grid do without the table, on a lattice of ten floors
+// each way: walk goes down the staircase between what fits and what does not (load, look, move), grid looks at every point.
+enum class Strategy { kPredict, kWalk, kGrid };
+std::string_view StrategyName(Strategy strategy);  // "predict", "walk", "grid"
+std::optional<Strategy> StrategyFromName(std::string_view name);
+
 struct SearchSpec {
+  Strategy strategy = Strategy::kPredict;
   FloorPair lowest;            // the operator's bounds
   FloorPair highest;
   int64_t budget_bytes = 0;    // cap less the headroom asked for
   double min_accuracy = 0;     // 0: no such bound
-  int max_candidates = 5;
+  int max_candidates = 5;      // of predict, as the next two
   int max_garbage_loads = 6;
   bool trust_plan = false;     // believe the prediction where it says that nothing, or everything, fits
 };
@@ -58,8 +65,12 @@ enum class Purpose {
   kOutsideLazy,
   kGarbageEdge,     // looks for the garbage boundary
   kLowestFits,      // whether anything fits at all
+  kWalkStep,        // may be recommended too
+  kGridPoint,
 };
 std::string_view PurposeName(Purpose purpose);  // "candidate", "outside_strict", …
+Depth DepthOf(Purpose purpose);
+Depth DepthOf(std::string_view purpose);  // by its word; an unknown one: kLoad
 
 // What the search knows of one trial. A trial still waiting or running is not passed.
 struct TrialFact {
@@ -93,11 +104,15 @@ struct SearchDone {
   Bound bound = Bound::kNone;
   std::string why;                // one line for people
   std::optional<std::string> fault;  // the study cannot be believed: a loader fault, a device lost
+  std::vector<std::string> alarms;   // trials that contradict each other, one line each; none of them moved a boundary
 };
 
 using SearchStep = std::variant<RunTrial, SearchDone>;
 
 SearchStep NextStep(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts);
+
+// What the facts come to if the search ended with them.
+SearchDone ConcludeNow(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts);
 
 // The corners of the predicted staircase, by strict floor, lowest first: no other point that fits has both floors as
 // high. Empty where nothing fits.

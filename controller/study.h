@@ -85,6 +85,8 @@ struct StudySpec {
   std::string worker_version;
   std::string device_name;
 
+  // What a point may hold: the cap less the headroom asked for.
+  int64_t budget_bytes() const { return memory_cap_bytes - headroom_bytes; }
   bool operator==(const StudySpec&) const = default;
 };
 

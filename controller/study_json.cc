@@ -9,6 +9,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "base/printable.h"
+
 namespace hproc::controller {
 namespace {
 
@@ -368,7 +370,7 @@ struct Reader {
 
   void NoOtherKeys() const {
     for (const auto& [key, value] : object.items()) {
-      if (!seen.contains(key)) throw Malformed{key, "not known here"};
+      if (!seen.contains(key)) throw Malformed{Printable(key), "not known here"};
     }
   }
 
@@ -392,7 +394,7 @@ struct Reader {
     } else if constexpr (std::is_enum_v<T>) {
       if (!json.is_string()) Expected("a name", json);
       const std::optional<T> named = FromName<T>(json.get_ref<const std::string&>());
-      if (!named) throw Malformed{"", json.dump() + " is no such name"};
+      if (!named) throw Malformed{"", "\"" + Printable(json.get_ref<const std::string&>()) + "\" is no such name"};
       value = *named;
     } else {
       if (!json.is_object()) Expected("an object", json);
@@ -436,7 +438,7 @@ Json ParseWithoutDuplicates(std::string_view text) {
     if (event == Json::parse_event_t::object_end) keys.pop_back();
     if (event == Json::parse_event_t::key &&
         !keys.back().insert(parsed.get<std::string>()).second) {
-      throw Malformed{parsed.get<std::string>(), "occurs twice"};
+      throw Malformed{Printable(parsed.get<std::string>()), "occurs twice"};
     }
     return true;
   };

@@ -28,6 +28,7 @@ struct TrialRunner::Attempt : WorkerObserver {
   }
   void OnProgress(const worker::ProgressEvent& progress) override { runner.observer_->OnProgress(progress); }
   void OnMemory(const worker::MemoryEvent& memory) override { measured.memory = memory; }
+  void OnLoad(const worker::LoadResult& load) override { measured.load = load; }  // the cache may still not fit
 
   // How the attempt ended: a state where the trial is decided, none where the attempt says nothing about the point.
   struct End {
@@ -38,7 +39,6 @@ struct TrialRunner::Attempt : WorkerObserver {
   Result<End> Work(WorkerClient& client) {
     Outcome<LoadedModel> loaded = client.AwaitLoad(run.trial.plan.plan_digest);
     if (!loaded.ok()) return Judged(loaded.verdict());
-    measured.load = loaded->load;
     if (loaded->memory) measured.memory = loaded->memory;
     if (run.depth == Depth::kLoad) return Finished(client, TrialState::kComplete, {});
 
@@ -181,8 +181,23 @@ void TrialRunner::Stop() {
   if (current_ != nullptr) current_->Stop("the study was interrupted");
 }
 
+// After the host ran out of memory: one thread, whose share of loading buffers is the least there is.
+worker::Deployment TrialRunner::DeploymentFor(const Trial& trial) const {
+  worker::Deployment deployment = spec_.deployment;
+  if (std::ranges::any_of(trial.attempts, [](const controller::Attempt& attempt) {
+        return attempt.verdict.reason == Reason::kHostOutOfMemory;
+      })) {
+    deployment.threads = 1;
+  }
+  return deployment;
+}
+
 Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
-  for (int retries = 0;; ++retries) {
+  // Attempts that an interruption ended say nothing; those that failed before one count.
+  auto failures = std::ranges::count_if(run.trial.attempts, [](const controller::Attempt& attempt) {
+    return attempt.verdict.reason != Reason::kNone && attempt.verdict.reason != Reason::kInterrupted;
+  });
+  for (;; ++failures) {
     if (stopped_) return TrialRunResult{.trial = std::move(run.trial), .interrupted = true};
     WorkerOptions options;
     options.executable = setup_.executable;
@@ -199,7 +214,7 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
     Attempt attempt(*this, run);
     attempt.measured.predicted = run.predicted;
     const worker::TrialJob job{.model_dir = spec_.model_dir, .plan_json = run.trial.plan.plan_json,
-                               .deployment = spec_.deployment, .memory_cap_bytes = run.memory_cap_bytes};
+                               .deployment = DeploymentFor(run.trial), .memory_cap_bytes = run.memory_cap_bytes};
     Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(options, job, &attempt);
     if (!client.ok()) return client.error();
     {
@@ -227,14 +242,16 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
         return TrialRunResult{.trial = std::move(run.trial), .interrupted = true};
       }
       const Retry retry = RetryAfter(reason);
-      const bool again = retries == 0 && (retry == Retry::kOnce || retry == Retry::kOnceThenQuarantine ||
+      const bool again = failures == 0 && (retry == Retry::kOnce || retry == Retry::kOnceThenQuarantine ||
                                           retry == Retry::kFewerThreads);
       observer_->OnAttemptEnd(run.trial, *attempt_number, end->verdict, again);
       if (again) {
         if (Result<void> ended = store_.EndAttempt(run.trial.id, *attempt_number, end->verdict); !ended.ok()) {
           return ended.error();
         }
-        run.trial.attempts.emplace_back().number = *attempt_number;
+        controller::Attempt& failed = run.trial.attempts.emplace_back();
+        failed.number = *attempt_number;
+        failed.verdict = end->verdict;
         continue;
       }
       state = TrialState::kFailed;

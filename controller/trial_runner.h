@@ -70,6 +70,7 @@ class TrialRunner {
 
  private:
   struct Attempt;
+  worker::Deployment DeploymentFor(const Trial& trial) const;
 
   Store& store_;
   const StudySpec& spec_;

@@ -14,13 +14,6 @@ namespace {
 
 constexpr int64_t kMaxTableBytes = int64_t{4} << 30;
 
-// How far a trial that was wanted for `purpose` goes.
-Depth DepthOf(std::string_view purpose) {
-  if (purpose == PurposeName(Purpose::kCandidate)) return Depth::kEvaluate;
-  if (purpose == PurposeName(Purpose::kGarbageEdge)) return Depth::kProbe;
-  return Depth::kLoad;
-}
-
 class MeasureObserver : public WorkerObserver {
  public:
   explicit MeasureObserver(TuneObserver* observer) : observer_(observer) {}
@@ -63,6 +56,7 @@ Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesy
     current_ = nullptr;
   }
   if (!result.ok()) return Error{result.verdict().verdict.message};
+  (void)(*client)->Finish();  // what was measured stands whether or not the worker leaves politely
   observer_->OnMeasureEnd(result->reused, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   return Measured{.result = std::move(*result), .worker_version = observer.hello().worker_version,
                   .device_name = observer.hello().device_name};
@@ -105,9 +99,10 @@ Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol) {
 
 SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
   SearchSpec search;
+  search.strategy = StrategyFromName(spec.strategy).value_or(Strategy::kPredict);
   search.lowest = space.PairOf(spec.lowest);
   search.highest = space.PairOf(spec.highest);
-  search.budget_bytes = spec.memory_cap_bytes - spec.headroom_bytes;
+  search.budget_bytes = spec.budget_bytes();
   search.min_accuracy = spec.min_accuracy;
   search.max_candidates = spec.max_candidates;
   search.max_garbage_loads = spec.max_garbage_loads;
@@ -138,6 +133,20 @@ std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace
     facts.push_back(std::move(fact));
   }
   return facts;
+}
+
+Result<StudyOutcome> OutcomeOf(Store& store, const StudySpec& spec, const PlanSpace& space,
+                               const std::vector<Trial>& trials, const SearchDone& done) {
+  StudyOutcome outcome;
+  outcome.done = done;
+  outcome.int4_weight_bytes = space.Int4WeightBytes();
+  outcome.int4_total_bytes = space.Int4WeightBytes() + space.OtherBytes();
+  if (done.recommended) {
+    Result<std::vector<Comparison>> baselines = CompareWithBaselines(store, spec, trials, *done.recommended);
+    if (!baselines.ok()) return baselines.error();
+    outcome.baselines = std::move(*baselines);
+  }
+  return outcome;
 }
 
 Tuner::Tuner(Store& store, const Study& study, const PlanSpace& space, const worker::MeasureResult& measured,
@@ -177,7 +186,7 @@ Result<TrialRun> Tuner::Prepare(Trial trial, std::optional<int> incumbent, const
   TrialRun run;
   const bool is_point = trial.plan.kind == TrialKind::kPoint;
   run.depth = is_point ? DepthOf(trial.plan.purpose) : Depth::kEvaluate;
-  run.memory_cap_bytes = is_point ? study_.spec.memory_cap_bytes : 0;
+  run.memory_cap_bytes = is_point ? study_.spec.budget_bytes() : 0;
   Result<quant::Plan> plan = quant::PlanFromJson(trial.plan.plan_json);
   if (!plan.ok()) return plan.error();
   run.predicted = space_.Ledger(*plan);
@@ -237,15 +246,10 @@ Result<TuneEnd> Tuner::Run() {
 Result<TuneEnd> Tuner::Finish(const SearchDone& done) {
   Result<std::vector<Trial>> trials = store_.ListTrials(study_.id);
   if (!trials.ok()) return trials.error();
+  Result<StudyOutcome> outcome = OutcomeOf(store_, study_.spec, space_, *trials, done);
+  if (!outcome.ok()) return outcome.error();
   TuneEnd end;
-  end.outcome.done = done;
-  end.outcome.int4_weight_bytes = space_.Int4WeightBytes();
-  end.outcome.int4_total_bytes = space_.Int4WeightBytes() + space_.OtherBytes();
-  if (done.recommended) {
-    Result<std::vector<Comparison>> baselines = CompareWithBaselines(store_, study_.spec, *trials, *done.recommended);
-    if (!baselines.ok()) return baselines.error();
-    end.outcome.baselines = std::move(*baselines);
-  }
+  end.outcome = std::move(*outcome);
   end.outcome_json = OutcomeJson(study_, *trials, end.outcome);
   if (Result<void> set = store_.SetStudyOutcome(study_.id, end.outcome_json); !set.ok()) return set.error();
   if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kDone); !set.ok()) return set.error();

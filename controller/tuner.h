@@ -60,6 +60,10 @@ Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol);
 SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space);
 std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace& space);
 
+// What `done` comes to beside the baselines; errors are the store's.
+Result<StudyOutcome> OutcomeOf(Store& store, const StudySpec& spec, const PlanSpace& space,
+                               const std::vector<Trial>& trials, const SearchDone& done);
+
 struct TuneEnd {
   bool interrupted = false;
   StudyOutcome outcome;

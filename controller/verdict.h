@@ -11,7 +11,7 @@
 //   ended by us: silence, heartbeat without progress| hang               | no       | once
 //   ended by us: a phase over its limit             | timeout            | no       | once
 //   ended by us: stopped                            | interrupted        | no       | on resume
-//   SIGKILL not by us, the cgroup's oom_kill rose   | host_out_of_memory | no       | fewer threads
+//   SIGKILL not by us, the cgroup's oom_kill rose   | host_out_of_memory | no       | one thread
 //   SIGKILL not by us, it did not, or is unknown    | killed             | no       | once
 //   another signal                                  | killed             | no       | once
 //   exit code 0, 2, 4 or 5 without the event due    | protocol_error     | no       | never
@@ -42,8 +42,10 @@ enum class Retry {
   kNever,
   kOnce,
   kOnceThenQuarantine,  // a plan that crashed twice is not tried again by any trial
-  kConfirmOnce,   // an infeasible point is confirmed by a second load before it moves the boundary
-  kFewerThreads,  // once, with less host memory in use
+  // Not the trial: where the prediction says that it fits, the boundary moves only once another plan was refused too
+  // (controller/search_evidence.h).
+  kConfirmOnce,
+  kFewerThreads,  // once, with one thread and so less host memory in use
   kOnResume,      // the study stopped, not the trial
   kStopStudy,     // nothing more can be learned on this device
 };

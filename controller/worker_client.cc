@@ -44,6 +44,7 @@ Outcome<LoadedModel> WorkerClient::AwaitLoad(const std::string& plan_digest) {
     process_->Reject("it loaded the plan " + model.load.plan_digest + ", not " + plan_digest);
     return AwaitEnd();
   }
+  if (observer_ != nullptr) observer_->OnLoad(model.load);
   answer = NextAnswer();
   if (!answer) return *verdict_;
   Expect<worker::ReadyResult>(*answer);

@@ -38,6 +38,8 @@ class WorkerObserver {
   virtual void OnPhase(const worker::PhaseEvent& /*phase*/) {}
   virtual void OnProgress(const worker::ProgressEvent& /*progress*/) {}
   virtual void OnMemory(const worker::MemoryEvent& /*memory*/) {}
+  // The weights of the plan asked for are there; the rest may still not fit.
+  virtual void OnLoad(const worker::LoadResult& /*load*/) {}
 };
 
 // The answer, or the verdict on the run that ended without giving it. (Result carries words for

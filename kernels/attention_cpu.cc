@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "kernels/attention_backends.h"
@@ -93,6 +94,7 @@ HWY_INLINE void AttendHeads(const AttendCall& call, int64_t row, int64_t positio
     const int64_t h = kv_head * shared + s;
     const float* query = call.queries + row * call.query_stride + h * call.query_head_stride;
     float largest = -std::numeric_limits<float>::infinity();
+    bool is_nan = false;  // neither std::max nor hn::Exp pass one on
     for (int64_t p = 0; p < positions; ++p) {
       const int64_t at = p * dim;
       auto sum = hn::Zero(d);
@@ -101,6 +103,7 @@ HWY_INLINE void AttendHeads(const AttendCall& call, int64_t row, int64_t positio
       float dot = hn::GetLane(hn::SumOfLanes(d, sum));
       for (; i < dim; ++i) dot += query[i] * keys.At(at + i);
       weights[p] = dot * call.scale;
+      is_nan = is_nan || std::isnan(weights[p]);
       largest = std::max(largest, weights[p]);
     }
     float sum = 0;
@@ -116,7 +119,7 @@ HWY_INLINE void AttendHeads(const AttendCall& call, int64_t row, int64_t positio
       sum = hn::GetLane(hn::SumOfLanes(d, sums));
       for (; p < positions; ++p) sum += weights[p] = std::exp(weights[p] - largest);
     }
-    const float inverse = 1.0f / sum;
+    const float inverse = is_nan ? std::numeric_limits<float>::quiet_NaN() : 1.0f / sum;
     float* out = call.output + (row * call.heads + h) * dim;
     int64_t i = 0;
     for (; i + 4 * lanes <= dim; i += 4 * lanes) {

@@ -177,9 +177,13 @@ void CausalConvSilu(const Context& context, const CausalConvCall& call) {
     }
   }
   const float* weights = weight.data();
+  // Channels are handed out in whole registers: how many threads a pass is worth depends on its tokens, and a channel that
+  // is in a register in one pass and in the rest of a range in the next would not get the same bits in both.
+  constexpr int64_t kGroup = 64;
+  const int64_t groups = (call.channels + kGroup - 1) / kGroup;
   for (const SequenceRun& run : call.runs) {
-    ForRows(context, call.channels, run.tokens * (2 * call.kernel + 8), [&](int64_t begin, int64_t end) {
-      HWY_DYNAMIC_DISPATCH(ConvChannels)(call, run, weights, begin, end);
+    ForRows(context, groups, kGroup * run.tokens * (2 * call.kernel + 8), [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(ConvChannels)(call, run, weights, begin * kGroup, std::min(call.channels, end * kGroup));
     });
   }
 }

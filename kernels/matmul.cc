@@ -27,6 +27,7 @@ void Matmul(const Context& context, std::span<const MatmulCall> calls) {
     HPROC_CHECK(call.first_row >= 0 && call.first_row + call.rows <= call.weight->rows, "rows of the weight");
     HPROC_CHECK(call.output_stride >= call.rows, "output stride");
   }
+  if (context.matmul != nullptr) return context.matmul(context, calls);
   switch (context.backend) {
     case Backend::kReference: reference::Matmul(calls); return;
     case Backend::kCpu: cpu::Matmul(context, calls); return;

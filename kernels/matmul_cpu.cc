@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <span>
 #include <vector>
 
 #include "kernels/matmul_backends.h"
@@ -10,6 +12,7 @@
 // foreach_target.h first
 #include "hwy/highway.h"
 #include "kernels/expand-inl.h"
+#include "kernels/outliers-inl.h"
 
 // A tile of weights is kRowTile rows; against it stand up to kTokenTile tokens at once, one accumulator a pair.
 #ifndef HPROC_KERNELS_MATMUL_TILES_
@@ -41,32 +44,53 @@ HWY_INLINE hn::Vec<TagI32> MultiplyAdd16(hn::Vec<TagI16> a, hn::Vec<TagI16> b, h
 #endif
 }
 
-// dots[r * kTokens + t] = sum over columns of rows[r] * tokens[t], for whole numbers.
+// The sum of a vector's 128-bit blocks.
+template <class D>
+HWY_INLINE auto SumOfBlocks(D, hn::Vec<D> v) {
+  if constexpr (hn::MaxLanes(D()) > 4) {
+    const hn::Half<D> half;
+    return SumOfBlocks(half, hn::LowerHalf(half, v) + hn::UpperHalf(half, v));
+  } else {
+    return v;
+  }
+}
+
+// [sum of v[0]'s lanes, …, sum of v[3]'s lanes]. Each is added up in the same order, whatever stands beside it.
+template <class D>
+HWY_INLINE auto SumsOfLanes(D d, const hn::Vec<D> (&v)[4]) {
+  const hn::RepartitionToWide<D> wide;
+  const auto low = hn::BitCast(wide, hn::InterleaveLower(d, v[0], v[1]) + hn::InterleaveUpper(d, v[0], v[1]));
+  const auto high = hn::BitCast(wide, hn::InterleaveLower(d, v[2], v[3]) + hn::InterleaveUpper(d, v[2], v[3]));
+  return SumOfBlocks(d, hn::BitCast(d, hn::InterleaveLower(wide, low, high)) +
+                            hn::BitCast(d, hn::InterleaveUpper(wide, low, high)));
+}
+
+// dots[t * kRowTile + r] = sum over columns of rows[r] * tokens[t], for whole numbers; 0 for r >= kRows.
 template <int kRows, int kTokens>
 HWY_INLINE void DotTile(const int16_t* HWY_RESTRICT rows, int64_t row_stride, const int16_t* const* tokens,
                         int64_t padded_columns, float* HWY_RESTRICT dots) {
   const TagI16 d16;
   const TagI32 d32;
+  const TagF32x4 d4;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d16));
-  for (int i = 0; i < kRows * kTokens; ++i) dots[i] = 0;
+  for (int t = 0; t < kTokens; ++t) hn::Store(hn::Zero(d4), d4, dots + t * kRowTile);
   for (int64_t segment = 0; segment < padded_columns; segment += kIntegerColumns) {
     const int64_t end = HWY_MIN(padded_columns, segment + kIntegerColumns);
-    hn::Vec<TagI32> sums[kRows][kTokens];
-    for (int r = 0; r < kRows; ++r) {
-      for (int t = 0; t < kTokens; ++t) sums[r][t] = hn::Zero(d32);
+    hn::Vec<TagI32> sums[kTokens][kRowTile];
+    for (int t = 0; t < kTokens; ++t) {
+      for (int r = 0; r < kRowTile; ++r) sums[t][r] = hn::Zero(d32);
     }
     for (int64_t c = segment; c < end; c += lanes) {
       hn::Vec<TagI16> x[kTokens];
       for (int t = 0; t < kTokens; ++t) x[t] = hn::LoadU(d16, tokens[t] + c);
       for (int r = 0; r < kRows; ++r) {
         const auto w = hn::Load(d16, rows + r * row_stride + c);
-        for (int t = 0; t < kTokens; ++t) sums[r][t] = MultiplyAdd16(w, x[t], sums[r][t]);
+        for (int t = 0; t < kTokens; ++t) sums[t][r] = MultiplyAdd16(w, x[t], sums[t][r]);
       }
     }
-    for (int r = 0; r < kRows; ++r) {
-      for (int t = 0; t < kTokens; ++t) {
-        dots[r * kTokens + t] += static_cast<float>(hn::GetLane(hn::SumOfLanes(d32, sums[r][t])));
-      }
+    for (int t = 0; t < kTokens; ++t) {
+      const auto dot = hn::ConvertTo(d4, SumsOfLanes(d32, sums[t]));
+      hn::Store(hn::Load(d4, dots + t * kRowTile) + dot, d4, dots + t * kRowTile);
     }
   }
 }
@@ -76,25 +100,26 @@ template <int kRows, int kTokens>
 HWY_INLINE void DotTile(const float* HWY_RESTRICT rows, int64_t row_stride, const float* const* tokens, int64_t columns,
                         float* HWY_RESTRICT dots) {
   const TagF32 d;
+  const TagF32x4 d4;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  hn::Vec<TagF32> sums[kRows][kTokens];
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTokens; ++t) sums[r][t] = hn::Zero(d);
+  hn::Vec<TagF32> sums[kTokens][kRowTile];
+  for (int t = 0; t < kTokens; ++t) {
+    for (int r = 0; r < kRowTile; ++r) sums[t][r] = hn::Zero(d);
   }
   int64_t c = 0;
   for (; c + lanes <= columns; c += lanes) {
     hn::Vec<TagF32> x[kTokens];
     for (int t = 0; t < kTokens; ++t) x[t] = hn::LoadU(d, tokens[t] + c);
     for (int r = 0; r < kRows; ++r) {
-      const auto w = hn::Load(d, rows + r * row_stride + c);
-      for (int t = 0; t < kTokens; ++t) sums[r][t] = hn::MulAdd(w, x[t], sums[r][t]);
+      const auto w = hn::LoadU(d, rows + r * row_stride + c);
+      for (int t = 0; t < kTokens; ++t) sums[t][r] = hn::MulAdd(w, x[t], sums[t][r]);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTokens; ++t) {
-      float dot = hn::GetLane(hn::SumOfLanes(d, sums[r][t]));
-      for (int64_t tail = c; tail < columns; ++tail) dot += rows[r * row_stride + tail] * tokens[t][tail];
-      dots[r * kTokens + t] = dot;
+  for (int t = 0; t < kTokens; ++t) {
+    float* out = dots + t * kRowTile;
+    hn::Store(SumsOfLanes(d, sums[t]), d4, out);
+    for (int64_t tail = c; tail < columns; ++tail) {
+      for (int r = 0; r < kRows; ++r) out[r] += rows[r * row_stride + tail] * tokens[t][tail];
     }
   }
 }
@@ -118,92 +143,67 @@ HWY_INLINE void DotRows(int row_count, const T* rows, int64_t row_stride, const 
   }
 }
 
-// The outliers of consecutive rows of one matrix, in units of the rows' scales.
-class OutlierCursor {
- public:
-  OutlierCursor(const quant::XfpMatrix& matrix, int64_t first_row) : matrix_(matrix) {
-    if (matrix.outliers == 0) return;
-    const int64_t block = first_row / quant::kOutlierRowBlock * quant::kOutlierRowBlock;
-    next_ = matrix.outlier_starts[first_row / quant::kOutlierRowBlock];
-    for (int64_t r = block; r < first_row; ++r) next_ += Count(r);
-  }
-
-  // Adds the outliers of `row`, which must follow the last row asked for, to each token's dot product.
-  HWY_INLINE void Add(int64_t row, const float* const* tokens, int token_count, float* sums) {
-    if (matrix_.outliers == 0) return;
-    const int64_t end = next_ + Count(row);
-    const bool wide = quant::OutlierColumnBytes(matrix_.columns) == 4;
-    for (; next_ < end; ++next_) {
-      int64_t column;
-      if (wide) {
-        uint32_t stored;
-        std::memcpy(&stored, matrix_.outlier_columns + next_ * 4, 4);
-        column = stored;
-      } else {
-        uint16_t stored;
-        std::memcpy(&stored, matrix_.outlier_columns + next_ * 2, 2);
-        column = stored;
-      }
-      const float value = quant::HalfToFloat(matrix_.outlier_values[next_]);
-      for (int t = 0; t < token_count; ++t) sums[t] += value * tokens[t][column];
-    }
-  }
-
- private:
-  HWY_INLINE int64_t Count(int64_t row) const {
-    if (quant::OutlierCountBytes(matrix_.columns) == 1) return matrix_.outlier_counts[row];
-    uint16_t count;
-    std::memcpy(&count, matrix_.outlier_counts + row * 2, 2);
-    return count;
-  }
-
-  const quant::XfpMatrix& matrix_;
-  int64_t next_ = 0;
-};
-
 bool IsInteger(const Matrix& weight) {
   return weight.storage == Storage::kXfp && weight.xfp.format.centroids == quant::Centroids::kInt8 &&
          !weight.xfp.format.group_scales;
 }
 
-// Per thread: the tile of expanded rows, the tokens of the call, sums of outliers.
+// Per thread: the tile of expanded rows, and the tokens of the call.
 struct Scratch {
   std::vector<int16_t> whole_rows;
   std::vector<float> float_rows;
   std::vector<const int16_t*> quantized;
   std::vector<const float*> values;
-  std::vector<float> outliers;
+  std::vector<float*> outputs;
+  std::vector<float> scales;
+  OutlierRows outliers;
 };
+
+// A tile's results for one token: kRowTile values, of which `row_count` exist.
+HWY_INLINE void StoreTile(VecF32x4 values, int row_count, float* output) {
+  const TagF32x4 d;
+  if (row_count == kRowTile) return hn::StoreU(values, d, output);
+  alignas(16) float stored[kRowTile];
+  hn::Store(values, d, stored);
+  std::copy_n(stored, row_count, output);
+}
 
 void IntegerRows(const MatmulCall& call, int64_t begin, int64_t end, Scratch& scratch) {
   const quant::XfpMatrix& matrix = call.weight->xfp;
   const int64_t padded = PaddedColumns(matrix.columns);
   const ExpandRowIntFunction expand = ExpandRowIntOf(matrix.format.levels);
   auto* rows = reinterpret_cast<int16_t*>(hwy::RoundUpTo(reinterpret_cast<uintptr_t>(scratch.whole_rows.data()), 64));
-  OutlierCursor outliers(matrix, call.first_row + begin);
+  OutlierRows& outliers = scratch.outliers;
+  const bool has_outliers = matrix.outliers > 0;
+  const size_t sums_stride = hwy::RoundUpTo(scratch.values.size(), hn::Lanes(TagOutliers()));
+  if (has_outliers) {
+    ReadOutliers(matrix, call.first_row + begin, call.first_row + end, outliers);
+    if (call.tokens > 1) InterleaveTokens(scratch.values, matrix.columns, outliers.tokens);
+    outliers.sums.resize(kRowTile * sums_stride);
+  }
+  const TagF32x4 d;
+  alignas(16) float row_scales[kRowTile] = {};
+  alignas(16) float dots[kTokenTile * kRowTile];
   for (int64_t r = begin; r < end; r += kRowTile) {
     const int row_count = static_cast<int>(std::min<int64_t>(kRowTile, end - r));
-    for (int i = 0; i < row_count; ++i) expand(matrix, call.first_row + r + i, rows + i * padded);
-    if (matrix.outliers > 0) {
-      std::fill_n(scratch.outliers.begin(), row_count * call.tokens, 0.0f);
-      for (int i = 0; i < row_count; ++i) {
-        outliers.Add(call.first_row + r + i, scratch.values.data(), static_cast<int>(call.tokens),
-                     scratch.outliers.data() + i * call.tokens);
-      }
+    for (int i = 0; i < row_count; ++i) {
+      expand(matrix, call.first_row + r + i, rows + i * padded);
+      row_scales[i] = quant::Bfloat16ToFloat(matrix.scales[call.first_row + r + i]);
     }
-    float dots[kRowTile * kTokenTile];
+    if (has_outliers) SumOutliers(scratch.values, matrix.columns, r - begin, row_count, outliers);
     for (int64_t t = 0; t < call.tokens; t += kTokenTile) {
       const int token_count = static_cast<int>(std::min<int64_t>(kTokenTile, call.tokens - t));
       DotRows(row_count, rows, padded, scratch.quantized.data() + t, token_count, padded, dots);
-      for (int i = 0; i < row_count; ++i) {
-        const float row_scale = quant::Bfloat16ToFloat(matrix.scales[call.first_row + r + i]);
-        for (int k = 0; k < token_count; ++k) {
-          const int64_t token = call.input_tokens != nullptr ? call.input_tokens[t + k] : t + k;
-          const int64_t out = call.output_rows != nullptr ? call.output_rows[t + k] : t + k;
-          float sum = call.input->scales[token] * dots[i * token_count + k];
-          if (matrix.outliers > 0) sum += scratch.outliers[static_cast<size_t>(i * call.tokens + t + k)];
-          call.output[out * call.output_stride + r + i] = row_scale * sum;
+      VecF32x4 outlier_sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+      if (has_outliers) {
+        for (size_t i = 0; i < kRowTile; ++i) {
+          outlier_sums[i] = hn::LoadU(d, outliers.sums.data() + i * sums_stride + static_cast<size_t>(t));
         }
+        Transpose(outlier_sums);
+      }
+      for (int k = 0; k < token_count; ++k) {
+        const auto sum = hn::Set(d, scratch.scales[static_cast<size_t>(t + k)]) * hn::Load(d, dots + k * kRowTile) + outlier_sums[k];
+        StoreTile(hn::Load(d, row_scales) * sum, row_count, scratch.outputs[static_cast<size_t>(t + k)] + r);
       }
     }
   }
@@ -212,19 +212,22 @@ void IntegerRows(const MatmulCall& call, int64_t begin, int64_t end, Scratch& sc
 void FloatRows(const MatmulCall& call, int64_t begin, int64_t end, Scratch& scratch) {
   const int64_t columns = call.weight->columns;
   const int64_t padded = PaddedColumns(columns);
-  auto* rows = reinterpret_cast<float*>(hwy::RoundUpTo(reinterpret_cast<uintptr_t>(scratch.float_rows.data()), 64));
+  const bool in_place = call.weight->storage == Storage::kFloat32;
+  const int64_t stride = in_place ? columns : padded;
   for (int64_t r = begin; r < end; r += kRowTile) {
     const int row_count = static_cast<int>(std::min<int64_t>(kRowTile, end - r));
-    for (int i = 0; i < row_count; ++i) ExpandRowFloat(*call.weight, call.first_row + r + i, padded, rows + i * padded);
-    float dots[kRowTile * kTokenTile];
+    const float* rows = static_cast<const float*>(call.weight->data) + (call.first_row + r) * columns;
+    if (!in_place) {
+      float* tile = reinterpret_cast<float*>(hwy::RoundUpTo(reinterpret_cast<uintptr_t>(scratch.float_rows.data()), 64));
+      for (int i = 0; i < row_count; ++i) ExpandRowFloat(*call.weight, call.first_row + r + i, padded, tile + i * padded);
+      rows = tile;
+    }
+    alignas(16) float dots[kTokenTile * kRowTile];
     for (int64_t t = 0; t < call.tokens; t += kTokenTile) {
       const int token_count = static_cast<int>(std::min<int64_t>(kTokenTile, call.tokens - t));
-      DotRows(row_count, rows, padded, scratch.values.data() + t, token_count, columns, dots);
-      for (int i = 0; i < row_count; ++i) {
-        for (int k = 0; k < token_count; ++k) {
-          const int64_t out = call.output_rows != nullptr ? call.output_rows[t + k] : t + k;
-          call.output[out * call.output_stride + r + i] = dots[i * token_count + k];
-        }
+      DotRows(row_count, rows, stride, scratch.values.data() + t, token_count, columns, dots);
+      for (int k = 0; k < token_count; ++k) {
+        StoreTile(hn::Load(TagF32x4(), dots + k * kRowTile), row_count, scratch.outputs[static_cast<size_t>(t + k)] + r);
       }
     }
   }
@@ -237,26 +240,26 @@ void ComputeRows(const MatmulCall& call, int64_t begin, int64_t end) {
   const int64_t padded = PaddedColumns(columns);
   const bool integer = IsInteger(*call.weight);
   const auto tokens = static_cast<size_t>(call.tokens);
+  const auto input_of = [&](size_t i) { return call.input_tokens != nullptr ? call.input_tokens[i] : static_cast<int64_t>(i); };
   scratch.values.resize(tokens);
+  scratch.outputs.resize(tokens);
   for (size_t i = 0; i < tokens; ++i) {
-    const int64_t token = call.input_tokens != nullptr ? call.input_tokens[i] : static_cast<int64_t>(i);
-    scratch.values[i] = call.input->values + token * columns;
+    scratch.values[i] = call.input->values + input_of(i) * columns;
+    const int64_t out = call.output_rows != nullptr ? call.output_rows[i] : static_cast<int64_t>(i);
+    scratch.outputs[i] = call.output + out * call.output_stride;
   }
+  const auto tile = static_cast<size_t>(kRowTile * padded + 64);
   if (integer) {
     scratch.quantized.resize(tokens);
+    scratch.scales.resize(tokens);
     for (size_t i = 0; i < tokens; ++i) {
-      const int64_t token = call.input_tokens != nullptr ? call.input_tokens[i] : static_cast<int64_t>(i);
-      scratch.quantized[i] = call.input->quantized + token * padded;
+      scratch.quantized[i] = call.input->quantized + input_of(i) * padded;
+      scratch.scales[i] = call.input->scales[input_of(i)];
     }
-    if (scratch.whole_rows.size() < static_cast<size_t>(kRowTile * padded + 64)) {
-      scratch.whole_rows.resize(static_cast<size_t>(kRowTile * padded + 64));
-    }
-    if (scratch.outliers.size() < kRowTile * tokens) scratch.outliers.resize(kRowTile * tokens);
+    if (scratch.whole_rows.size() < tile) scratch.whole_rows.resize(tile);
     IntegerRows(call, begin, end, scratch);
   } else {
-    if (scratch.float_rows.size() < static_cast<size_t>(kRowTile * padded + 64)) {
-      scratch.float_rows.resize(static_cast<size_t>(kRowTile * padded + 64));
-    }
+    if (scratch.float_rows.size() < tile) scratch.float_rows.resize(tile);
     FloatRows(call, begin, end, scratch);
   }
 }
@@ -265,12 +268,19 @@ void QuantizeToken(const float* values, int64_t columns, int16_t* quantized, flo
   const TagF32 d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   auto largest = hn::Zero(d);
+  auto rest = hn::Zero(d);  // v - v: not a number where v is not finite, and it stays so
   int64_t c = 0;
-  for (; c + lanes <= columns; c += lanes) largest = hn::Max(largest, hn::Abs(hn::LoadU(d, values + c)));
+  for (; c + lanes <= columns; c += lanes) {
+    const auto v = hn::LoadU(d, values + c);
+    largest = hn::Max(largest, hn::Abs(v));
+    rest = rest + (v - v);
+  }
   float most = hn::GetLane(hn::MaxOfLanes(d, largest));
-  bool finite = true;
-  for (; c < columns; ++c) most = std::max(most, std::abs(values[c]));
-  for (int64_t i = 0; i < columns; ++i) finite = finite && std::isfinite(values[i]);
+  bool finite = hn::GetLane(hn::SumOfLanes(d, rest)) == 0;
+  for (; c < columns; ++c) {
+    most = std::max(most, std::abs(values[c]));
+    finite = finite && std::isfinite(values[c]);
+  }
   const int64_t padded = PaddedColumns(columns);
   if (!finite || most == 0) {
     std::fill_n(quantized, padded, int16_t{0});

@@ -19,10 +19,13 @@ namespace hn = hwy::HWY_NAMESPACE;
 using TagF = hn::ScalableTag<float>;
 using VecF = hn::Vec<TagF>;
 
+// hn::Exp is made for arguments up to 104, where it is infinite already; not far beyond, its exponent wraps around. Of NaN
+// it makes 0, which would be a sigmoid of 1.
 HWY_INLINE VecF Sigmoid(VecF x) {
   const TagF d;
   const auto one = hn::Set(d, 1.0f);
-  return one / (one + hn::Exp(d, hn::Neg(x)));
+  const auto power = hn::Exp(d, hn::Min(hn::Neg(x), hn::Set(d, 104.0f)));
+  return hn::IfThenElse(hn::IsNaN(x), x, one / (one + power));
 }
 
 HWY_INLINE VecF Silu(VecF x) { return x * Sigmoid(x); }

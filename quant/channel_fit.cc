@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "base/check.h"
 #include "quant/half.h"
@@ -66,8 +65,7 @@ void ChannelFitter::Reset(std::span<const float> channel) {
     counts_ = OutlierCounts(columns);
     counts_columns_ = columns;
   }
-  sorted_.assign(channel.begin(), channel.end());
-  std::sort(sorted_.begin(), sorted_.end());
+  sorter_.Sort(channel, sorted_, order_);
   sum_.resize(static_cast<size_t>(columns) + 1);
   sum_[0] = moments_.square = 0;
   for (size_t i = 0; i < sorted_.size(); ++i) {
@@ -127,30 +125,20 @@ bool ChannelFitter::FitToFloor(int levels, Centroids centroids, double floor) {
 
 void ChannelFitter::Encode(EncodedChannel& encoded) const {
   const int levels = code_.levels;
-  encoded.codes.assign(channel_.size(), 0);
+  encoded.codes.resize(channel_.size());
   encoded.outlier_columns.clear();
   encoded.outlier_values.clear();
-  for (int k = 1; k < levels; ++k) {
-    const float threshold = fit_.Threshold(k);
-    for (size_t j = 0; j < channel_.size(); ++j) {
-      encoded.codes[j] = static_cast<uint8_t>(encoded.codes[j] + (channel_[j] >= threshold ? 1 : 0));
-    }
+  int at = 0;
+  for (int k = 0; k < levels; ++k) {
+    const int end = fit_.CodeEnd(k, at);
+    for (; at < end; ++at) encoded.codes[order_[static_cast<size_t>(at)]] = static_cast<uint8_t>(k);
   }
   if (code_.outliers == 0) return;
 
-  // The columns at the two ends of the channel in the order (value, column).
-  std::vector<uint32_t> order(channel_.size());
-  std::iota(order.begin(), order.end(), 0u);
-  const auto before = [&](uint32_t a, uint32_t b) {
-    return channel_[a] != channel_[b] ? channel_[a] < channel_[b] : a < b;
-  };
-  const auto low_end = order.begin() + code_.low_outliers;
-  const int high_outliers = code_.outliers - code_.low_outliers;
-  const auto high_begin = order.end() - high_outliers;
-  std::nth_element(order.begin(), low_end, order.end(), before);
-  if (high_outliers > 0) std::nth_element(low_end, high_begin, order.end(), before);
-  encoded.outlier_columns.assign(order.begin(), low_end);
-  encoded.outlier_columns.insert(encoded.outlier_columns.end(), high_begin, order.end());
+  const auto low_end = order_.begin() + code_.low_outliers;
+  const auto high_begin = order_.end() - (code_.outliers - code_.low_outliers);
+  encoded.outlier_columns.assign(order_.begin(), low_end);
+  encoded.outlier_columns.insert(encoded.outlier_columns.end(), high_begin, order_.end());
   std::sort(encoded.outlier_columns.begin(), encoded.outlier_columns.end());
   const double scale = Bfloat16ToFloat(code_.scale);
   for (uint32_t column : encoded.outlier_columns) {

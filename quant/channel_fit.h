@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "quant/codebook_fit.h"
+#include "quant/float_sort.h"
 #include "quant/levels.h"
 #include "quant/xfp_matrix.h"
 
@@ -63,6 +64,10 @@ class ChannelFitter {
   // The centroids of the last fit before rounding, ascending [levels], and the sorted channel.
   std::span<const double> centers() const { return {fit_.centers(), static_cast<size_t>(code_.levels)}; }
   std::span<const float> sorted() const { return sorted_; }
+  // The columns of the sorted values, and the sums of the first i of them, [columns + 1].
+  std::span<const uint32_t> order() const { return order_; }
+  std::span<const double> sums() const { return sum_; }
+  const ChannelMoments& moments() const { return moments_; }
 
   // Next() until the cosine reaches `floor`; false when no count gets there.
   bool FitToFloor(int levels, Centroids centroids, double floor);
@@ -84,7 +89,9 @@ class ChannelFitter {
   std::span<const float> channel_;
   std::vector<int> counts_;
   int64_t counts_columns_ = -1;
+  FloatSorter sorter_;
   std::vector<float> sorted_;
+  std::vector<uint32_t> order_;    // columns of sorted_, equal values by column
   std::vector<double> sum_;        // sum_[i] of sorted_[0, i)
   std::vector<int> low_of_count_;  // how many of the first n outliers are at the low end
   ChannelMoments moments_;

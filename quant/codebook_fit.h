@@ -149,8 +149,8 @@ class CodebookFit {
     const int columns = channel_.columns();
     const double mean = moments.Mean(columns);
     const double deviation = moments.Deviation(columns);
-    const auto lowest = static_cast<double>(channel_.Value(0));
-    const auto highest = static_cast<double>(channel_.Value(columns - 1));
+    const double lowest = channel_.Value(0) + 0.0;  // -0 becomes 0: not all sorts keep it
+    const double highest = channel_.Value(columns - 1) + 0.0;
     for (int k = 0; k < levels; ++k) {
       const double center = mean + deviation * start[k];
       centers_[k] = center < lowest ? lowest : (highest < center ? highest : center);
@@ -223,8 +223,7 @@ class CodebookFit {
     int begin = 0;
     double before = 0;
     for (int k = 0; k < levels_; ++k) {
-      const int end =
-          k + 1 == levels_ ? columns : LowerBoundNear(channel_, begin, columns, borders_[k + 1], Threshold(k + 1));
+      const int end = CodeEnd(k, begin);
       const double center = scale * static_cast<double>(centroids_[k]);
       const double sum = channel_.Sum(end);
       dot += center * (sum - before);
@@ -241,6 +240,12 @@ class CodebookFit {
 
   HPROC_HOST_DEVICE float Threshold(int k) const {  // between centroids k - 1 and k
     return CodeThreshold(Bfloat16ToFloat(scale_), centroids_[k - 1], centroids_[k]);
+  }
+  // Where the sorted values that the rounded codebook gives code k end; `begin`: where those of code k - 1 do.
+  HPROC_HOST_DEVICE int CodeEnd(int k, int begin) const {
+    const int columns = channel_.columns();
+    if (k + 1 == levels_) return columns;
+    return LowerBoundNear(channel_, begin, columns, borders_[k + 1], Threshold(k + 1));
   }
   HPROC_HOST_DEVICE int levels() const { return levels_; }
   HPROC_HOST_DEVICE const double* centers() const { return centers_; }      // before rounding, [levels]

@@ -24,6 +24,13 @@ constexpr std::array<int64_t, kLadderSize> MakeLadder() {
 }
 
 constexpr std::array<int64_t, kLadderSize> kLadder = MakeLadder();
+constexpr std::array<double, kLadderSize> MakeFloors() {
+  std::array<double, kLadderSize> floors{};
+  for (size_t i = 0; i < floors.size(); ++i) floors[i] = static_cast<double>(kLadder[i]) / static_cast<double>(kUnitsPerOne);
+  return floors;
+}
+constexpr std::array<double, kLadderSize> kFloors = MakeFloors();  // asked for a thousand times a channel
+
 static_assert(kLadder.back() == kUnitsPerOne && kLadder[kLadderSize - 2] == 199980);
 
 }  // namespace
@@ -40,7 +47,7 @@ std::string_view FamilyName(Family family) {
 
 double LadderFloor(int index) {
   HPROC_CHECK(index >= 0 && index < kLadderSize, "rung outside the ladder");
-  return static_cast<double>(kLadder[static_cast<size_t>(index)]) / static_cast<double>(kUnitsPerOne);
+  return kFloors[static_cast<size_t>(index)];
 }
 
 int LadderIndex(double floor) {

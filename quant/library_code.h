@@ -41,16 +41,16 @@ HPROC_HOST_DEVICE inline double FeatureDistance(const float* a, const float* b) 
 HPROC_HOST_DEVICE inline void NearestClusters(const float* feature, const float* centers, uint32_t empty,
                                               uint8_t* nearest) {
   double distances[kNearestClusters];
-  int found = 0;
   for (int c = 0; c < kLibrarySize; ++c) {
     const double distance = (empty >> c & 1) != 0 ? std::numeric_limits<double>::infinity()
                                                   : FeatureDistance(feature, centers + c * kFeatureLevels);
-    if (found == kNearestClusters && !(distance < distances[kNearestClusters - 1])) continue;
-    int at = found == kNearestClusters ? kNearestClusters - 1 : found++;
+    int at = c < kNearestClusters ? c : kNearestClusters;  // one past the last: there is no room yet
     for (; at > 0 && distance < distances[at - 1]; --at) {
+      if (at == kNearestClusters) continue;  // the last falls out
       distances[at] = distances[at - 1];
       nearest[at] = nearest[at - 1];
     }
+    if (at == kNearestClusters) continue;
     distances[at] = distance;
     nearest[at] = static_cast<uint8_t>(c);
   }
@@ -76,6 +76,12 @@ HPROC_HOST_DEVICE void ForEachCode(const Group& group, const float* codebook, in
 struct GroupProducts {
   double dot = 0;
   double square = 0;
+
+  // For `count` values that come to `sum`, all given back as `center`. None at all change nothing.
+  HPROC_HOST_DEVICE void Add(double center, int count, double sum) {
+    dot += center * sum;
+    square += center * center * static_cast<double>(count);
+  }
 };
 template <typename Group>
 HPROC_HOST_DEVICE GroupProducts ProductsOf(const Group& group, const float* codebook, int levels, double scale) {
@@ -84,27 +90,25 @@ HPROC_HOST_DEVICE GroupProducts ProductsOf(const Group& group, const float* code
   ForEachCode(group, codebook, levels, scale, [&](int k, int begin, int end) {
     if (end == begin) return;
     const double sum = group.Sum(end);
-    const auto center = static_cast<double>(codebook[k]);
-    products.dot += center * (sum - before);
-    products.square += center * center * static_cast<double>(end - begin);
+    products.Add(static_cast<double>(codebook[k]), end - begin, sum - before);
     before = sum;
   });
   return products;
 }
 
-// The best of the `nearest` codebooks by squared error, and the products with it. `square`: of the group's values;
-// `codebooks` [kLibrarySize][kMaxLevels].
+// The best of the `nearest` codebooks by squared error, and the products with it: products_of(book) under `scale`. `square`:
+// of the group's values.
 struct ChosenCodebook {
   uint8_t book = 0;
   GroupProducts products;
 };
-template <typename Group>
-HPROC_HOST_DEVICE ChosenCodebook ChooseCodebook(const Group& group, double square, const float* codebooks, int levels,
-                                                const uint8_t* nearest, double scale) {
+template <typename Products>
+HPROC_HOST_DEVICE ChosenCodebook ChooseCodebook(double square, const uint8_t* nearest, double scale,
+                                                const Products& products_of) {
   double best_error = std::numeric_limits<double>::infinity();
   ChosenCodebook best;
   for (int i = 0; i < kNearestClusters; ++i) {
-    const GroupProducts products = ProductsOf(group, codebooks + nearest[i] * kMaxLevels, levels, scale);
+    const GroupProducts products = products_of(nearest[i]);
     const double error = square + scale * (scale * products.square - 2 * products.dot);
     if (error < best_error) {
       best_error = error;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "base/check.h"
 #include "quant/half.h"
@@ -29,6 +30,18 @@ GroupFeature FeatureOf(ChannelFitter& fitter, double rms) {
 }
 
 double Spread(const GroupFeature& feature) { return static_cast<double>(feature[3]) - static_cast<double>(feature[0]); }
+
+// First index of the ascending values with values[i] >= threshold. Without branches: a codebook asks for up to 63 of them
+// in a row, none of which can be foretold.
+size_t LowerBound(const float* values, size_t size, float threshold) {
+  size_t at = 0;
+  while (size > 1) {
+    const size_t half = size / 2;
+    at += half * static_cast<size_t>(values[at + half - 1] < threshold);
+    size -= half;
+  }
+  return at + static_cast<size_t>(size == 1 && values[at] < threshold);
+}
 
 }  // namespace
 
@@ -157,6 +170,7 @@ void LibraryFitter::Reset(std::span<const float> channel) {
   square_ = 0;
   for (float v : channel) square_ += static_cast<double>(v) * static_cast<double>(v);
   sorted_.clear();
+  order_.clear();
   sum_.clear();
   group_square_.clear();
   nearest_.resize(static_cast<size_t>(groups));
@@ -164,7 +178,7 @@ void LibraryFitter::Reset(std::span<const float> channel) {
   for (size_t i = 0; i < clusters_->pooled.size(); ++i) {
     if (clusters_->pooled[i].empty()) empty |= uint32_t{1} << i;
   }
-  ChannelFitter fitter;
+  ChannelFitter& fitter = group_fitter_;
   for (int64_t g = 0; g < groups; ++g) {
     const std::span<const float> values =
         channel.subspan(static_cast<size_t>(GroupBegin(g)), static_cast<size_t>(GroupEnd(g) - GroupBegin(g)));
@@ -172,38 +186,69 @@ void LibraryFitter::Reset(std::span<const float> channel) {
     fitter.Reset(values);
     const GroupFeature feature = FeatureOf(fitter, rms_[clusters_->group_scales ? static_cast<size_t>(g) : 0]);
     sorted_.insert(sorted_.end(), fitter.sorted().begin(), fitter.sorted().end());
-    double sum = 0;
-    double square = 0;
-    sum_.push_back(0);
-    for (float v : fitter.sorted()) {
-      sum += static_cast<double>(v);
-      square += static_cast<double>(v) * static_cast<double>(v);
-      sum_.push_back(sum);
-    }
-    group_square_.push_back(square);
+    order_.insert(order_.end(), fitter.order().begin(), fitter.order().end());
+    sum_.insert(sum_.end(), fitter.sums().begin(), fitter.sums().end());
+    group_square_.push_back(fitter.moments().square);
     NearestClusters(feature.data(), clusters_->centers[0].data(), empty, nearest_[static_cast<size_t>(g)].data());
   }
 }
 
-LibraryFitter::SortedGroup LibraryFitter::GroupOf(int64_t group) const {
+LibraryFitter::Borders LibraryFitter::BordersOf(int64_t group, uint8_t book, double scale) const {
   const auto begin = static_cast<size_t>(GroupBegin(group));
-  return {sorted_.data() + begin, sum_.data() + begin + static_cast<size_t>(group),  // one more entry a group
-          static_cast<int>(GroupEnd(group) - GroupBegin(group))};
+  const auto size = static_cast<size_t>(GroupEnd(group)) - begin;
+  const std::array<float, kMaxLevels>& codebook = library_->codebooks[book];
+  const auto levels = static_cast<size_t>(library_->levels);
+  Borders borders;
+  borders[0] = 0;
+  for (size_t k = 1; k < levels; ++k) {
+    const float threshold = CodeThreshold(scale, codebook[k - 1], codebook[k]);
+    borders[k] = static_cast<uint8_t>(LowerBound(sorted_.data() + begin, size, threshold));
+  }
+  borders[levels] = static_cast<uint8_t>(size);
+  return borders;
 }
 
-void LibraryFitter::AssignCodes(int64_t group) {
-  const std::array<float, kMaxLevels>& codebook = library_->codebooks[code_.indices[static_cast<size_t>(group)]];
-  const double scale = ScaleOf(group);
-  const auto begin = static_cast<size_t>(GroupBegin(group));
-  const auto end = static_cast<size_t>(GroupEnd(group));
-  std::fill(codes_.begin() + static_cast<std::ptrdiff_t>(begin), codes_.begin() + static_cast<std::ptrdiff_t>(end),
-            uint8_t{0});
-  for (size_t k = 1; k < static_cast<size_t>(library_->levels); ++k) {
-    const float threshold = CodeThreshold(scale, codebook[k - 1], codebook[k]);
-    for (size_t j = begin; j < end; ++j) {
-      codes_[j] = static_cast<uint8_t>(codes_[j] + (channel_[j] >= threshold ? 1 : 0));
+GroupProducts LibraryFitter::ProductsOf(int64_t group, uint8_t book, const Borders& borders) const {
+  const std::array<float, kMaxLevels>& codebook = library_->codebooks[book];
+  const double* sums = sum_.data() + GroupBegin(group) + group;  // one more entry a group
+  GroupProducts products;
+  for (size_t k = 0; k < static_cast<size_t>(library_->levels); ++k) {
+    products.Add(static_cast<double>(codebook[k]), borders[k + 1] - borders[k], sums[borders[k + 1]] - sums[borders[k]]);
+  }
+  return products;
+}
+
+void LibraryFitter::AssignCodes() {
+  codes_.resize(channel_.size());
+  errors_.resize(channel_.size());
+  by_error_.resize(channel_.size());
+  for (size_t g = 0; g < borders_.size(); ++g) {
+    const std::array<float, kMaxLevels>& codebook = library_->codebooks[code_.indices[g]];
+    const double scale = ScaleOf(static_cast<int64_t>(g));
+    const size_t begin = g * kGroupColumns;
+    // How many levels begin at each place: a running sum gives the levels without a branch, where a loop over segments
+    // of two or three values would miss one a level.
+    std::array<uint8_t, kGroupColumns + 1> begins{};
+    std::array<double, kMaxLevels> centers;
+    for (size_t k = 0; k < static_cast<size_t>(library_->levels); ++k) {
+      centers[k] = scale * static_cast<double>(codebook[k]);
+      if (k > 0) ++begins[borders_[g][k]];
+    }
+    uint8_t level = 0;
+    for (size_t i = 0; i < borders_[g][static_cast<size_t>(library_->levels)]; ++i) {
+      level = static_cast<uint8_t>(level + begins[i]);
+      const size_t column = begin + order_[begin + i];
+      codes_[column] = level;
+      errors_[column] = std::abs(static_cast<double>(sorted_[begin + i]) - centers[level]);
     }
   }
+  // Ties go to the lower column.
+  const auto most = static_cast<std::ptrdiff_t>(counts_.back());
+  std::iota(by_error_.begin(), by_error_.end(), 0u);
+  std::partial_sort(by_error_.begin(), by_error_.begin() + most, by_error_.end(), [&](uint32_t a, uint32_t b) {
+    return errors_[a] != errors_[b] ? errors_[a] > errors_[b] : a < b;
+  });
+  by_error_.resize(static_cast<size_t>(most));
 }
 
 void LibraryFitter::Begin(const Library& library) {
@@ -215,6 +260,7 @@ void LibraryFitter::Begin(const Library& library) {
   code_.indices.assign(static_cast<size_t>(groups), 0);
   code_.scales.resize(rms_.size());
   for (size_t i = 0; i < rms_.size(); ++i) code_.scales[i] = RoundScale(rms_[i] * library.unit);
+  borders_.resize(static_cast<size_t>(groups));
   codes_.assign(channel_.size(), 0);
   by_error_.clear();
   dot_ = code_square_ = 0;
@@ -225,8 +271,10 @@ void LibraryFitter::Begin(const Library& library) {
   const auto slot_of = [&](int64_t g) { return rms_.size() == 1 ? size_t{0} : static_cast<size_t>(g); };
   for (int64_t g = 0; g < groups; ++g) {
     const auto i = static_cast<size_t>(g);
-    const ChosenCodebook chosen = ChooseCodebook(GroupOf(g), group_square_[i], library.codebooks[0].data(),
-                                                 library.levels, nearest_[i].data(), ScaleOf(g));
+    const double scale = ScaleOf(g);
+    const ChosenCodebook chosen =
+        ChooseCodebook(group_square_[i], nearest_[i].data(), scale,
+                       [&](uint8_t book) { return ProductsOf(g, book, BordersOf(g, book, scale)); });
     code_.indices[i] = chosen.book;
     dots[slot_of(g)] += chosen.products.dot;
     squares[slot_of(g)] += chosen.products.square;
@@ -238,33 +286,18 @@ void LibraryFitter::Begin(const Library& library) {
   std::fill(dots.begin(), dots.end(), 0.0);
   std::fill(squares.begin(), squares.end(), 0.0);
   for (int64_t g = 0; g < groups; ++g) {
-    const GroupProducts products = ProductsOf(
-        GroupOf(g), library.codebooks[code_.indices[static_cast<size_t>(g)]].data(), library.levels, ScaleOf(g));
+    const auto i = static_cast<size_t>(g);
+    borders_[i] = BordersOf(g, code_.indices[i], ScaleOf(g));
+    const GroupProducts products = ProductsOf(g, code_.indices[i], borders_[i]);
     dots[slot_of(g)] += products.dot;
     squares[slot_of(g)] += products.square;
-    AssignCodes(g);
   }
   for (size_t i = 0; i < rms_.size(); ++i) {
     const double scale = Bfloat16ToFloat(code_.scales[i]);
     dot_ += scale * dots[i];
     code_square_ += scale * scale * squares[i];
   }
-
-  // The columns with the largest errors; ties go to the lower column.
-  const auto most = static_cast<size_t>(counts_.back());
-  std::vector<double> errors(channel_.size());
-  by_error_.resize(channel_.size());
-  for (int64_t g = 0; g < groups; ++g) {
-    const std::array<float, kMaxLevels>& codebook = library.codebooks[code_.indices[static_cast<size_t>(g)]];
-    const double scale = ScaleOf(g);
-    for (auto j = static_cast<size_t>(GroupBegin(g)); j < static_cast<size_t>(GroupEnd(g)); ++j) {
-      errors[j] = std::abs(static_cast<double>(channel_[j]) - scale * static_cast<double>(codebook[codes_[j]]));
-      by_error_[j] = static_cast<uint32_t>(j);
-    }
-  }
-  std::partial_sort(by_error_.begin(), by_error_.begin() + static_cast<std::ptrdiff_t>(most), by_error_.end(),
-                    [&](uint32_t a, uint32_t b) { return errors[a] != errors[b] ? errors[a] > errors[b] : a < b; });
-  by_error_.resize(most);
+  AssignCodes();
 }
 
 bool LibraryFitter::Next() {

@@ -75,18 +75,11 @@ class LibraryFitter {
   void Encode(EncodedChannel& encoded) const;
 
  private:
-  // One sorted group as CodebookFit asks for it.
-  struct SortedGroup {
-    const float* values = nullptr;
-    const double* sums = nullptr;
-    int count = 0;
-    int columns() const { return count; }
-    float Value(int i) const { return values[i]; }
-    double Sum(int i) const { return sums[i]; }
-  };
+  using Borders = std::array<uint8_t, kMaxLevels + 1>;  // where the levels of a sorted group begin, and its end
 
-  SortedGroup GroupOf(int64_t group) const;
-  void AssignCodes(int64_t group);
+  Borders BordersOf(int64_t group, uint8_t book, double scale) const;
+  GroupProducts ProductsOf(int64_t group, uint8_t book, const Borders& borders) const;
+  void AssignCodes();  // columns: their codes, and the largest errors
   double ScaleOf(int64_t group) const;
   int64_t GroupBegin(int64_t group) const { return group * kGroupColumns; }
   int64_t GroupEnd(int64_t group) const;
@@ -98,13 +91,17 @@ class LibraryFitter {
   int64_t counts_columns_ = -1;
   double square_ = 0;                // ||w||^2
   std::vector<double> rms_;          // [1] or [groups]
+  ChannelFitter group_fitter_;
   std::vector<float> sorted_;        // each group sorted
+  std::vector<uint32_t> order_;      // the columns of sorted_, from 0 in every group
   std::vector<double> sum_;          // prefix sums within groups, one more entry a group
   std::vector<double> group_square_;  // [groups] sums of squares
   std::vector<std::array<uint8_t, kNearestClusters>> nearest_;  // [groups] clusters worth trying
 
   size_t next_count_ = 0;
-  std::vector<uint8_t> codes_;
+  std::vector<Borders> borders_;     // [groups]
+  std::vector<uint8_t> codes_;       // by column
+  std::vector<double> errors_;       // by column
   std::vector<uint32_t> by_error_;   // the columns that may become outliers, largest error first
   double dot_ = 0;                   // <w, w'> and ||w'||^2 with the outliers taken so far
   double code_square_ = 0;

@@ -119,12 +119,14 @@ class FakeWorker {
 
   void Measure(const worker::MeasureJob& job) {
     InPhase(Phase::kMeasure, [&] {
-      const std::string table = script_.model.value("table", std::string("{}"));
-      const Result<void> written = WriteFileAtomically(job.table_folder + "/fake.rates", table);
+      const Result<void> written =
+          WriteFileAtomically(job.table_folder + "/fake.rates", model_.rate_table());
       if (!written.ok()) ReportError(worker::ErrorKind::kInternal, written.error().message);
     });
-    Answer(worker::MeasureResult{
-        job.table_folder + "/fake.rates", false, "fake-fingerprint", 1, model_.Ledger()});
+    Answer(
+        worker::MeasureResult{job.table_folder + "/fake.rates", false,
+                              script_.model.value("fingerprint", std::string("fake-fingerprint")),
+                              1, model_.PredictedLines()});
   }
 
   void Load(const worker::TrialJob& job) {
@@ -170,6 +172,7 @@ class FakeWorker {
 
   void Generate(const worker::GenerateCommand& command) {
     phase_ = Phase::kGenerate;
+    ++generates_;
     worker::GenerateResult result;
     int done = 0;
     for (const evals::GenerationRequest& request : command.requests) {
@@ -232,7 +235,7 @@ class FakeWorker {
     for (const Action& action : script_.steps[step]) {
       const bool due =
           at_the_end ? action.after > 0 && action.after >= samples : action.after == samples;
-      if (!due) continue;
+      if (!due || (action.nth > 0 && action.nth != generates_)) continue;
       if (!action.once.empty()) {
         if (std::filesystem::exists(action.once)) continue;
         std::ofstream marker(action.once);
@@ -369,6 +372,7 @@ class FakeWorker {
   std::optional<worker::EventWriter> writer_;
   Phase phase_ = Phase::kInit;
   evals::GenerationRequest last_request_;
+  int generates_ = 0;
   int64_t live_bytes_ = 0;
   int64_t cap_bytes_ = 0;
   bool lying_ = false;

@@ -90,6 +90,12 @@ Json RowOf(const Trial& trial) {
 
 std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
+// JSON that was kept as text; null where it is none.
+Json Kept(const std::string& text) {
+  Json json = Json::parse(text, nullptr, false);
+  return json.is_discarded() ? Json(nullptr) : json;
+}
+
 Json Pair(const PlanSpace& space, FloorPair at) {
   const quant::Floors floors = space.FloorsAt(at);
   return {{"strict", floors.strict}, {"lazy", floors.lazy}, {"needed_bytes", space.NeededBytes(at)}};
@@ -112,7 +118,7 @@ std::string StudiesView(const std::vector<Study>& studies, const std::vector<std
                 {"task", study.spec.eval.task_id},
                 {"created_utc", study.created_utc},
                 {"trials", states}};
-    row["outcome"] = study.outcome_json.empty() ? Json(nullptr) : Json::parse(study.outcome_json, nullptr, false);
+    row["outcome"] = Kept(study.outcome_json);
     rows.push_back(std::move(row));
   }
   return Dump(rows);
@@ -126,7 +132,7 @@ std::string TrialsView(const std::vector<Trial>& trials) {
 
 std::string TrialView(const Trial& trial, const std::vector<controller::Answer>& answers) {
   Json view = RowOf(trial);
-  view["plan"] = Json::parse(trial.plan.plan_json, nullptr, false);
+  view["plan"] = Kept(trial.plan.plan_json);
   view["measured"] = Json::parse(controller::ToJson(trial.measured));
   view["attempts"] = Json::array();
   for (const controller::Attempt& attempt : trial.attempts) view["attempts"].push_back(Json::parse(controller::ToJson(attempt)));
@@ -147,16 +153,16 @@ std::string FrontierView(const Study& study, const PlanSpace& space, const std::
   Json garbage = Json::array();
   for (const Trial& trial : trials) {
     points.push_back(RowOf(trial));
-    const bool probed = trial.plan.purpose == "candidate" || trial.plan.purpose == "garbage_edge";
+    if (trial.plan.kind != controller::TrialKind::kPoint) continue;  // a baseline marks no boundary
+    const controller::Depth depth = controller::DepthOf(trial.plan.purpose);
     const Json at = {{"trial", trial.number}, {"strict", trial.plan.floors.strict}, {"lazy", trial.plan.floors.lazy}};
     if (trial.state == TrialState::kComplete) {
-      if (trial.plan.purpose == "candidate") inside.push_back(at);
-      if (probed) sensible.push_back(at);
+      if (depth == controller::Depth::kEvaluate) inside.push_back(at);
+      if (depth != controller::Depth::kLoad) sensible.push_back(at);
     } else if (trial.state == TrialState::kInfeasible) {
       (trial.verdict.reason == controller::Reason::kOutOfMemory ? outside : garbage).push_back(at);
     }
   }
-  Json outcome = study.outcome_json.empty() ? Json(nullptr) : Json::parse(study.outcome_json, nullptr, false);
   return Dump({{"study", study.spec.name},
                {"lowest", Pair(space, spec.lowest)},
                {"highest", Pair(space, spec.highest)},
@@ -166,7 +172,7 @@ std::string FrontierView(const Study& study, const PlanSpace& space, const std::
                {"garbage_frontier", {{"sensible", std::move(sensible)}, {"garbage", std::move(garbage)}}},
                {"pareto_frontier", controller::ParetoFrontier(facts)},
                {"trials", std::move(points)},
-               {"outcome", std::move(outcome)}});
+               {"outcome", Kept(study.outcome_json)}});
 }
 
 std::string PlanView(const controller::PlannedPoint& point, std::span<const worker::LedgerLine> ledger) {

@@ -23,6 +23,8 @@ constexpr int64_t kMeasuringWorkspaceBytes = int64_t{2} << 30;  // nothing else 
 TensorJob JobOf(const Checkpoint& checkpoint, const ModelTensor& tensor, ThreadPool& pool) {
   TensorJob job;
   job.plan.spec = tensor.spec;
+  // The device counts over the whole tensor, so that of several sources none can be named.
+  if (tensor.sources.size() == 1) job.label = TensorLabel(checkpoint, *tensor.sources.front().info);
   job.storage = StorageOf(tensor.dtype);
   job.use = MemoryUseOf(tensor.spec.family);
   job.read = [&checkpoint, &tensor, &pool](int64_t first_row, int64_t rows, std::span<std::byte> out) -> Result<void> {

@@ -74,7 +74,11 @@ class Loader {
     const std::span<std::byte> out = loaded.storage.span().first(static_cast<size_t>(bytes));
     if (Result<void> read = ReadStoredRows(checkpoint_, tensor, 0, tensor.spec.rows, out); !read.ok()) return read.error();
     std::fill(loaded.storage.span().begin() + bytes, loaded.storage.span().end(), std::byte{0});
-    if (Result<void> finite = CheckFinite(tensor, out); !finite.ok()) return finite.error();
+    for (const TensorSource& source : tensor.sources) {
+      const int64_t row_bytes = tensor.spec.columns * tensor.spec.bytes_per_value;
+      const auto stored = out.subspan(static_cast<size_t>(source.first_row * row_bytes), static_cast<size_t>(source.rows * row_bytes));
+      if (Result<void> finite = CheckFinite(*source.info, stored); !finite.ok()) return finite.error();
+    }
     loaded.matrix.storage = StorageOf(tensor.dtype);
     loaded.matrix.rows = tensor.spec.rows;
     loaded.matrix.columns = tensor.spec.columns;
@@ -83,17 +87,17 @@ class Loader {
     return loaded;
   }
 
-  static Result<void> CheckFinite(const ModelTensor& tensor, std::span<const std::byte> stored) {
+  Result<void> CheckFinite(const TensorInfo& source, std::span<const std::byte> stored) const {
     std::vector<float> values(4096);
-    const size_t size = static_cast<size_t>(tensor.spec.bytes_per_value);
+    const auto size = static_cast<size_t>(DtypeBits(source.dtype) / 8);
     int64_t bad = 0;
     while (!stored.empty()) {
       const size_t count = std::min(values.size(), stored.size() / size);
-      bad += ConvertToFloat(tensor.dtype, stored.first(count * size), std::span(values).first(count));
+      bad += ConvertToFloat(source.dtype, stored.first(count * size), std::span(values).first(count));
       stored = stored.subspan(count * size);
     }
     if (bad == 0) return Ok();
-    return Error{"tensor '" + Printable(tensor.spec.name) + "' holds " + std::to_string(bad) +
+    return Error{TensorLabel(checkpoint_, source) + " holds " + std::to_string(bad) +
                  " values that are NaN or infinite"};
   }
 

@@ -15,9 +15,9 @@ namespace {
 
 using nlohmann::json;
 
-int Fail(const std::string& message) {
+int Fail(const std::string& message, WorkerExit code = kExitReported) {
   std::cerr << "hproc-worker: " << message << '\n';
-  return kExitReported;
+  return code;
 }
 
 int RunSessionCommand(int events_fd) {
@@ -27,7 +27,9 @@ int RunSessionCommand(int events_fd) {
 }
 
 int RunGoldenCommand(const std::string& model, const std::string& golden, const std::string& device, int threads) {
-  if (device != "cpu" && device != "reference") return Fail("device '" + device + "' is neither cpu nor reference");
+  if (device != "cpu" && device != "reference") {
+    return Fail("device '" + device + "' is neither cpu nor reference", kExitUsage);
+  }
   const kernels::Backend backend = device == "cpu" ? kernels::Backend::kCpu : kernels::Backend::kReference;
   const Result<GoldenResult> result = RunGolden(model, golden, backend, threads);
   if (!result.ok()) return Fail(result.error().message);

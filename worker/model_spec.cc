@@ -114,8 +114,12 @@ std::vector<float> InverseFrequencies(const Section& config, int64_t head_dim, d
                            ? rope.Number("partial_rotary_factor", 0, 1)
                            : config.Number("partial_rotary_factor", 0, 1, default_rotated_share);
   const auto rotated = static_cast<int64_t>(static_cast<double>(head_dim) * share);
+  if (rotated % 2 != 0) {
+    throw BadConfig("partial_rotary_factor turns " + std::to_string(rotated) + " of " + std::to_string(head_dim) +
+                    " values, which are not pairs");
+  }
   std::vector<float> frequencies;
-  for (int64_t i = 0; i + 1 < rotated; i += 2) {
+  for (int64_t i = 0; i < rotated; i += 2) {
     const float exponent = static_cast<float>(i) / static_cast<float>(rotated);
     frequencies.push_back(1.0f / std::pow(static_cast<float>(theta), exponent));
   }

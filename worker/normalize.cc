@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -22,6 +23,28 @@ constexpr utf8proc_option_t kCompose =
 // consists of. U+11A7 because utf8proc before 2.11.2 takes it for a trailing consonant and drops
 // it.
 bool IsPlain(char32_t c) { return c < 0x300 || (c >= 0x3400 && c <= 0x9FFF) || c == 0x11A7; }
+
+// What Unicode gave a combining class or a canonical composition after version 9.0, up to 15.1. The
+// tokenizers library normalizes by the tables of 9.0, where these are nothing yet: they stay where
+// they are, and nothing is reordered over them or composed with them. Models were trained on that.
+constexpr std::pair<char32_t, char32_t> kNewerThanUnicode9[] = {
+    {0x07FD, 0x07FD},   {0x0898, 0x089F},   {0x08CA, 0x08D3},   {0x09FE, 0x09FE},
+    {0x0C3C, 0x0C3C},   {0x0D3B, 0x0D3C},   {0x0EBA, 0x0EBA},   {0x1715, 0x1715},
+    {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},   {0x10D24, 0x10D27},
+    {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85},
+    {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A},
+    {0x11930, 0x11930}, {0x11935, 0x11935}, {0x11938, 0x11938}, {0x1193D, 0x1193E},
+    {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
+    {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97},
+    {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136},
+    {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF},
+};
+
+bool IsInert(char32_t c) {
+  const auto* range = std::ranges::lower_bound(kNewerThanUnicode9, c, {},
+                                               &std::pair<char32_t, char32_t>::second);
+  return range != std::end(kNewerThanUnicode9) && range->first <= c;
+}
 
 int CombiningClass(int32_t c) { return utf8proc_get_property(c)->combining_class; }
 
@@ -63,12 +86,16 @@ std::string NormalizeNfc(std::string_view text) {
       at += c.bytes;
       continue;
     }
+    if (IsInert(c.code_point)) {
+      last_plain = at += c.bytes;  // the next sequence begins behind it
+      continue;
+    }
     // From the plain character before, which this one may combine with, to the next.
     result += text.substr(copied, last_plain - copied);
     chars.clear();
     for (copied = last_plain; copied < text.size();) {
       const Utf8Char next = DecodeUtf8(text, copied);
-      if (copied > at && IsPlain(next.code_point)) break;
+      if (copied > at && (IsPlain(next.code_point) || IsInert(next.code_point))) break;
       AppendDecomposed(next.code_point, chars);
       copied += next.bytes;
     }

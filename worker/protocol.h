@@ -79,7 +79,7 @@ struct Deployment {
 };
 
 // Makes sure that `table_folder` holds the rate table (quant/rate_table.h) of the checkpoint, which it is found by: reads
-// the checkpoint once and writes the table, or finds it there. Answers result:measure.
+// the checkpoint once and writes the table, or finds it there. Answers result:measure and waits for finish.
 struct MeasureJob {
   std::string model_dir;
   std::string table_folder;

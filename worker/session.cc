@@ -145,6 +145,9 @@ class Session {
       result.predicted = PredictedLines(table_, spec_, shape_, ThreadsFor(job.deployment));
     });
     events_.Write(ResultEvent{std::move(result)});
+    if (!std::holds_alternative<FinishCommand>(OrFail(control_.NextCommand(), ErrorKind::kInternal))) {
+      throw Failure{ErrorKind::kInternal, "a measure job serves nothing: finish is the only command"};
+    }
   }
 
   void Work(const TrialJob& job) {

@@ -24,21 +24,24 @@ bool IsIgnored(std::string_view name) {
 
 class Builder {
  public:
-  Builder(const ModelSpec& spec, const Checkpoint& checkpoint) : spec_(spec), checkpoint_(checkpoint) {
+  // `checkpoint` may be null: the tensors then have no sources.
+  Builder(const ModelSpec& spec, const Checkpoint* checkpoint) : spec_(spec), checkpoint_(checkpoint) {
     // Text models stand at "model.", those inside a vision-language model one level down.
-    prefix_ = checkpoint.Find("model.language_model.embed_tokens.weight") != nullptr ? "model.language_model." : "model.";
+    prefix_ = InCheckpoint("model.language_model.embed_tokens.weight") ? "model.language_model." : "model.";
   }
 
   Result<TensorTable> Build() {
     Add(TensorRole::kEmbedding, -1, prefix_ + "embed_tokens.weight", Family::kKept, spec_.vocabulary, spec_.hidden);
-    for (size_t i = 0; i < spec_.layers.size(); ++i) AddLayer(static_cast<int>(i));
+    // Nothing is added once something is wrong: a config alone can ask for hundreds of millions of experts.
+    for (size_t i = 0; i < spec_.layers.size() && error_.empty(); ++i) AddLayer(static_cast<int>(i));
     AddVector(TensorRole::kFinalNorm, -1, prefix_ + "norm.weight", spec_.hidden);
     if (!spec_.tied_head) Add(TensorRole::kHead, -1, "lm_head.weight", Family::kHead, spec_.vocabulary, spec_.hidden);
     if (!error_.empty()) return Error{error_};
-    for (const TensorInfo& info : checkpoint_.tensors()) {
+    if (checkpoint_ == nullptr) return std::move(table_);
+    for (const TensorInfo& info : checkpoint_->tensors()) {
       if (used_.contains(info.name) || IsIgnored(info.name)) continue;
       if (spec_.tied_head && info.name == "lm_head.weight") continue;  // some writers store the tied copy too
-      return Error{"tensor '" + Printable(info.name) + "' is not one of a " + spec_.architecture + " model"};
+      return Error{TensorLabel(*checkpoint_, info) + " is not one of a " + spec_.architecture + " model"};
     }
     return std::move(table_);
   }
@@ -110,11 +113,11 @@ class Builder {
                                    spec.experts * 2 * spec.width, spec_.hidden);
     ModelTensor second =
         MakeTensor(TensorRole::kExpertsDown, layer, down, Family::kLazy, spec.experts * spec_.hidden, spec.width);
-    if (checkpoint_.Find(gate_up) != nullptr) {
+    if (checkpoint_ == nullptr || InCheckpoint(gate_up)) {
       AddSource(first, gate_up, {spec.experts, 2 * spec.width, spec_.hidden}, first.spec.rows);
       AddSource(second, down, {spec.experts, spec_.hidden, spec.width}, second.spec.rows);
     } else {
-      for (int64_t e = 0; e < spec.experts; ++e) {
+      for (int64_t e = 0; e < spec.experts && error_.empty(); ++e) {
         const std::string expert = at + std::to_string(e) + ".";
         AddSource(first, expert + "gate_proj.weight", {spec.width, spec_.hidden}, spec.width);
         AddSource(first, expert + "up_proj.weight", {spec.width, spec_.hidden}, spec.width);
@@ -144,6 +147,8 @@ class Builder {
     table_.tensors.push_back(std::move(tensor));
   }
 
+  bool InCheckpoint(const std::string& name) const { return checkpoint_ != nullptr && checkpoint_->Find(name) != nullptr; }
+
   static ModelTensor MakeTensor(TensorRole role, int layer, const std::string& name, Family family, int64_t rows,
                                 int64_t columns) {
     ModelTensor tensor;
@@ -158,26 +163,30 @@ class Builder {
 
   // Appends the checkpoint tensor `name` of `shape` as the next `rows` rows. Only the first error is kept.
   void AddSource(ModelTensor& tensor, const std::string& name, const std::vector<int64_t>& shape, int64_t rows) {
+    if (checkpoint_ == nullptr) {
+      tensor.dtype = Dtype::kBF16;
+      return;
+    }
     if (!error_.empty()) return;
-    const TensorInfo* info = checkpoint_.Find(name);
+    const TensorInfo* info = checkpoint_->Find(name);
     if (info == nullptr) {
       error_ = "tensor '" + Printable(name) + "' is missing";
       return;
     }
     used_.insert(name);
     if (info->shape != shape) {
-      error_ = "tensor '" + Printable(name) + "' has shape " + ShapeText(info->shape) + ", not " + ShapeText(shape);
+      error_ = TensorLabel(*checkpoint_, *info) + " has shape " + ShapeText(info->shape) + ", not " + ShapeText(shape);
       return;
     }
     if (info->dtype != Dtype::kBF16 && info->dtype != Dtype::kF16 && info->dtype != Dtype::kF32) {
-      error_ = "tensor '" + Printable(name) + "' is " + std::string(DtypeName(info->dtype)) + ", not BF16, F16 or F32";
+      error_ = TensorLabel(*checkpoint_, *info) + " is " + std::string(DtypeName(info->dtype)) + ", not BF16, F16 or F32";
       return;
     }
     if (tensor.sources.empty()) {
       tensor.dtype = info->dtype;
       tensor.spec.bytes_per_value = DtypeBits(info->dtype) / 8;
     } else if (tensor.dtype != info->dtype) {
-      error_ = "tensor '" + Printable(name) + "' is " + std::string(DtypeName(info->dtype)) + ", other experts of its layer " +
+      error_ = TensorLabel(*checkpoint_, *info) + " is " + std::string(DtypeName(info->dtype)) + ", other experts of its layer " +
                std::string(DtypeName(tensor.dtype));
       return;
     }
@@ -186,7 +195,7 @@ class Builder {
   }
 
   const ModelSpec& spec_;
-  const Checkpoint& checkpoint_;
+  const Checkpoint* checkpoint_;
   std::string prefix_;
   std::string error_;
   std::set<std::string, std::less<>> used_;
@@ -212,10 +221,16 @@ Result<void> ForEachPiece(const ModelTensor& tensor, int64_t first_row, int64_t 
 
 }  // namespace
 
+std::string TensorLabel(const Checkpoint& checkpoint, const TensorInfo& info) {
+  return Printable(checkpoint.ShardName(info.shard)) + ": tensor '" + Printable(info.name) + "'";
+}
+
 Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint, const Shard& shard) {
   if (shard.world_size != 1) return Error{"tensor parallelism over several ranks is not supported yet"};
-  return Builder(spec, checkpoint).Build();
+  return Builder(spec, &checkpoint).Build();
 }
+
+TensorTable TensorTableOf(const ModelSpec& spec) { return std::move(*Builder(spec, nullptr).Build()); }
 
 Result<void> ReadStoredRows(const Checkpoint& checkpoint, const ModelTensor& tensor, int64_t first_row, int64_t rows,
                             std::span<std::byte> bytes) {
@@ -243,7 +258,7 @@ Result<void> ReadRows(const Checkpoint& checkpoint, const ModelTensor& tensor, i
     const auto size = static_cast<size_t>(count * columns);
     const int64_t bad = ConvertToFloat(tensor.dtype, stored, {out, size});
     if (bad > 0) {
-      return Error{"tensor '" + Printable(source.info->name) + "' holds " + std::to_string(bad) +
+      return Error{TensorLabel(checkpoint, *source.info) + " holds " + std::to_string(bad) +
                    " values that are NaN or infinite"};
     }
     out += size;

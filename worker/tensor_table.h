@@ -76,10 +76,16 @@ struct TensorTable {
   std::vector<ModelTensor> tensors;  // in the order of loading: embedding, layers, final norm, head
 };
 
-// Every tensor the model needs, with its shape checked. Errors name the tensor: missing, of another shape, of a dtype
+// "model-00002-of-00003.safetensors: tensor 'model.norm.weight'", for errors.
+std::string TensorLabel(const Checkpoint& checkpoint, const TensorInfo& info);
+
+// Every tensor the model needs, with its shape checked. Errors name the tensor, and its file where it is in one: missing, of another shape, of a dtype
 // that is not BF16, F16 or F32, or in the checkpoint but not used (vision towers and multi-token prediction heads are
 // left out on purpose: model.visual.*, mtp.*).
 Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint, const Shard& shard);
+
+// The same tensors without a checkpoint, as a model of random weights has them: bfloat16, no sources.
+TensorTable TensorTableOf(const ModelSpec& spec);
 
 // Rows [first_row, first_row + rows) as float32, values [rows, columns]. An error names the tensor that cannot be read or
 // holds a value that is not finite. Thread-safe.

@@ -85,6 +85,8 @@ int RunTrials(const StudyOptions& options);
 int RunShow(const StudyOptions& options, int trial);
 int RunFrontier(const StudyOptions& options);
 int RunExport(const StudyOptions& options, std::optional<int> trial, const std::string& path);
+// Writes STEM.html and STEM.md and prints their names.
+int RunReport(const StudyOptions& options, const std::string& stem);
 int RunVerify(const VerifyOptions& options);
 int RunScore(const std::string& answers);
 

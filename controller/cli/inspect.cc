@@ -11,6 +11,7 @@
 #include "controller/cli/setup.h"
 #include "controller/cli/terminal_observer.h"
 #include "controller/cli/text.h"
+#include "controller/describe.h"
 #include "controller/operating_point.h"
 #include "controller/tuner.h"
 #include "evals/score_file.h"
@@ -19,36 +20,10 @@
 namespace hproc::controller {
 namespace {
 
-// A study, opened for reading, with its trials.
-struct Opened {
-  std::unique_ptr<Store> store;
-  Study study;
-  std::vector<Trial> trials;
-};
-
-Result<Opened> OpenStudy(const StudyOptions& options) {
-  Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadOnly);
-  if (!store.ok()) return store.error();
-  Result<Study> study = ChooseStudy(**store, options);
-  if (!study.ok()) return study.error();
-  Result<std::vector<Trial>> trials = (*store)->ListTrials(study->id);
-  if (!trials.ok()) return trials.error();
-  return Opened{.store = std::move(*store), .study = std::move(*study), .trials = std::move(*trials)};
-}
-
 std::optional<int> RecommendedOf(const Study& study) {
   const nlohmann::json outcome = nlohmann::json::parse(study.outcome_json, nullptr, false);
   if (!outcome.is_object() || !outcome.contains("recommended") || !outcome["recommended"].is_object()) return std::nullopt;
   return outcome["recommended"].value("trial", -1);
-}
-
-Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study) {
-  const Result<worker::Event> event = worker::DecodeEvent(
-      std::string_view(study.measure_json).substr(0, study.measure_json.find_last_not_of('\n') + 1));
-  const worker::ResultEvent* result = event.ok() ? std::get_if<worker::ResultEvent>(&event->body) : nullptr;
-  const auto* measured = result != nullptr ? std::get_if<worker::MeasureResult>(&result->result) : nullptr;
-  if (measured == nullptr) return Error{"study \"" + study.spec.name + "\" was not measured yet"};
-  return LoadPlanSpace(*measured, study.spec.mode, study.spec.highest.head);
 }
 
 }  // namespace
@@ -88,8 +63,9 @@ int RunStatus(const StudyOptions& options) {
 }
 
 int RunTrials(const StudyOptions& options) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   if (options.json) {
     fmt::print("{}\n", web::TrialsView(opened->trials));
   } else {
@@ -99,8 +75,9 @@ int RunTrials(const StudyOptions& options) {
 }
 
 int RunShow(const StudyOptions& options, int number) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   if (number < 0 || number >= static_cast<int>(opened->trials.size())) {
     return Fail(kExitUsage, fmt::format("study \"{}\" has no trial {}", opened->study.spec.name, number));
   }
@@ -149,8 +126,9 @@ int RunShow(const StudyOptions& options, int number) {
 }
 
 int RunFrontier(const StudyOptions& options) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   Result<std::unique_ptr<PlanSpace>> space = SpaceOf(opened->study);
   if (!space.ok()) return Fail(kExitInfrastructure, space.error().message);
   if (options.json) {
@@ -162,8 +140,9 @@ int RunFrontier(const StudyOptions& options) {
 }
 
 int RunExport(const StudyOptions& options, std::optional<int> number, const std::string& path) {
-  Result<Opened> opened = OpenStudy(options);
-  if (!opened.ok()) return Fail(kExitInfrastructure, opened.error().message);
+  ExitCode code{};
+  Result<Opened> opened = OpenStudy(options, code);
+  if (!opened.ok()) return Fail(code, opened.error().message);
   if (!number) number = RecommendedOf(opened->study);
   if (!number) return Fail(kExitNoFeasiblePoint, "study \"" + opened->study.spec.name + "\" recommends no point to export");
   if (*number < 0 || *number >= static_cast<int>(opened->trials.size())) {
@@ -176,7 +155,9 @@ int RunExport(const StudyOptions& options, std::optional<int> number, const std:
   if (!answers.ok()) return Fail(kExitInfrastructure, answers.error().message);
   Result<OperatingPoint> point =
       MakeOperatingPoint(opened->study, opened->trials, trial, *answers, questions->order, FormatUtc(SystemClock()()));
-  if (!point.ok()) return Fail(kExitInfrastructure, point.error().message);
+  // A trial that cannot be exported was a wrong choice; anything else is the store's fault.
+  const bool exportable = trial.state == TrialState::kComplete && trial.measured.accuracy.all_questions;
+  if (!point.ok()) return Fail(exportable ? kExitInfrastructure : kExitUsage, point.error().message);
   const std::string json = OperatingPointToJson(*point);
   if (path.empty() || path == "-") {
     fmt::print("{}", json);

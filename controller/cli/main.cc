@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
+#include <cstdio>
 #include <exception>
 #include <string>
 
@@ -93,7 +94,8 @@ int Main(int argc, char** argv) {
   tune_command->add_option("--max-new-tokens", tune.max_new_tokens, "Tokens an answer may have")->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   tune_command->add_option("--launcher", tune.launcher, "local")->capture_default_str();
-  tune_command->add_option("--strategy", tune.strategy, "predict")->capture_default_str();
+  tune_command->add_option("--strategy", tune.strategy, "predict; or walk or grid, which do without the rate table's forecast")
+      ->check(CLI::IsMember({"predict", "walk", "grid"}))->capture_default_str();
   tune_command->add_option("--export", tune.export_path, "Write the recommended operating point here");
   AddStore(tune_command, tune.store);
 
@@ -117,6 +119,11 @@ int Main(int argc, char** argv) {
       export_command->add_option("--trial", number, "Which; default the recommended one")->check(CLI::NonNegativeNumber);
   export_command->add_option("--out", path, "File; default standard output");
   AddStore(export_command, store);
+
+  std::string stem = "report";
+  CLI::App* report = app.add_subcommand("report", "Write what a study found, and how sure that is, as HTML and Markdown");
+  report->add_option("--out", stem, "The two files' name without its ending")->capture_default_str();
+  AddStore(report, store);
 
   PlanOptions plan;
   CLI::App* plan_command = app.add_subcommand("plan", "What a pair of floors costs: bytes, bits, cosines");
@@ -158,6 +165,7 @@ int Main(int argc, char** argv) {
   if (*show) return RunShow(store, number);
   if (*frontier) return RunFrontier(store);
   if (*export_command) return RunExport(store, *export_trial ? std::optional<int>(number) : std::nullopt, path);
+  if (*report) return RunReport(store, stem);
   if (*plan_command) return RunPlan(plan);
   if (*verify_command) return RunVerify(verify);
   return RunScore(answers);
@@ -167,9 +175,15 @@ int Main(int argc, char** argv) {
 }  // namespace hproc::controller
 
 int main(int argc, char** argv) {
+  using namespace hproc::controller;
   try {
-    return hproc::controller::Main(argc, argv);
+    const int code = Main(argc, argv);
+    // Standard output is buffered: that the disk is full may show only now.
+    if ((std::fflush(stdout) != 0 || std::ferror(stdout) != 0) && code != kExitInfrastructure) {
+      return Fail(kExitInfrastructure, "standard output: cannot be written");
+    }
+    return code;
   } catch (const std::exception& e) {
-    return hproc::controller::Fail(hproc::controller::kExitInfrastructure, e.what());
+    return Fail(kExitInfrastructure, e.what());
   }
 }

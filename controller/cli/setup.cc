@@ -1,4 +1,6 @@
 #include "controller/cli/setup.h"
+#include "controller/tuner.h"
+
 
 #include <fmt/core.h>
 #include <pthread.h>
@@ -49,20 +51,44 @@ std::filesystem::path CachedTables() {
   return std::filesystem::temp_directory_path() / "hproc-rates";
 }
 
-Result<Study> ChooseStudy(Store& store, const StudyOptions& options) {
+Result<Study> ChooseStudy(Store& store, const StudyOptions& options, ExitCode& exit_code) {
+  exit_code = kExitInfrastructure;
   if (!options.study.empty()) {
     Result<std::optional<Study>> study = store.FindStudy(options.study);
     if (!study.ok()) return study.error();
+    exit_code = kExitUsage;
     if (!*study) return Error{options.db + ": no study \"" + options.study + "\""};
     return std::move(**study);
   }
   Result<std::vector<Study>> studies = store.ListStudies();
   if (!studies.ok()) return studies.error();
+  exit_code = kExitUsage;
   if (studies->empty()) return Error{options.db + ": no study yet"};
   for (auto study = studies->rbegin(); study != studies->rend(); ++study) {
     if (study->state != StudyState::kDone) return std::move(*study);
   }
   return std::move(studies->back());
+}
+
+Result<Opened> OpenStudy(const StudyOptions& options, ExitCode& exit_code) {
+  exit_code = kExitInfrastructure;
+  Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadOnly);
+  if (!store.ok()) return store.error();
+  Result<Study> study = ChooseStudy(**store, options, exit_code);
+  if (!study.ok()) return study.error();
+  exit_code = kExitInfrastructure;
+  Result<std::vector<Trial>> trials = (*store)->ListTrials(study->id);
+  if (!trials.ok()) return trials.error();
+  return Opened{.store = std::move(*store), .study = std::move(*study), .trials = std::move(*trials)};
+}
+
+Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study) {
+  const Result<worker::Event> event = worker::DecodeEvent(
+      std::string_view(study.measure_json).substr(0, study.measure_json.find_last_not_of('\n') + 1));
+  const worker::ResultEvent* result = event.ok() ? std::get_if<worker::ResultEvent>(&event->body) : nullptr;
+  const auto* measured = result != nullptr ? std::get_if<worker::MeasureResult>(&result->result) : nullptr;
+  if (measured == nullptr) return Error{"study \"" + study.spec.name + "\" was not measured yet"};
+  return LoadPlanSpace(*measured, study.spec.mode, study.spec.highest.head);
 }
 
 worker::Deployment DeploymentOf(const DeploymentOptions& options, int shots) {

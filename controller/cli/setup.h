@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "controller/cli/commands.h"
+#include "controller/plan_space.h"
 #include "controller/store.h"
 #include "controller/trial_runner.h"
 
@@ -26,8 +27,21 @@ std::filesystem::path TableFolderOf(const std::string& db);
 // $XDG_CACHE_HOME/hproc/rates, for commands without a study.
 std::filesystem::path CachedTables();
 
-// The study that the options name: by name, or the only one, or the newest that is not done, or the newest.
-Result<Study> ChooseStudy(Store& store, const StudyOptions& options);
+// The study that the options name: by name, or the only one, or the newest that is not done, or the newest. On an error
+// `exit_code` says who is at fault: the options, which name none (kExitUsage), or the store.
+Result<Study> ChooseStudy(Store& store, const StudyOptions& options, ExitCode& exit_code);
+
+// A study with its trials, opened for reading.
+struct Opened {
+  std::unique_ptr<Store> store;
+  Study study;
+  std::vector<Trial> trials;
+};
+// `exit_code`: as ChooseStudy's.
+Result<Opened> OpenStudy(const StudyOptions& options, ExitCode& exit_code);
+
+// The plane of a study that was measured; its rate table is read again.
+Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study);
 
 worker::Deployment DeploymentOf(const DeploymentOptions& options, int shots);
 

@@ -6,12 +6,13 @@
 #include <cstdio>
 
 #include "base/bytes.h"
-#include "controller/cli/text.h"
+#include "controller/describe.h"
 
 namespace hproc::controller {
 namespace {
 
 constexpr auto kStatusPeriod = std::chrono::milliseconds(100);
+constexpr double kLeastSeconds = 0.5;  // before a rate is told
 
 double Seconds(std::chrono::steady_clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -77,7 +78,7 @@ void TerminalObserver::OnPhase(const worker::PhaseEvent& phase) {
 
 void TerminalObserver::OnProgress(const worker::ProgressEvent& progress) {
   const double seconds = Seconds(Clock::now() - step_start_);
-  if (progress.total <= 0 || seconds <= 0) return;
+  if (progress.total <= 0 || seconds < kLeastSeconds) return;
   const double rate = static_cast<double>(progress.done) / seconds;
   const double left = rate > 0 ? static_cast<double>(progress.total - progress.done) / rate : 0;
   const std::string rate_text = progress.unit == "bytes" ? FormatBytes(static_cast<int64_t>(rate)) + "/s"
@@ -93,12 +94,13 @@ void TerminalObserver::OnQuestions(int answered, int questions, int correct) {
     first_answered_ = answered - 1;
     step_start_ = Clock::now();
   }
+  std::string text = fmt::format("{}  {} of {} questions ({:.0f} %), {} right", trial_label_, answered, questions,
+                                 100.0 * answered / questions, correct);
   const double seconds = Seconds(Clock::now() - step_start_);
-  const double rate = seconds > 0 ? (answered - first_answered_) / seconds : 0;
-  const double left = rate > 0 ? (questions - answered) / rate : 0;
-  const std::string text =
-      fmt::format("{}  {} of {} questions ({:.0f} %), {} right  {:.1f} questions/s  {} left", trial_label_, answered,
-                  questions, 100.0 * answered / questions, correct, rate, TimeText(left));
+  if (seconds > kLeastSeconds && answered > first_answered_) {
+    const double rate = (answered - first_answered_) / seconds;
+    text += fmt::format("  {:.1f} questions/s  {} left", rate, TimeText((questions - answered) / rate));
+  }
   Status(text, answered == questions);
   if (is_terminal_ || answered < next_report_) return;
   if (next_report_ > 0) Line(text);

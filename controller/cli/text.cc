@@ -7,8 +7,9 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "controller/describe.h"
+#include "controller/plane_window.h"
 #include "controller/tuner.h"
-#include "evals/statistics.h"
 
 namespace hproc::controller {
 namespace {
@@ -16,13 +17,6 @@ namespace {
 constexpr int kPlaneColumns = 61;
 constexpr int kPlaneRows = 21;
 constexpr double kTicks[] = {0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999, 1.0};
-
-std::string Rate(const std::vector<evals::ThroughputSample>& samples, evals::ThroughputKind kind) {
-  for (const evals::ThroughputSummary& s : evals::SummarizeThroughput(samples)) {
-    if (s.kind == kind) return fmt::format("{:.0f} ± {:.0f} tok/s", s.mean_tok_per_s, s.sd_tok_per_s);
-  }
-  return "not measured";
-}
 
 // One of the plane's axes: rungs to cells.
 struct Axis {
@@ -42,7 +36,7 @@ char GlyphOf(const Trial& trial, std::optional<int> recommended) {
   if (recommended == trial.number) return '*';
   switch (trial.state) {
     case TrialState::kComplete:
-      if (trial.plan.purpose == PurposeName(Purpose::kCandidate)) {
+      if (DepthOf(trial.plan.purpose) == Depth::kEvaluate) {
         return trial.measured.accuracy.all_questions ? 'O' : 'o';
       }
       return 's';
@@ -54,61 +48,13 @@ char GlyphOf(const Trial& trial, std::optional<int> recommended) {
 
 }  // namespace
 
-std::string FloorsText(const quant::Floors& floors, bool has_lazy) {
-  return has_lazy ? fmt::format("({:.6g}, {:.6g})", floors.strict, floors.lazy) : fmt::format("{:.6g}", floors.strict);
-}
-
-std::string AccuracyText(const AccuracyTally& tally) {
-  if (tally.total == 0) return "not measured";
-  if (!tally.all_questions) {
-    return fmt::format("{} of the first {} right; stopped early, which is no accuracy", tally.strict_correct, tally.total);
-  }
-  const evals::Interval interval = evals::WilsonInterval(tally.strict_correct, tally.total);
-  std::string text = fmt::format("{:.4f} ({} of {}; 95 % interval {:.4f} to {:.4f})",
-                                 static_cast<double>(tally.strict_correct) / tally.total, tally.strict_correct,
-                                 tally.total, interval.low, interval.high);
-  if (evals::TooManyTruncated(tally)) text += fmt::format("; flagged: {} answers were cut off", tally.truncated);
-  return text;
-}
-
-std::string VerdictText(const Trial& trial) {
-  const Verdict& verdict = trial.verdict;
-  switch (trial.state) {
-    case TrialState::kComplete: {
-      if (trial.plan.kind == TrialKind::kPoint && trial.plan.purpose != PurposeName(Purpose::kCandidate)) {
-        return trial.plan.purpose == PurposeName(Purpose::kGarbageEdge) ? "sensible" : "fits";
-      }
-      const AccuracyTally& tally = trial.measured.accuracy;
-      if (!tally.all_questions) return verdict.message;
-      return fmt::format("{} of {} right", tally.strict_correct, tally.total);
-    }
-    case TrialState::kInfeasible:
-    case TrialState::kFailed: {
-      std::string text(ReasonName(verdict.reason));
-      if (!verdict.phase.empty()) text += " at " + verdict.phase;
-      if (verdict.short_bytes > 0) text += ", short " + FormatBytes(verdict.short_bytes);
-      if (!verdict.message.empty()) text += ": " + verdict.message;
-      return text;
-    }
-    default: return std::string(TrialStateName(trial.state));
-  }
-}
-
 std::string PlaneText(const Study& study, const PlanSpace& space, const std::vector<Trial>& trials,
                       std::optional<int> recommended) {
   const SearchSpec spec = SearchSpecOf(study.spec, space);
   if (!space.has_lazy()) return "This model has no routed experts: the lazy floor decides nothing.\n";
-  // From the lower bounds to a little above the highest floors of either kind that fit or were tried: what lies beyond is
-  // blank.
-  FloorPair top = spec.lowest;
-  const auto include = [&top](FloorPair at) { top = {std::max(top.strict, at.strict), std::max(top.lazy, at.lazy)}; };
-  for (FloorPair corner : PredictedFrontier(spec, space, spec.budget_bytes)) include(corner);
-  for (const Trial& trial : trials) {
-    if (trial.plan.kind == TrialKind::kPoint) include(space.PairOf(trial.plan.floors));
-  }
-  const auto beyond = [](int lowest, int highest, int most) { return std::min(most, highest + 1 + (highest - lowest) / 8); };
-  const Axis x{spec.lowest.lazy, beyond(spec.lowest.lazy, top.lazy, spec.highest.lazy), kPlaneColumns};
-  const Axis y{spec.lowest.strict, beyond(spec.lowest.strict, top.strict, spec.highest.strict), kPlaneRows};
+  const PlaneWindow window = WindowOf(study, space, trials);
+  const Axis x{window.lowest.lazy, window.highest.lazy, kPlaneColumns};
+  const Axis y{window.lowest.strict, window.highest.strict, kPlaneRows};
   std::vector<std::string> rows(kPlaneRows, std::string(kPlaneColumns, ' '));
   const std::vector<TrialFact> facts = FactsOf(trials, space);
   for (int r = 0; r < kPlaneRows; ++r) {
@@ -126,7 +72,7 @@ std::string PlaneText(const Study& study, const PlanSpace& space, const std::vec
   for (const Trial& trial : trials) order.push_back(&trial);
   std::stable_sort(order.begin(), order.end(), [&](const Trial* a, const Trial* b) {
     const auto weight = [&](const Trial* t) {
-      return recommended == t->number ? 2 : t->plan.purpose == PurposeName(Purpose::kCandidate) ? 1 : 0;
+      return recommended == t->number ? 2 : DepthOf(t->plan.purpose) == Depth::kEvaluate ? 1 : 0;
     };
     return weight(a) < weight(b);
   });
@@ -179,30 +125,32 @@ std::string TrialsText(const std::vector<Trial>& trials, std::optional<int> reco
 
 std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, const StudyOutcome& outcome, bool has_lazy) {
   const SearchDone& done = outcome.done;
+  std::string alarms;
+  for (const std::string& alarm : done.alarms) alarms += fmt::format("Alarm: {}\n", alarm);
   if (!done.recommended) {
-    if (done.fault) return fmt::format("No recommendation: {}\n", done.why);
-    return fmt::format("No feasible point: {} ({})\n", done.why, BoundName(done.bound));
+    if (done.fault) return alarms + fmt::format("No recommendation: {}\n", done.why);
+    return alarms + fmt::format("No feasible point: {} ({})\n", done.why, BoundName(done.bound));
   }
   const Trial& trial = trials[static_cast<size_t>(*done.recommended)];
   const TrialMeasurements& measured = trial.measured;
   const int64_t live = measured.memory->live_bytes;
   const double off = 100.0 * (static_cast<double>(live) / static_cast<double>(trial.plan.predicted_bytes) - 1);
-  std::string text = fmt::format("Recommended: trial {}, floors {}, {:.3f} bits per weight\n", trial.number,
+  std::string text = alarms + fmt::format("Recommended: trial {}, floors {}, {:.3f} bits per weight\n", trial.number,
                                  FloorsText(trial.plan.floors, has_lazy), trial.plan.bits_per_weight);
   text += fmt::format("  accuracy   {}\n", AccuracyText(measured.accuracy));
   text += fmt::format("  memory     {} measured, {} predicted ({:+.2f} %); weights {}\n", FormatBytes(live),
                       FormatBytes(trial.plan.predicted_bytes), off, FormatBytes(measured.load->weight_bytes));
   text += fmt::format("  headroom   {} of {} at context {}, batch {}\n", FormatBytes(study.spec.memory_cap_bytes - live),
                       FormatBytes(study.spec.memory_cap_bytes), study.spec.deployment.context, study.spec.deployment.batch);
-  text += fmt::format("  decode     {} long, {} short\n", Rate(measured.throughput, evals::ThroughputKind::kLongDecode),
-                      Rate(measured.throughput, evals::ThroughputKind::kShortDecode));
-  text += fmt::format("  prefill    {}\n", Rate(measured.throughput, evals::ThroughputKind::kPrefill));
+  text += fmt::format("  decode     {} long, {} short\n", RateText(measured.throughput, evals::ThroughputKind::kLongDecode),
+                      RateText(measured.throughput, evals::ThroughputKind::kShortDecode));
+  text += fmt::format("  prefill    {}\n", RateText(measured.throughput, evals::ThroughputKind::kPrefill));
   text += fmt::format("  bound      {}: {}\n", BoundName(done.bound), done.why);
   for (const Trial& other : trials) {
     if (other.state != TrialState::kInfeasible || other.verdict.reason != Reason::kOutOfMemory) continue;
     text += fmt::format("             {} {}\n", FloorsText(other.plan.floors, has_lazy), VerdictText(other));
   }
-  const int64_t budget = study.spec.memory_cap_bytes - study.spec.headroom_bytes;
+  const int64_t budget = study.spec.budget_bytes();
   text += fmt::format("  INT4 g128  {} weights, {} in all: {}\n", FormatBytes(outcome.int4_weight_bytes),
                       FormatBytes(outcome.int4_total_bytes),
                       outcome.int4_total_bytes <= budget ? "fits too" : "does not fit");

@@ -83,7 +83,7 @@ Result<void> ExportTo(Store& store, const Study& study, const StudyQuestions& qu
 // Everything behind the creation of the study; the same for tune and resume.
 int Drive(Store& store, const Study& study, const worker::MeasureResult& measured, const PlanSpace& space,
           const StudyQuestions& questions, const WorkerSetup& setup, TerminalObserver& observer, InterruptGuard& guard,
-          const std::string& export_path, bool json) {
+          const std::string& export_path, const std::string& db, bool json) {
   Result<TuneEnd> end = Error{"not run"};
   {
     Tuner tuner(store, study, space, measured, questions, setup, &observer);
@@ -93,7 +93,7 @@ int Drive(Store& store, const Study& study, const worker::MeasureResult& measure
   }
   if (!end.ok()) return Fail(kExitInfrastructure, end.error().message);
   if (end->interrupted) {
-    observer.OnNote("interrupted; go on with: hproc resume --study '" + study.spec.name + "'");
+    observer.OnNote("interrupted; go on with: hproc resume --db '" + db + "' --study '" + study.spec.name + "'");
     return kExitInterrupted;
   }
   Result<std::vector<Trial>> trials = store.ListTrials(study.id);
@@ -124,7 +124,6 @@ int Drive(Store& store, const Study& study, const worker::MeasureResult& measure
 int RunTune(const TuneOptions& options) {
   TerminalObserver observer(::isatty(STDERR_FILENO) == 1, false);
   if (options.launcher != "local") return Fail(kExitUsage, "--launcher " + options.launcher + " is not available; use local");
-  if (options.strategy != "predict") return Fail(kExitUsage, "--strategy " + options.strategy + " is not available; use predict");
   if (options.headroom_bytes >= options.memory_bytes) {
     return Fail(kExitUsage, "the headroom asked for leaves nothing of the memory cap");
   }
@@ -195,7 +194,7 @@ int RunTune(const TuneOptions& options) {
     return Fail(kExitInfrastructure, set.error().message);
   }
   return Drive(**store, *study, measured->result, **space, *questions, *setup, observer, guard, options.export_path,
-               options.store.json);
+               options.store.db, options.store.json);
 }
 
 int RunResume(const StudyOptions& options, const std::string& export_path) {
@@ -203,8 +202,9 @@ int RunResume(const StudyOptions& options, const std::string& export_path) {
   InterruptGuard guard({});
   Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadWrite);
   if (!store.ok()) return Fail(kExitInfrastructure, store.error().message);
-  Result<Study> study = ChooseStudy(**store, options);
-  if (!study.ok()) return Fail(kExitUsage, study.error().message);
+  ExitCode code{};
+  Result<Study> study = ChooseStudy(**store, options, code);
+  if (!study.ok()) return Fail(code, study.error().message);
   const StudySpec& spec = study->spec;
   Result<StudyQuestions> questions = LoadQuestions(spec.eval);
   if (!questions.ok()) return Fail(kExitInfrastructure, questions.error().message);
@@ -230,7 +230,8 @@ int RunResume(const StudyOptions& options, const std::string& export_path) {
   if (Result<void> set = (*store)->SetStudyMeasure(study->id, MeasureToText(measured->result)); !set.ok()) {
     return Fail(kExitInfrastructure, set.error().message);
   }
-  return Drive(**store, *study, measured->result, **space, *questions, *setup, observer, guard, export_path, options.json);
+  return Drive(**store, *study, measured->result, **space, *questions, *setup, observer, guard, export_path,
+               options.db, options.json);
 }
 
 }  // namespace hproc::controller

@@ -12,7 +12,7 @@
 #include "controller/cli/commands.h"
 #include "controller/cli/setup.h"
 #include "controller/cli/terminal_observer.h"
-#include "controller/cli/text.h"
+#include "controller/describe.h"
 #include "controller/operating_point.h"
 #include "controller/tuner.h"
 #include "evals/evaluation.h"
@@ -81,7 +81,7 @@ int RunVerify(const VerifyOptions& options) {
   worker_options.executable = setup->executable;
   worker_options.arguments = setup->arguments;
   const worker::TrialJob job{.model_dir = spec.model_dir, .plan_json = point->plan_json, .deployment = spec.deployment,
-                             .memory_cap_bytes = spec.memory_cap_bytes};
+                             .memory_cap_bytes = spec.budget_bytes()};
   Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(worker_options, job, &observer);
   if (!client.ok()) return Fail(kExitInfrastructure, client.error().message);
   guard.SetStop([&] { (*client)->Stop("interrupted"); });

@@ -8,8 +8,9 @@
 
 namespace hproc::kernels {
 
-// A CUDA call that failed: "cuda: cudaMalloc(&p, n): out of memory (kernels/cuda/x.cc:12)". A fault inside a kernel poisons the
-// device context, so that nothing but the end of the process helps: the worker reports device_lost.
+// A call of the CUDA runtime that failed: "cuda: cudaMalloc(&p, n): out of memory (kernels/cuda/x.cc:12)". A fault inside a
+// kernel poisons the device context, so that every later call throws too and nothing but the end of the process helps: the
+// worker reports device_lost.
 class DeviceError : public std::runtime_error {
  public:
   DeviceError(cudaError_t code, const char* call, const char* file, int line)
@@ -30,7 +31,7 @@ inline void CheckCuda(cudaError_t code, const char* call, const char* file, int 
 
 }  // namespace hproc::kernels
 
-// Macros because the text of the call belongs into the message.
-#define HPROC_CUDA(call) ::hproc::kernels::CheckCuda((call), #call, __FILE__, __LINE__)
-// After every launch.
+// Macros because the text of the call and its place belong into the message.
+#define HPROC_CUDA_CHECK(call) ::hproc::kernels::CheckCuda((call), #call, __FILE__, __LINE__)
+// After every launch by <<<>>>.
 #define HPROC_CUDA_LAUNCHED(kernel) ::hproc::kernels::CheckCuda(cudaGetLastError(), "launch of " kernel, __FILE__, __LINE__)

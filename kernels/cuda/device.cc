@@ -102,9 +102,9 @@ std::optional<DeviceReading> ReadIdleDevice(int ordinal) {
 CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
   const std::optional<DeviceReading> before = ReadIdleDevice(ordinal);
   const ScopedDevice current(ordinal);
-  HPROC_CUDA(cudaFree(nullptr));  // makes the context
+  HPROC_CUDA_CHECK(cudaFree(nullptr));  // makes the context
   cudaDeviceProp properties{};
-  HPROC_CUDA(cudaGetDeviceProperties(&properties, ordinal));
+  HPROC_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal));
   name_ = properties.name;
   multiprocessors_ = properties.multiProcessorCount;
   const int64_t used = Read().used_bytes;
@@ -121,7 +121,7 @@ DeviceReading CudaDevice::Read() const {
   const ScopedDevice current(ordinal_);
   size_t free = 0;
   size_t total = 0;
-  HPROC_CUDA(cudaMemGetInfo(&free, &total));
+  HPROC_CUDA_CHECK(cudaMemGetInfo(&free, &total));
   return {static_cast<int64_t>(total), static_cast<int64_t>(total - free)};
 }
 

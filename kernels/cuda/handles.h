@@ -18,8 +18,8 @@ namespace hproc::kernels {
 class ScopedDevice {
  public:
   explicit ScopedDevice(int ordinal) {
-    HPROC_CUDA(cudaGetDevice(&before_));
-    HPROC_CUDA(cudaSetDevice(ordinal));
+    HPROC_CUDA_CHECK(cudaGetDevice(&before_));
+    HPROC_CUDA_CHECK(cudaSetDevice(ordinal));
   }
   ~ScopedDevice() { static_cast<void>(cudaSetDevice(before_)); }
   ScopedDevice(const ScopedDevice&) = delete;
@@ -42,11 +42,11 @@ class Stream {
  public:
   Stream() {
     cudaStream_t stream = nullptr;
-    HPROC_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    HPROC_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     handle_.reset(stream);
   }
   cudaStream_t get() const { return handle_.get(); }
-  void Wait() const { HPROC_CUDA(cudaStreamSynchronize(get())); }
+  void Wait() const { HPROC_CUDA_CHECK(cudaStreamSynchronize(get())); }
 
  private:
   UniqueHandle<cudaStream_t, cudaStreamDestroy> handle_;
@@ -58,18 +58,18 @@ class Event {
   Event() : Event(Timing::kOff) {}
   explicit Event(Timing timing) {
     cudaEvent_t event = nullptr;
-    HPROC_CUDA(cudaEventCreateWithFlags(&event, timing == Timing::kOn ? cudaEventDefault : cudaEventDisableTiming));
+    HPROC_CUDA_CHECK(cudaEventCreateWithFlags(&event, timing == Timing::kOn ? cudaEventDefault : cudaEventDisableTiming));
     handle_.reset(event);
   }
   cudaEvent_t get() const { return handle_.get(); }
-  void Record(const Stream& stream) const { HPROC_CUDA(cudaEventRecord(get(), stream.get())); }
-  void Wait() const { HPROC_CUDA(cudaEventSynchronize(get())); }
+  void Record(const Stream& stream) const { HPROC_CUDA_CHECK(cudaEventRecord(get(), stream.get())); }
+  void Wait() const { HPROC_CUDA_CHECK(cudaEventSynchronize(get())); }
   // Work given to `stream` from now on starts after this event.
-  void Hold(const Stream& stream) const { HPROC_CUDA(cudaStreamWaitEvent(stream.get(), get(), 0)); }
+  void Hold(const Stream& stream) const { HPROC_CUDA_CHECK(cudaStreamWaitEvent(stream.get(), get(), 0)); }
   // Both recorded with timing, and over.
   double MillisecondsSince(const Event& start) const {
     float ms = 0;
-    HPROC_CUDA(cudaEventElapsedTime(&ms, start.get(), get()));
+    HPROC_CUDA_CHECK(cudaEventElapsedTime(&ms, start.get(), get()));
     return static_cast<double>(ms);
   }
 
@@ -82,7 +82,7 @@ class Graph {
  public:
   template <typename Record>
   Graph(const Stream& stream, Record&& record) {
-    HPROC_CUDA(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal));
+    HPROC_CUDA_CHECK(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal));
     cudaGraph_t graph = nullptr;
     try {
       record();
@@ -91,13 +91,13 @@ class Graph {
       if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
       throw;
     }
-    HPROC_CUDA(cudaStreamEndCapture(stream.get(), &graph));
+    HPROC_CUDA_CHECK(cudaStreamEndCapture(stream.get(), &graph));
     const UniqueHandle<cudaGraph_t, cudaGraphDestroy> owner(graph);
     cudaGraphExec_t executable = nullptr;
-    HPROC_CUDA(cudaGraphInstantiate(&executable, graph, 0));
+    HPROC_CUDA_CHECK(cudaGraphInstantiate(&executable, graph, 0));
     handle_.reset(executable);
   }
-  void Launch(const Stream& stream) const { HPROC_CUDA(cudaGraphLaunch(handle_.get(), stream.get())); }
+  void Launch(const Stream& stream) const { HPROC_CUDA_CHECK(cudaGraphLaunch(handle_.get(), stream.get())); }
 
  private:
   UniqueHandle<cudaGraphExec_t, cudaGraphExecDestroy> handle_;
@@ -109,7 +109,7 @@ class PinnedBuffer {
   PinnedBuffer() = default;
   explicit PinnedBuffer(int64_t bytes) : bytes_(bytes) {
     void* data = nullptr;
-    HPROC_CUDA(cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocDefault));
+    HPROC_CUDA_CHECK(cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocDefault));
     handle_.reset(data);
   }
   int64_t bytes() const { return bytes_; }

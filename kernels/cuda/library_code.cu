@@ -215,7 +215,9 @@ __global__ void __launch_bounds__(kWarps * 32)
         scale = quant::RoundScale(rms * libraries.units[f]);
         const double scale_value = quant::Bfloat16ToFloat(scale);
         const quant::ChosenCodebook chosen =
-            quant::ChooseCodebook(group, tile.square[lane], books, levels, tile.nearest[lane], scale_value);
+            quant::ChooseCodebook(tile.square[lane], tile.nearest[lane], scale_value, [&](uint8_t candidate) {
+              return quant::ProductsOf(group, books + candidate * quant::kMaxLevels, levels, scale_value);
+            });
         book = chosen.book;
         products = chosen.products;
         if (libraries.group_scales) {
@@ -291,8 +293,8 @@ void CodeRows(const Rows& rows, const Libraries& libraries, const GroupCodes& co
   const auto blocks = static_cast<unsigned>(CeilDiv(rows.rows * groups, kBlockGroups));
   const auto row_blocks = static_cast<unsigned>(CeilDiv(rows.rows * libraries.count, 256));
   constexpr int kShared = static_cast<int>(sizeof(GroupTile));
-  HPROC_CUDA(cudaFuncSetAttribute(GroupKernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-  HPROC_CUDA(cudaFuncSetAttribute(GroupKernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+  HPROC_CUDA_CHECK(cudaFuncSetAttribute(GroupKernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+  HPROC_CUDA_CHECK(cudaFuncSetAttribute(GroupKernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
   GroupKernel<true><<<blocks, kWarps * 32, kShared, stream>>>(rows, libraries, codes, start4, groups);
   HPROC_CUDA_LAUNCHED("GroupKernel");
   if (!libraries.group_scales) {

@@ -353,17 +353,17 @@ void TakeOutliers(const Rows& rows, const Libraries& libraries, const GroupCodes
   // The errors are kept where there is room (227 KB a block on Hopper, 99 KB on Blackwell workstations), else made again.
   int device = 0;
   int most_shared = 0;
-  HPROC_CUDA(cudaGetDevice(&device));
-  HPROC_CUDA(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  HPROC_CUDA_CHECK(cudaGetDevice(&device));
+  HPROC_CUDA_CHECK(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   const size_t errors = static_cast<size_t>(rows.columns) * 8;
   const bool cache = rows.columns <= kCachedColumns &&
                      shared + errors + sizeof(Shared) <= static_cast<size_t>(most_shared);
   if (cache) shared += errors;
   const bool rates = floor <= 0;
   const auto kernel = rates ? OutlierKernel<true> : OutlierKernel<false>;
-  HPROC_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  HPROC_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   if (!rates) {
-    HPROC_CUDA(cudaMemsetAsync(results.mask, 0, static_cast<size_t>(rows.rows * MaskWords(rows.columns)) * 4, stream));
+    HPROC_CUDA_CHECK(cudaMemsetAsync(results.mask, 0, static_cast<size_t>(rows.rows * MaskWords(rows.columns)) * 4, stream));
   }
   const auto blocks = static_cast<unsigned>(
       std::min<int64_t>(rows.rows * libraries.count, static_cast<int64_t>(multiprocessors) * 16));

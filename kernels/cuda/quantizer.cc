@@ -196,7 +196,7 @@ Result<void> CudaQuantizer::Impl::RunOnDevice(std::span<const TensorJob> jobs,
                                : workspace_->staging(static_cast<int>(half));
       if (!keep && chunks >= 2) consumed[half].Hold(*copies_);
       Timed(&QuantizerTimes::copy_s, *copies_, [&] {
-        HPROC_CUDA(cudaMemcpyAsync(stored, chunk->bytes.data(), chunk->bytes.size(), cudaMemcpyHostToDevice, copies_->get()));
+        HPROC_CUDA_CHECK(cudaMemcpyAsync(stored, chunk->bytes.data(), chunk->bytes.size(), cudaMemcpyHostToDevice, copies_->get()));
       });
       reader.Copied(*chunk, *copies_);
       copied[half].Record(*copies_);
@@ -205,7 +205,7 @@ Result<void> CudaQuantizer::Impl::RunOnDevice(std::span<const TensorJob> jobs,
       consumed[half].Record(*kernels_);
       ++chunks;
     }
-    HPROC_CUDA(cudaMemcpyAsync(pass.results.data(), pass.status, static_cast<size_t>(pass.result_bytes),
+    HPROC_CUDA_CHECK(cudaMemcpyAsync(pass.results.data(), pass.status, static_cast<size_t>(pass.result_bytes),
                                cudaMemcpyDeviceToHost, kernels_->get()));
     pending.finished.Record(*kernels_);
   }
@@ -234,12 +234,12 @@ void CudaQuantizer::Impl::Begin(const TensorJob& job, const Trained& trained, co
   pending.outcome.storage = memory_.Allocate(bytes, job.use, job.plan.spec.name);
   const DeviceBuffer& storage = pending.outcome.storage;
   if (keep) {
-    HPROC_CUDA(cudaMemsetAsync(storage.data() + bytes, 0, static_cast<size_t>(storage.bytes() - bytes), stream));
+    HPROC_CUDA_CHECK(cudaMemsetAsync(storage.data() + bytes, 0, static_cast<size_t>(storage.bytes() - bytes), stream));
     // The copies go straight there; what was freed may still be in use by kernels that came before.
     return;
   }
   // Gaps between sections too: equal plans, equal bytes.
-  HPROC_CUDA(cudaMemsetAsync(storage.data(), 0, static_cast<size_t>(storage.bytes()), stream));
+  HPROC_CUDA_CHECK(cudaMemsetAsync(storage.data(), 0, static_cast<size_t>(storage.bytes()), stream));
   if (trained.library) {
     const quant::Library* library = &*trained.library;
     workspace_->SetLibraries(pass, *trained.clusters, {&library, 1}, *kernels_);
@@ -350,8 +350,8 @@ void CudaQuantizer::Impl::MeasureChunk(const TensorJob& job, const cuda::Rows& r
 Result<void> CudaQuantizer::Impl::Verdict(const TensorJob& job, const PassStatus& status) {
   const std::string& name = job.plan.spec.name;
   if (status.not_finite > 0) {
-    return Error{"tensor '" + Printable(name) + "' holds " + std::to_string(status.not_finite) +
-                 " values that are NaN or infinite"};
+    return Error{(job.label.empty() ? "tensor '" + Printable(name) + "'" : job.label) + " holds " +
+                 std::to_string(status.not_finite) + " values that are NaN or infinite"};
   }
   if (job.kind != TensorJob::Kind::kQuantize) return Ok();
   if (status.unreachable_row != INT64_MAX) {

@@ -18,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/function_ref.h"
@@ -40,6 +41,7 @@ struct TensorJob {
   };
   Kind kind = Kind::kKeep;
   quant::TensorPlan plan;  // spec always; the rest for kQuantize
+  std::string label;       // how the error for values that are not finite begins; where empty: tensor 'its name'
   Storage storage = Storage::kBfloat16;  // as the checkpoint has it
   MemoryUse use = MemoryUse::kWeightsKept;
   quant::RateOptions rate_options;

@@ -45,8 +45,8 @@ class TeamFit {
     const int columns = channel_.columns();
     const double mean = moments.Mean(columns);
     const double deviation = moments.Deviation(columns);
-    const auto lowest = static_cast<double>(channel_.Value(0));
-    const auto highest = static_cast<double>(channel_.Value(columns - 1));
+    const double lowest = channel_.Value(0) + 0.0;  // -0 becomes 0: not all sorts keep it
+    const double highest = channel_.Value(columns - 1) + 0.0;
     for (int k = lane_; k < levels; k += kTeam) {
       const double center = mean + deviation * start[k];
       state_.centers[k] = center < lowest ? lowest : (highest < center ? highest : center);

@@ -186,7 +186,7 @@ Workspace::Workspace(const PassShape& shape, std::span<std::byte> memory, const 
   }
   auto* ladder = reinterpret_cast<double*>(next + (reinterpret_cast<std::byte*>(fixed.ladder) - memory.data()));
   for (int rung = 0; rung < quant::kLadderSize; ++rung) ladder[rung] = quant::LadderFloor(rung);
-  HPROC_CUDA(cudaMemcpyAsync(memory.data(), next, static_cast<size_t>(table_bytes), cudaMemcpyHostToDevice, stream.get()));
+  HPROC_CUDA_CHECK(cudaMemcpyAsync(memory.data(), next, static_cast<size_t>(table_bytes), cudaMemcpyHostToDevice, stream.get()));
   next += table_bytes;
   tables_ = {.starts = fixed.starts, .ladder = fixed.ladder};
 
@@ -216,7 +216,7 @@ ChunkBuffers Workspace::Chunk(const TensorJob& job, int64_t rows) const {
 }
 
 void Workspace::Start(const PassBuffers& pass, const Stream& stream) const {
-  HPROC_CUDA(cudaMemcpyAsync(pass.status, start_, static_cast<size_t>(pass.result_bytes), cudaMemcpyHostToDevice,
+  HPROC_CUDA_CHECK(cudaMemcpyAsync(pass.status, start_, static_cast<size_t>(pass.result_bytes), cudaMemcpyHostToDevice,
                              stream.get()));
 }
 
@@ -242,7 +242,7 @@ void Workspace::SetLibraries(const PassBuffers& pass, const quant::LibraryCluste
     }
   }
   const auto bytes = static_cast<size_t>(kCenterFloats + out.count * kCodebookFloats) * sizeof(float);
-  HPROC_CUDA(cudaMemcpyAsync(pass.centers, floats, bytes, cudaMemcpyHostToDevice, stream.get()));
+  HPROC_CUDA_CHECK(cudaMemcpyAsync(pass.centers, floats, bytes, cudaMemcpyHostToDevice, stream.get()));
 }
 
 void Workspace::CopyCodebooks(const PassBuffers& pass, const quant::Library& library, std::byte* out,
@@ -261,7 +261,7 @@ void Workspace::CopyCodebooks(const PassBuffers& pass, const quant::Library& lib
       }
     }
   }
-  HPROC_CUDA(cudaMemcpyAsync(out, staged, static_cast<size_t>(next - staged), cudaMemcpyHostToDevice, stream.get()));
+  HPROC_CUDA_CHECK(cudaMemcpyAsync(out, staged, static_cast<size_t>(next - staged), cudaMemcpyHostToDevice, stream.get()));
 }
 
 std::vector<quant::RungSums> Workspace::Sums(const PassBuffers& pass, size_t formats) const {

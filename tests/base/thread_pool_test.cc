@@ -32,5 +32,22 @@ TEST(ThreadPool, HandsResultsOverBetweenManyShortLoops) {
   for (int64_t v : values) EXPECT_EQ(v, 2000);
 }
 
+TEST(ThreadPool, DoesNotWaitForHelpersThatComeTooLate) {
+  // More threads than a machine runs at once: most helpers find the round closed, and no later loop may hear of them.
+  ThreadPool pool(64);
+  for (int round = 0; round < 500; ++round) {
+    std::atomic<int64_t> sum{0};
+    pool.ParallelFor(3, [&](int64_t i, int) { sum += i + 1; });
+    ASSERT_EQ(sum.load(), 6);
+  }
+}
+
+TEST(ThreadPool, CountsRoundsPastTheGatesSixteenBits) {
+  ThreadPool pool(2);
+  std::atomic<int64_t> sum{0};
+  for (int round = 0; round < 70000; ++round) pool.ParallelFor(2, [&](int64_t i, int) { sum += i; });
+  EXPECT_EQ(sum.load(), 70000);
+}
+
 }  // namespace
 }  // namespace hproc

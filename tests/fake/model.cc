@@ -13,6 +13,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxTasksBytes = 64 << 20;
+constexpr int64_t kMaxTableBytes = 64 << 20;
 
 // In [0, 1), the same for the same text.
 double Hash(const std::string& text) {
@@ -70,6 +71,7 @@ Result<Model> Model::Make(const Json& settings, const std::string& plan_json,
   model.cache_bytes_ =
       settings.value("kv_bytes_per_token", int64_t{0}) * deployment.context * deployment.batch;
   model.activation_bytes_ = settings.value("activation_bytes", int64_t{0});
+  model.hidden_bytes_ = settings.value("hidden_bytes", int64_t{0});
   model.bandwidth_bytes_per_s_ = settings.value("bandwidth_bytes_per_s", 1e9);
   model.accuracy_ = settings.value("accuracy", 1.0) -
                     settings.value("strict_slope", 0.0) * (1 - strict) -
@@ -77,6 +79,14 @@ Result<Model> Model::Make(const Json& settings, const std::string& plan_json,
   const Json garbage_below = settings.value("garbage_below", Json::object());
   model.garbage_ =
       strict < garbage_below.value("strict", 0.0) || lazy < garbage_below.value("lazy", 0.0);
+
+  model.rate_table_ = settings.value("table", std::string("{}"));
+  const std::string table = settings.value("table_file", std::string());
+  if (!table.empty()) {
+    Result<std::string> bytes = ReadFile(table, kMaxTableBytes);
+    if (!bytes.ok()) return bytes.error();
+    model.rate_table_ = *std::move(bytes);
+  }
 
   const std::string tasks = settings.value("tasks", std::string());
   if (!tasks.empty()) {
@@ -96,6 +106,10 @@ std::vector<worker::LedgerLine> Model::Ledger() const {
   return {{"weights_lazy", weight_bytes_},
           {"kv_cache", cache_bytes_},
           {"activations", activation_bytes_}};
+}
+
+std::vector<worker::LedgerLine> Model::PredictedLines() const {
+  return {{"kv_cache", cache_bytes_}, {"activations", activation_bytes_ - hidden_bytes_}};
 }
 
 evals::Completion Model::Answer(const evals::GenerationRequest& request) const {

@@ -61,6 +61,7 @@ Result<Action> ParseAction(const Json& json) {
   action.parameters = json.is_object() ? json : Json::object();
   action.what = json.is_string() ? json.get<std::string>() : action.Text("do");
   action.after = static_cast<int>(action.Int("after", 0));
+  action.nth = static_cast<int>(action.Int("nth", 0));
   action.once = action.Text("once");
   if (!Actions().contains(action.what)) return Error{"fake script: no action " + json.dump()};
   return action;

@@ -45,6 +45,7 @@ namespace hproc::fake {
 struct Action {
   std::string what;
   int after = 0;
+  int nth = 0;  // 0: in each
   std::string once;
   nlohmann::json parameters;  // the whole object; an empty one for an action given as a string
 

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "base/sha256.h"
 #include "base/utf8.h"
 #include "tests/worker/small_tokenizer.h"
 
@@ -48,12 +49,13 @@ std::string Streamed(const Tokenizer& tokenizer, const Ids& ids, bool skip_speci
   return text + decoder.Flush();
 }
 
-TEST(TokenizerGoldens, AllTextsEncodeAndDecodeAsInTheTokenizersLibrary) {
-  const Result<std::string> file =
-      ReadFile(HPROC_TEST_DATA "/goldens/wordmath_tokenizer.json", 1 << 20);
+// wordmath_tokenizer: what the model is for; _scripts: mixed scripts, emoji, marks, blanks, control
+// characters, code, added tokens.
+void ExpectGoldens(const std::string& name, size_t size) {
+  const Result<std::string> file = ReadFile(HPROC_TEST_DATA "/goldens/" + name, 1 << 20);
   ASSERT_TRUE(file.ok()) << file.error().message;
   const nlohmann::json goldens = nlohmann::json::parse(*file);
-  ASSERT_EQ(goldens.size(), 250u);
+  ASSERT_EQ(goldens.size(), size);
   for (const nlohmann::json& golden : goldens) {
     const std::string text = golden["text"];
     const Result<Ids> ids = Wordmath().Encode(text);
@@ -61,6 +63,42 @@ TEST(TokenizerGoldens, AllTextsEncodeAndDecodeAsInTheTokenizersLibrary) {
     EXPECT_EQ(*ids, golden["ids"].get<Ids>()) << text;
     EXPECT_EQ(Wordmath().Decode(*ids), golden["decoded"].get<std::string>()) << text;
     EXPECT_EQ(Streamed(Wordmath(), *ids), golden["decoded"].get<std::string>()) << text;
+  }
+}
+
+TEST(TokenizerGoldens, AllTextsEncodeAndDecodeAsInTheTokenizersLibrary) {
+  ExpectGoldens("wordmath_tokenizer.json", 250);
+  ExpectGoldens("wordmath_tokenizer_scripts.json", 316);
+}
+
+// Every code point of the planes that hold letters: in a word, behind a digit, under a mark, doubled
+// and behind a blank. The digests, of 4096 code points each, are those of the library's ids.
+TEST(TokenizerGoldens, EveryCodePointEncodesAsInTheTokenizersLibrary) {
+  const char* const digests[] = {
+      "5ecb652fb62674a4", "6cbccb3fb568d7e7", "00cef99a735d7a99", "00dd9328d30986e2",
+      "3e4a6e8eca748c36", "3a43f397c4e8f97c", "6434bd89892b1de8", "5a7aeadfbc875aa7",
+      "fbdc7efcb7e84ee2", "46a8a2a0283bc3dd", "4dae40d788b67021", "6fa54a424d30e0ba",
+      "5c02d96b15806a3d", "3906d11d37bfa195", "fee5db2f9fc92092", "3d3f23642bdd3d78",
+      "dd838adc4f90929f", "7fa37374ffe987f7", "b384c26fc5156dde", "de0d21b680760a34",
+      "334e500747770872", "ff725816e5f2e78e", "50563ad0be44f815", "f95ad0926d09c3a6",
+      "fa9b7c39ec20930d", "4baf92aa5e320e02", "92b5b65c0ed181ca", "77e0145d67fe23ca",
+      "e4ca4209eb1fa94e", "a8efc69ccfc4d90b", "41ed58f270f39a05", "61ec4e2861de1392",
+  };
+  char32_t c = 0;
+  for (const char* digest : digests) {
+    std::string lines;
+    const char32_t first = c;
+    do {
+      if (c >= 0xD800 && c < 0xE000) continue;
+      std::string it;
+      AppendUtf8(it, c);
+      const Result<Ids> ids =
+          Wordmath().Encode("x" + it + "7" + it + "\u0301" + it + it + " " + it + "\n");
+      ASSERT_TRUE(ids.ok()) << ids.error().message;
+      for (const int32_t id : *ids) lines += std::to_string(id) + ",";
+      lines.back() = '\n';
+    } while (++c % 0x1000 != 0);
+    EXPECT_EQ(Sha256Hex(lines).substr(0, 16), digest) << "from code point " << uint32_t{first};
   }
 }
 

@@ -26,7 +26,7 @@ TEST(CudaDeviceCount, SaysWhyThereIsNone) {
 
 TEST(DeviceErrors, NameTheCallAndThePlace) {
   try {
-    HPROC_CUDA(cudaErrorInvalidValue);
+    HPROC_CUDA_CHECK(cudaErrorInvalidValue);
     FAIL();
   } catch (const DeviceError& error) {
     EXPECT_EQ(error.code(), cudaErrorInvalidValue);
@@ -86,11 +86,11 @@ TEST_F(CudaHandles, AGraphReplaysWhatWasRecorded) {
   const DeviceBuffer buffer = memory.Allocate(256, MemoryUse::kWorkspace, "b");
   const PinnedBuffer host(256);
   const Stream stream;
-  HPROC_CUDA(cudaMemsetAsync(buffer.data(), 1, 256, stream.get()));
+  HPROC_CUDA_CHECK(cudaMemsetAsync(buffer.data(), 1, 256, stream.get()));
   stream.Wait();
   const Graph graph(stream, [&] {
-    HPROC_CUDA(cudaMemcpyAsync(host.as<void>(), buffer.data(), 256, cudaMemcpyDeviceToHost, stream.get()));
-    HPROC_CUDA(cudaMemsetAsync(buffer.data(), 7, 256, stream.get()));
+    HPROC_CUDA_CHECK(cudaMemcpyAsync(host.as<void>(), buffer.data(), 256, cudaMemcpyDeviceToHost, stream.get()));
+    HPROC_CUDA_CHECK(cudaMemsetAsync(buffer.data(), 7, 256, stream.get()));
   });
   graph.Launch(stream);
   stream.Wait();

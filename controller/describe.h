@@ -1,0 +1,23 @@
+// The words in which people are told of floors, answers, rates and verdicts; the same in the terminal and in reports.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "controller/study.h"
+
+namespace hproc::controller {
+
+// "(0.985, 0.93)"; "0.985" where there is no routed family.
+std::string FloorsText(const quant::Floors& floors, bool has_lazy = true);
+
+// "0.7900 (1042 of 1319; 95 % interval 0.7672 to 0.8112)"; says so where the questions were not all asked.
+std::string AccuracyText(const AccuracyTally& tally);
+
+// "complete: 1042 of 1319 right", "out_of_memory at cache: keys of layer 5, short 12.3 KiB", …: how a trial ended.
+std::string VerdictText(const Trial& trial);
+
+// "2310 ± 12 tok/s": mean and standard deviation over the repetitions; says so where it was not measured.
+std::string RateText(const std::vector<evals::ThroughputSample>& samples, evals::ThroughputKind kind);
+
+}  // namespace hproc::controller

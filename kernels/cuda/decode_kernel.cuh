@@ -1,0 +1,411 @@
+// The decode kernel: one for products, gate-up and down; see kernels/decode.h for what it computes and decode_params.h
+// for its words.
+//
+// One block of 16 warps an SM. A block has its rows whole: no sums cross blocks, so there is no workspace, no counter and
+// no second pass. Tiles of eight rows share out evenly over 132 SMs for the shapes of RESULTS.md (97 % and more).
+//
+//     issue loads:  activations, codebooks, kSlots items of each warp   (in this order: they are answered in it)
+//     round the activations into shared memory
+//     every warp, for its share of (column tile, pair of row tiles):
+//         read the item's words from the lane's ring, have the ring refilled, look up, multiply,
+//         add 32-bit sums in shared memory
+//     barrier; scales, outliers, SwiGLU or the routes' weighted sum
+//
+// Items are taken column tile by column tile, so that a warp's activations stay in registers. Integer sums make the order
+// of the warps' additions immaterial. A lane reads what it copied itself, so a copy group is all the synchronization that
+// the ring needs.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "kernels/cuda/decode_parts.cuh"
+
+namespace hproc::kernels::cuda {
+
+template <int kLevels, int kTokenTiles, DecodeWork kWork>
+__global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_constant__ DecodeParams p) {
+  using Expand = Expander<kLevels>;
+  constexpr int kSlots = Expand::kSlots;
+  constexpr int kChains = kTokenTiles == 1 ? 2 : 1;  // of dependent MMAs
+  extern __shared__ __align__(128) uint8_t shared[];
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int token_row = static_cast<int>(blockIdx.y);  // experts: one token a row of the grid
+  uint32_t* largest = reinterpret_cast<uint32_t*>(shared);
+  float* route_weights = reinterpret_cast<float*>(shared + kSharedWeights);
+  const int block = static_cast<int>(blockIdx.x);
+  const int block_first = block * p.block_units + min(block, p.spare_units);
+  const int block_end = block_first + p.block_units + (block < p.spare_units ? 1 : 0);
+  AllowNextKernel();
+
+  // What the kernel in front makes: expert ids, activations.
+  const bool weights_first = kWork == DecodeWork::kMatmul && p.overlap != 0;
+  if (!weights_first) WaitForKernelInFront();
+  if (thread < kMaxDecodeTop) {
+    largest[thread] = 0;
+    if (kWork == DecodeWork::kDown && thread < p.top) route_weights[thread] = p.route_weights[token_row * p.top + thread];
+  }
+  const int my_expert = kWork != DecodeWork::kMatmul && lane < p.top ? p.experts[token_row * p.top + lane] : 0;
+  const auto expert_at = [&](int k) { return kWork == DecodeWork::kMatmul ? 0 : __shfl_sync(0xFFFFFFFFu, my_expert, k); };
+
+  // Activations, four columns at a time. The first kKept fours of a thread stay in registers until all are rounded: one row
+  // thread by thread; of several rows, a warp's 32 fours are of one.
+  constexpr int kKept = kKeptFours;
+  float4 kept[kKept];
+  const float* input = p.input + token_row * (kWork == DecodeWork::kDown ? p.top : 1) * p.input_stride;
+  const int padded = p.column_tiles * kTileColumns;
+  const int fours_a_row = padded / 4;
+  const int fours = p.input_rows * fours_a_row;
+  const bool one_row =
+      kWork == DecodeWork::kGateUp || (kWork == DecodeWork::kMatmul && kTokenTiles == 1 && p.input_rows == 1);
+  const auto row_of = [&](int i) { return one_row ? 0 : Quotient(i, fours_a_row); };
+  const auto load_four = [&](int i) {
+    const int row = row_of(i);
+    return LoadFour(input + row * static_cast<int>(p.input_stride), (i - row * fours_a_row) * 4, p.columns);
+  };
+  const auto load_kept = [&]() {
+    if (one_row && p.columns % 4 == 0) {
+#pragma unroll
+      for (int n = 0; n < kKept; ++n) {
+        kept[n] = float4{0, 0, 0, 0};
+        const int column = (thread + n * kDecodeThreads) * 4;
+        if (column < p.columns) kept[n] = reinterpret_cast<const float4*>(input)[thread + n * kDecodeThreads];
+      }
+    } else {
+#pragma unroll
+      for (int n = 0; n < kKept; ++n) {
+        kept[n] = float4{0, 0, 0, 0};
+        if (thread + n * kDecodeThreads < fours) kept[n] = load_four(thread + n * kDecodeThreads);
+      }
+    }
+  };
+  if (!weights_first) load_kept();
+
+  // Codebooks and scales of a batch, a few 16-byte pieces a thread; pieces `thread`, thread + kDecodeThreads, …
+  const int record_pieces = p.record_bytes / 16;
+  const auto load_record = [&](const Walk<kWork>& batch, int i) {
+    int64_t from = int64_t{batch.first} * p.record_bytes + i * 16;
+    if constexpr (kWork != DecodeWork::kMatmul) {
+      const int tile = Quotient(i, record_pieces);
+      const int k = kWork == DecodeWork::kDown ? Quotient(tile, batch.inner) : 0;
+      const int v = tile - k * batch.inner;
+      const int chosen = ChosenOf<kWork>(p, batch.first, k, v);
+      const int expert = p.experts[token_row * p.top + chosen];
+      from =
+          int64_t{RowTileOf<kWork>(p, batch.first, expert, chosen, v)} * p.record_bytes + (i - tile * record_pieces) * 16;
+    }
+    return __ldg(reinterpret_cast<const uint4*>(p.records + from));
+  };
+  const auto record_at = [&](int i) -> uint4& { return reinterpret_cast<uint4*>(shared + p.at.records)[i]; };
+
+  // Weights: the next item of `ahead` into registers.
+  Walk<kWork> ahead;
+  ahead.Enter(p, block_first, block_end, warp);
+  Walk<kWork> now = ahead;
+  int pieces = now.inner * (kWork == DecodeWork::kDown ? p.top : 1) * record_pieces;
+  uint4 first_piece{};
+  if (thread < pieces) first_piece = load_record(now, thread);
+  constexpr int kTile = Expand::kRingBytes;
+  uint8_t* const ring = shared + p.at.ring + warp * kSlots * 2 * kTile;
+  const auto fetch = [&](int slot) {
+    while (ahead.left == 0) {
+      if (ahead.first + ahead.units >= block_end) {
+        CommitCopies();
+        return;
+      }
+      ahead.Enter(p, ahead.first + ahead.units, block_end, warp);
+    }
+    int k = 0;
+    int column_tile = ahead.super;
+    if constexpr (kWork == DecodeWork::kDown) {
+      k = Quotient(ahead.super, p.column_tiles);
+      column_tile -= k * p.column_tiles;
+    }
+    const int v = 2 * ahead.pair;
+    const int chosen = ChosenOf<kWork>(p, ahead.first, k, v);
+    const auto row_tile = static_cast<uint32_t>(RowTileOf<kWork>(p, ahead.first, expert_at(chosen), chosen, v));
+    const uint8_t* tile =
+        p.tiles + uint64_t{row_tile} * p.row_tile_bytes + static_cast<uint32_t>(column_tile * p.tile_bytes);
+    const uint32_t to = SharedAddress(ring) + slot * 2 * kTile;
+    const bool has_second = v + 1 < ahead.inner;
+    if (p.last_tile_halves == 2 || column_tile + 1 < p.column_tiles) {
+      CopyWords<Expand::kWords>(to, tile, lane, true);
+      CopyWords<Expand::kWords>(to + kTile, tile + p.second_stride, lane, has_second);
+      if constexpr (Expand::kTernary) {  // 32 bytes of a tile: eight lanes copy four each
+        constexpr int kBytesAt = Expand::kWords * 128;
+        CopyAsync<4>(to + kBytesAt + lane * 4, tile + kBytesAt + lane * 4, lane < 8);
+        CopyAsync<4>(to + kTile + kBytesAt + lane * 4, tile + p.second_stride + kBytesAt + lane * 4,
+                     lane < 8 && has_second);
+      }
+    } else {
+      CopyWords<Expand::kHalfWords>(to, tile, lane, true);
+      CopyWords<Expand::kHalfWords>(to + kTile, tile + p.second_stride, lane, has_second);
+    }
+    CommitCopies();
+    ahead.Step();
+  };
+  // The activations of all warps are asked for before any weight. Where the weights need not wait for the kernel in front,
+  // half a ring of them goes ahead.
+  if (!weights_first) __syncthreads();
+  const int ahead_slots = weights_first ? kSlots / 2 : kSlots;
+#pragma unroll 1
+  for (int s = 0; s < ahead_slots; ++s) fetch(s);
+  if (weights_first) {
+    WaitForKernelInFront();
+    load_kept();
+    __syncthreads();
+#pragma unroll 1
+    for (int s = ahead_slots; s < kSlots; ++s) fetch(s);
+  }
+
+  // While the weights are on their way: zero the sums, copy the library, round the activations.
+#pragma unroll 1
+  for (int i = thread; i < (p.at.total - p.at.sums) / 16; i += kDecodeThreads) {
+    reinterpret_cast<uint4*>(shared + p.at.sums)[i] = uint4{0, 0, 0, 0};
+  }
+#pragma unroll 1
+  for (int i = thread; i < p.library_bytes / 16; i += kDecodeThreads) {
+    reinterpret_cast<uint4*>(shared + p.at.library)[i] = __ldg(reinterpret_cast<const uint4*>(p.library) + i);
+  }
+  if (thread < pieces) record_at(thread) = first_piece;
+#pragma unroll 1
+  for (int i = thread + kDecodeThreads; i < pieces; i += kDecodeThreads) record_at(i) = load_record(now, i);
+  const int input_row_bytes = 2 * padded + (p.input_rows > 0 ? kInputRowPadding : 0);
+  const int8_t* rounded = p.rounded;
+  if (p.input_rows > 0) {
+    const auto take_largest = [&](uint32_t bits, int row) {
+      bits = __reduce_max_sync(0xFFFFFFFFu, bits);
+      if (lane == 0) atomicMax(largest + row, bits);
+    };
+    if (one_row) {
+      uint32_t bits = 0;
+#pragma unroll
+      for (int n = 0; n < kKept; ++n) bits = max(bits, LargestBits(kept[n]));
+#pragma unroll 1
+      for (int i = thread + kKept * kDecodeThreads; i < fours; i += kDecodeThreads)
+        bits = max(bits, LargestBits(load_four(i)));
+      take_largest(bits, 0);
+    } else {
+#pragma unroll
+      for (int n = 0; n < kKept; ++n) {
+        if (thread + n * kDecodeThreads < fours) take_largest(LargestBits(kept[n]), row_of(thread + n * kDecodeThreads));
+      }
+#pragma unroll 1
+      for (int i = thread + kKept * kDecodeThreads; i < fours; i += kDecodeThreads)
+        take_largest(LargestBits(load_four(i)), row_of(i));
+    }
+    __syncthreads();
+    const auto store = [&](float4 x, int i) {
+      const int row = row_of(i);
+      uint32_t high, low;
+      RoundFour(x, InverseScale(largest[row]), high, low);
+      uint8_t* at = shared + p.at.input + row * input_row_bytes + RoundedOffset((i - row * fours_a_row) * 4);
+      *reinterpret_cast<uint32_t*>(at) = high;
+      *reinterpret_cast<uint32_t*>(at + kLowOffset) = low;
+    };
+#pragma unroll
+    for (int n = 0; n < kKept; ++n) {
+      if (thread + n * kDecodeThreads < fours) store(kept[n], thread + n * kDecodeThreads);
+    }
+#pragma unroll 1
+    for (int i = thread + kKept * kDecodeThreads; i < fours; i += kDecodeThreads) store(load_four(i), i);
+    rounded = reinterpret_cast<const int8_t*>(shared + p.at.input);
+  }
+  __syncthreads();
+
+  const int g = lane / 4;
+  const int q = lane % 4;
+  const uint8_t* records = shared + p.at.records;
+  int32_t* sums = reinterpret_cast<int32_t*>(shared + p.at.sums);
+  float* outlier_sums = reinterpret_cast<float*>(shared + p.at.outlier_sums);
+  int slot = 0;
+  for (int first = block_first; first < block_end; first += p.batch_units) {
+    now.Enter(p, first, block_end, warp);
+    const int virtual_tiles = now.inner * (kWork == DecodeWork::kDown ? p.top : 1);
+    if (first != block_first) {
+      pieces = virtual_tiles * record_pieces;
+#pragma unroll 1
+      for (int i = thread; i < pieces; i += kDecodeThreads) record_at(i) = load_record(now, i);
+      __syncthreads();
+    }
+    // One tile's outliers a warp are fetched ahead and added when the products are done.
+    Outliers outliers;
+    if (p.outlier_values != nullptr && warp < virtual_tiles) {
+      outliers.Begin(p, records + warp * p.record_bytes, lane);
+      outliers.Fetch(p);
+    }
+
+    uint4 x[kTokenTiles][4];  // of two steps each
+    const int8_t* x_from = nullptr;
+    int loaded = -1;
+    int column_tile = 0;
+    int k = 0;
+    const auto load_x = [&](int tile, int i) {
+      const int row = kWork == DecodeWork::kDown ? k : min(g / 2 + 4 * tile, p.tokens - 1);
+      x[tile][i] = *reinterpret_cast<const uint4*>(x_from + row * input_row_bytes + i * 128);
+    };
+    while (now.left > 0) {
+      if (now.super != loaded) {
+        loaded = now.super;
+        column_tile = loaded;
+        if constexpr (kWork == DecodeWork::kDown) {
+          k = Quotient(loaded, p.column_tiles);
+          column_tile -= k * p.column_tiles;
+        }
+        x_from = rounded + column_tile * 512 + g % 2 * kLowOffset + q * 16;
+        if constexpr (kTokenTiles < 4) {
+#pragma unroll
+          for (int tile = 0; tile < kTokenTiles; ++tile) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) load_x(tile, i);
+          }
+        }
+      }
+      const int virtual_tile = k * now.inner + 2 * now.pair;
+      const bool has_second = 2 * now.pair + 1 < now.inner;
+      const uint8_t* books[2];
+      books[0] = records + virtual_tile * p.record_bytes + p.record_books +
+                 (p.library_bytes > 0 ? 2 * column_tile * kTileRows + g : g * Expand::kStride);
+      books[1] = books[0] + (has_second ? p.record_bytes : 0);
+      WaitForCopies<kSlots - 1>();
+      if constexpr (Expand::kTernary) __syncwarp();
+      uint32_t words[2][Expand::kWords];
+      uint32_t ternary_byte[2] = {0, 0};
+      const bool whole = p.last_tile_halves == 2 || column_tile + 1 < p.column_tiles;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint8_t* tile = ring + (2 * slot + i) * kTile;
+        if (whole) {
+          LoadWords<Expand::kWords>(tile, lane, words[i]);
+          if constexpr (Expand::kTernary) ternary_byte[i] = tile[Expand::kWords * 128 + lane];
+        } else {
+          uint32_t half[Expand::kHalfWords];
+          LoadWords<Expand::kHalfWords>(tile, lane, half);
+#pragma unroll
+          for (int w = 0; w < Expand::kWords; ++w) words[i][w] = 0;
+#pragma unroll
+          for (int w = 0; w < Expand::kHalfWords; ++w) words[i][w < Expand::kLowBits ? w : w + Expand::kLowBits] = half[w];
+        }
+      }
+      if constexpr (Expand::kTernary) __syncwarp();
+      fetch(slot);
+      slot = slot + 1 == kSlots ? 0 : slot + 1;
+
+      int32_t sum[kTokenTiles][kChains][4] = {};
+      uint32_t table[2][Expand::kTableWords];
+      typename Expand::Digits digits[2] = {};
+      const auto half_tile = [&]<int kHalf, int kTiles>() {
+        if (kHalf == 0 || p.library_bytes > 0) {
+#pragma unroll
+          for (int i = 0; i < kTiles; ++i) {
+            const uint8_t* book =
+                p.library_bytes > 0 ? shared + p.at.library + books[i][kHalf * kTileRows] * Expand::kStride : books[i];
+            LoadCodebook<kLevels>(book, table[i]);
+          }
+        }
+        if constexpr (kTokenTiles == 4) {
+#pragma unroll
+          for (int tile = 0; tile < kTokenTiles; ++tile) {
+            load_x(tile, 2 * kHalf);
+            load_x(tile, 2 * kHalf + 1);
+          }
+        }
+        const auto step = [&]<int kStep>() {
+          uint32_t centroids[2][2] = {};
+#pragma unroll
+          for (int i = 0; i < kTiles; ++i) {
+            Expand::template Step<kHalf, kStep>(table[i], words[i] + kHalf * Expand::kLowBits,
+                                                words[i] + 2 * Expand::kLowBits, ternary_byte[i], digits[i], centroids[i]);
+          }
+#pragma unroll
+          for (int tile = 0; tile < kTokenTiles; ++tile) {
+            const uint4& two = x[tile][2 * kHalf + kStep / 2];
+            MultiplyAdd(sum[tile][kStep % kChains], centroids[0][0], centroids[1][0], centroids[0][1], centroids[1][1],
+                        kStep % 2 == 0 ? two.x : two.z, kStep % 2 == 0 ? two.y : two.w);
+          }
+        };
+        step.template operator()<0>();
+        step.template operator()<1>();
+        step.template operator()<2>();
+        step.template operator()<3>();
+      };
+      if (has_second) {
+        half_tile.template operator()<0, 2>();
+        half_tile.template operator()<1, 2>();
+      } else {
+        half_tile.template operator()<0, 1>();
+        half_tile.template operator()<1, 1>();
+      }
+      // Lane 4 g + q has token q of row g: high and low sum of the first tile in [0, 1], of the second in [2, 3].
+#pragma unroll
+      for (int tile = 0; tile < kTokenTiles; ++tile) {
+        const auto total = [&](int i) {
+          return kChains == 2 ? sum[tile][0][i] + sum[tile][kChains - 1][i] : sum[tile][0][i];
+        };
+        if (q + 4 * tile < p.tokens) {
+          int32_t* at = sums + ((virtual_tile * kTileRows + g) * p.tokens + q + 4 * tile) * 2;
+          atomicAdd(at, total(0));
+          atomicAdd(at + 1, total(1));
+          if (has_second) {
+            atomicAdd(at + kTileRows * p.tokens * 2, total(2));
+            atomicAdd(at + kTileRows * p.tokens * 2 + 1, total(3));
+          }
+        }
+      }
+      now.Step();
+    }
+    if (p.outlier_values != nullptr) {
+      for (int i = warp; i < virtual_tiles; i += kDecodeWarps) {
+        if (i != warp) {
+          outliers.Begin(p, records + i * p.record_bytes, lane);
+          outliers.Fetch(p);
+        }
+        const int input_row = kWork == DecodeWork::kDown ? Quotient(i, now.inner) : 0;
+        outliers.template Add<4 * kTokenTiles>(p, rounded + input_row * input_row_bytes, input_row_bytes,
+                                               outlier_sums + i * kTileRows * p.tokens, lane);
+      }
+    }
+    __syncthreads();
+
+    // value(i, r, t): the product of virtual tile i's row r with token t. Leaves zero sums for the next batch.
+    const auto value = [&](int i, int r, int t, float input_scale) {
+      const int index = (i * kTileRows + r) * p.tokens + t;
+      const float scale = __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(records + i * p.record_bytes)[r]);
+      int2* at = reinterpret_cast<int2*>(sums) + index;
+      const float sum = static_cast<float>(at->x) * 256.0f + static_cast<float>(at->y);
+      *at = int2{0, 0};
+      return scale * input_scale * (sum + outlier_sums[index]);
+    };
+#pragma unroll 1
+    for (int i = thread; i < now.units * kTileRows; i += kDecodeThreads) {
+      const int unit = i / kTileRows;
+      const int r = i % kTileRows;
+      const int row = first * kTileRows + i;
+      if constexpr (kWork == DecodeWork::kGateUp) {
+        const float scale = ScaleOf(largest[0]);
+        const float gate = value(2 * unit, r, 0, scale);
+        const float up = value(2 * unit + 1, r, 0, scale);
+        p.output[token_row * int64_t{p.top} * p.rows + row] = gate / (1 + __expf(-gate)) * up;  // row in [top, width]
+      } else if constexpr (kWork == DecodeWork::kDown) {
+        float result = 0;
+#pragma unroll 1
+        for (int e = 0; e < p.top; ++e) {
+          result += route_weights[e] * value(e * now.inner + unit, r, 0, ScaleOf(largest[e]));
+        }
+        float* to = p.output + token_row * p.output_stride + row;
+        *to = p.accumulate ? *to + result : result;
+      } else {
+#pragma unroll 1
+        for (int t = 0; t < p.tokens; ++t) {
+          const float result = value(unit, r, t, p.input_rows > 0 ? ScaleOf(largest[t]) : p.rounded_scales[t]);
+          float* to = p.output + t * p.output_stride + row;
+          if (row < p.rows) *to = p.accumulate ? *to + result : result;
+        }
+      }
+    }
+    if (first + p.batch_units < block_end) __syncthreads();  // records and sums are free
+  }
+}
+
+}  // namespace hproc::kernels::cuda

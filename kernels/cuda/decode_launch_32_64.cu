@@ -1,0 +1,8 @@
+#include "kernels/cuda/decode_launch.cuh"
+
+namespace hproc::kernels::cuda {
+
+template void LaunchDecode<32>(const DecodeParams&, int, dim3, bool, cudaStream_t);
+template void LaunchDecode<64>(const DecodeParams&, int, dim3, bool, cudaStream_t);
+
+}  // namespace hproc::kernels::cuda

@@ -1,0 +1,115 @@
+// What a decode kernel is told; made by decode.cc, read by decode_kernel.cuh.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/decode_order.h"
+
+namespace hproc::kernels::cuda {
+
+enum class DecodeWork : int32_t { kMatmul, kGateUp, kDown };
+
+inline constexpr int kDecodeWarps = 16;
+inline constexpr int kDecodeThreads = kDecodeWarps * 32;
+inline constexpr int kKeptFours = 8;  // fours of activations that a thread keeps until they are rounded
+// Items of a warp's ring where a block may have 227 KB of shared memory, and on the consumer chips with their 99.
+constexpr int DecodeSlots(int levels, bool large_shared) { return (large_shared ? 3 : 1) + (levels <= 16 ? 1 : 0); }
+
+// Words used here: a *unit* is what the blocks share out: a row tile (matmul), a gate tile with its up tile (gate-up), a
+// row tile of the output (down). A block does its units in *batches*; a batch has `virtual tiles`: row tiles of the
+// matrix with sums of their own, multiplied two at a time (matmul: one a unit; gate-up: two; down: one a unit and expert).
+
+// Byte offsets in the block's shared memory.
+struct DecodeShared {
+  int32_t ring, records, library, input, sums, outlier_sums, total;
+};
+// Before them: the largest |x| of each row as bits, u32 [kMaxDecodeTop], and the route weights, float [kMaxDecodeTop].
+inline constexpr int32_t kSharedWeights = 128;
+inline constexpr int32_t kSharedHeader = 256;
+
+struct DecodeParams {
+  DecodeWork work;
+  // Weights. Sections of kernels/decode_order.h.
+  const uint8_t* library;
+  const uint8_t* records;
+  const uint8_t* tiles;
+  const uint8_t* outlier_columns;
+  const uint16_t* outlier_values;
+  uint32_t row_tile_bytes;
+  int32_t slots;          // DecodeSlots
+  int64_t second_stride;  // from the first tile of a pair to its second
+  int32_t tile_bytes;
+  int32_t last_tile_bytes;
+  int32_t record_bytes;
+  int32_t record_books;
+  int32_t column_tiles;
+  int32_t last_tile_halves;
+  int32_t wide_counts;   // u16 instead of u8
+  int32_t wide_columns;  // u32 instead of u16
+  int32_t rows;          // of the output: rows, width or hidden
+
+  // Activations: float32, and rounded by a kernel of its own where `rounded` is not null. A rounded row has 2 * padded
+  // bytes, 512 a column tile: [half][two of four steps][high or low][quarter of the lanes][two steps x 8 columns], so that
+  // the B operands of a lane for two steps are one 16-byte load.
+  const float* input;
+  const int8_t* rounded;
+  const float* rounded_scales;
+  int64_t input_stride;
+  int32_t columns;
+  int32_t input_rows;  // rounded on chip; 0 where `rounded` is given
+  int32_t tokens;      // rows of `input` that a block multiplies with every tile: 1 for experts
+
+  // Experts.
+  const int32_t* experts;
+  const float* route_weights;
+  int32_t top;           // 1 for matmul
+  int32_t expert_tiles;  // row tiles of one expert's output rows: width or hidden / kTileRows
+
+  float* output;
+  int64_t output_stride;
+  int32_t accumulate;
+
+  // Block b has units [b * block_units + min(b, spare_units), …), block_units of them and one more where b < spare_units.
+  int32_t block_units;
+  int32_t spare_units;
+  int32_t batch_units;    // at most, in a batch
+  int32_t virtual_tiles;  // at most, in a batch
+  int32_t library_bytes;  // 0 for V2
+  int32_t overlap;        // launched so: weights first, then wait for the kernel in front
+  DecodeShared at;
+};
+
+// Rows of rounded activations on chip are this much longer than 2 * padded, so that tokens fall on other banks.
+inline constexpr int32_t kInputRowPadding = 64;
+
+// Where everything lies; p.at is not read.
+inline DecodeShared DecodeSharedOf(const DecodeParams& p) {
+  DecodeShared s{};
+  int32_t end = kSharedHeader;
+  const auto take = [&](int64_t bytes) {
+    const int32_t at = end;
+    end += static_cast<int32_t>((bytes + 127) / 128 * 128);
+    return at;
+  };
+  s.ring = take(int64_t{kDecodeWarps} * p.slots * 2 * ((p.tile_bytes + 127) / 128 * 128));
+  s.records = take(int64_t{1} * p.virtual_tiles * p.record_bytes);
+  s.library = take(p.library_bytes);
+  s.input = take(int64_t{p.input_rows} * (2 * p.column_tiles * 256 + kInputRowPadding));
+  s.sums = take(int64_t{8} * p.virtual_tiles * 8 * p.tokens);
+  s.outlier_sums = take(int64_t{4} * p.virtual_tiles * 8 * p.tokens);
+  s.total = end;
+  return s;
+}
+
+// Enqueues the kernel for 4 * token_tiles tokens, token_tiles 1, 2 or 4. Instantiated for every K of quant::kLevelCounts in
+// decode_launch_*.cu.
+template <int kLevels>
+void LaunchDecode(const DecodeParams& params, int token_tiles, dim3 grid, bool overlap, cudaStream_t stream);
+
+// Rounds `tokens` rows into rounded [tokens][high, low][padded] and scales [tokens].
+void LaunchRoundActivations(const float* input, int64_t input_stride, int32_t tokens, int32_t columns, int32_t padded,
+                            int8_t* rounded, float* scales, bool overlap, cudaStream_t stream);
+
+}  // namespace hproc::kernels::cuda

@@ -1,0 +1,220 @@
+// The parts of the decode kernel (decode_kernel.cuh): how items are walked, how codebooks, words, activations and outliers
+// are read.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include "kernels/cuda/decode_params.h"
+#include "kernels/cuda/expand.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/decode.h"
+
+namespace hproc::kernels::cuda {
+
+// floor(a / b) for 0 <= a < 2^20, b > 0: half a unit is far more than the error of the reciprocal.
+__device__ __forceinline__ int Quotient(int a, int b) {
+  return static_cast<int>((static_cast<float>(a) + 0.5f) * Reciprocal(static_cast<float>(b)));
+}
+
+// Walks a warp's items: column tile outer, pair of virtual tiles inner, batch by batch. `super` is the column tile, with
+// down: expert * column_tiles + column tile.
+template <DecodeWork kWork>
+struct Walk {
+  int first, units;  // of the batch
+  int inner, pairs;  // virtual tiles of one column tile and their pairs; the last pair may lack its second
+  int super, pair, left;
+
+  __device__ __forceinline__ void Enter(const DecodeParams& p, int first_unit, int block_end, int warp) {
+    first = first_unit;
+    units = min(p.batch_units, block_end - first_unit);
+    inner = kWork == DecodeWork::kGateUp ? 2 * units : units;
+    pairs = (inner + 1) / 2;
+    const int items = pairs * p.column_tiles * (kWork == DecodeWork::kDown ? p.top : 1);
+    const int each = (items + kDecodeWarps - 1) / kDecodeWarps;
+    const int begin = min(warp * each, items);
+    left = min(each, items - begin);
+    super = Quotient(begin, pairs);
+    pair = begin - super * pairs;
+  }
+  __device__ __forceinline__ void Step() {
+    --left;
+    if (++pair == pairs) {
+      pair = 0;
+      ++super;
+    }
+  }
+};
+
+// Which of the token's experts virtual tile v belongs to; `k`: expert of a down tile.
+template <DecodeWork kWork>
+__device__ __forceinline__ int ChosenOf(const DecodeParams& p, int first, int k, int v) {
+  return kWork == DecodeWork::kGateUp ? Quotient(first + v / 2, p.expert_tiles) : k;
+}
+// The row tile of the matrix behind virtual tile v of expert `expert`, the token's `chosen`th.
+template <DecodeWork kWork>
+__device__ __forceinline__ int RowTileOf(const DecodeParams& p, int first, int expert, int chosen, int v) {
+  if constexpr (kWork == DecodeWork::kMatmul) return first + v;
+  if constexpr (kWork == DecodeWork::kDown) return expert * p.expert_tiles + first + v;
+  return (expert * 2 + v % 2) * p.expert_tiles + first + v / 2 - chosen * p.expert_tiles;
+}
+
+template <int kLevels>
+__device__ __forceinline__ void LoadCodebook(const uint8_t* from, uint32_t* table) {
+  constexpr int kWords = Expander<kLevels>::kTableWords;
+  if constexpr (kLevels == 2) {
+    table[0] = *reinterpret_cast<const uint16_t*>(from);
+  } else if constexpr (kWords == 1) {
+    table[0] = *reinterpret_cast<const uint32_t*>(from);
+  } else if constexpr (kWords == 2) {
+    const uint2 t = *reinterpret_cast<const uint2*>(from);
+    table[0] = t.x;
+    table[1] = t.y;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kWords; i += 4) {
+      const uint4 t = *reinterpret_cast<const uint4*>(from + i * 4);
+      table[i] = t.x;
+      if (i + 1 < kWords) table[i + 1] = t.y;
+      if (i + 2 < kWords) table[i + 2] = t.z;
+      if (i + 3 < kWords) table[i + 3] = t.w;
+    }
+  }
+}
+
+// A lane's words of a tile of kWords words a lane (kernels/decode_order.h), to and from its place in the ring.
+template <int kWords>
+__device__ __forceinline__ void CopyWords(uint32_t ring, const uint8_t* tile, int lane, bool wanted) {
+#pragma unroll
+  for (int i = 0; i < kWords / 4; ++i) CopyAsync<16>(ring + i * 512 + lane * 16, tile + i * 512 + lane * 16, wanted);
+  constexpr int kAfter4 = kWords / 4 * 4;
+  if constexpr (kWords - kAfter4 >= 2)
+    CopyAsync<8>(ring + kAfter4 * 128 + lane * 8, tile + kAfter4 * 128 + lane * 8, wanted);
+  if constexpr (kWords % 2 == 1) {
+    CopyAsync<4>(ring + (kWords - 1) * 128 + lane * 4, tile + (kWords - 1) * 128 + lane * 4, wanted);
+  }
+}
+template <int kWords>
+__device__ __forceinline__ void LoadWords(const uint8_t* ring, int lane, uint32_t* words) {
+#pragma unroll
+  for (int i = 0; i < kWords / 4; ++i) {
+    const uint4 t = *reinterpret_cast<const uint4*>(ring + i * 512 + lane * 16);
+    words[4 * i] = t.x;
+    words[4 * i + 1] = t.y;
+    words[4 * i + 2] = t.z;
+    words[4 * i + 3] = t.w;
+  }
+  constexpr int kAfter4 = kWords / 4 * 4;
+  if constexpr (kWords - kAfter4 >= 2) {
+    const uint2 t = *reinterpret_cast<const uint2*>(ring + kAfter4 * 128 + lane * 8);
+    words[kAfter4] = t.x;
+    words[kAfter4 + 1] = t.y;
+  }
+  if constexpr (kWords % 2 == 1)
+    words[kWords - 1] = *reinterpret_cast<const uint32_t*>(ring + (kWords - 1) * 128 + lane * 4);
+}
+
+// Whole numbers of 16 bits: high byte in [-127, 127], low byte in [-128, 127]. Adding 1.5 * 2^23 rounds to a whole number
+// and leaves it in the low mantissa bits.
+__device__ __forceinline__ void RoundFour(float4 x, float inverse, uint32_t& high, uint32_t& low) {
+  const auto whole = [&](float value) { return __float_as_uint(fmaf(value, inverse, 12582912.0f)); };
+  const uint32_t a = whole(x.x), b = whole(x.y), c = whole(x.z), d = whole(x.w);
+  low = Permute(Permute(a, b, 0x0040u), Permute(c, d, 0x0040u), 0x5410u);
+  high = Permute(Permute(a + 128, b + 128, 0x0051u), Permute(c + 128, d + 128, 0x0051u), 0x5410u);
+}
+// 0 for rows of (nearly) nothing, and for non-finite ones, whose scale makes every product non-finite.
+__device__ __forceinline__ float InverseScale(uint32_t largest) {
+  const float value = __uint_as_float(largest);
+  return value >= kLeastActivation && value <= 3.402823466e38f ? __fdividef(kDecodeActivationMax, value) : 0.0f;
+}
+__device__ __forceinline__ float ScaleOf(uint32_t largest) {
+  return __uint_as_float(largest) * (1.0f / kDecodeActivationMax);
+}
+// Columns [column, column + 4) of a row that can be read to a multiple of 4; zeros behind its end.
+__device__ __forceinline__ float4 LoadFour(const float* row, int column, int columns) {
+  float4 x{0, 0, 0, 0};
+  if (column < columns) x = *reinterpret_cast<const float4*>(row + column);
+  if (column + 1 >= columns) x.y = 0;
+  if (column + 2 >= columns) x.z = 0;
+  if (column + 3 >= columns) x.w = 0;
+  return x;
+}
+__device__ __forceinline__ uint32_t LargestBits(float4 x) {
+  // As bits, so that NaN is larger than all and shows in the output.
+  const uint32_t a = max(__float_as_uint(x.x) & 0x7FFFFFFFu, __float_as_uint(x.y) & 0x7FFFFFFFu);
+  const uint32_t b = max(__float_as_uint(x.z) & 0x7FFFFFFFu, __float_as_uint(x.w) & 0x7FFFFFFFu);
+  return max(a, b);
+}
+
+// Where the high bytes of columns [column, column + 4) stand in a rounded row (decode_params.h); the low ones come
+// kLowOffset later.
+inline constexpr int kLowOffset = 64;
+__device__ __forceinline__ int RoundedOffset(int column) {
+  const auto c = static_cast<unsigned>(column);
+  return static_cast<int>(c / 128 * 256 + c % 32 / 16 * 128 + c % 128 / 32 * 16 + c % 16);
+}
+
+// The outliers of one row tile: lane 4 g + q has every fourth of row g.
+struct Outliers {
+  static constexpr int kKept = 4;  // of a lane, fetched ahead
+  uint32_t next = 0, end = 0;
+  uint32_t columns[kKept];
+  uint16_t values[kKept];
+
+  static __device__ __forceinline__ uint32_t ColumnAt(const DecodeParams& p, uint32_t i) {
+    return p.wide_columns ? __ldg(reinterpret_cast<const uint32_t*>(p.outlier_columns) + i)
+                          : __ldg(reinterpret_cast<const uint16_t*>(p.outlier_columns) + i);
+  }
+  __device__ __forceinline__ void Begin(const DecodeParams& p, const uint8_t* record, int lane) {
+    const uint8_t* counts = record + kTileRows * 2 + 4;
+    const auto count_of = [&](int r) -> uint32_t {
+      return p.wide_counts ? reinterpret_cast<const uint16_t*>(counts)[r] : counts[r];
+    };
+    uint32_t before = *reinterpret_cast<const uint32_t*>(record + kTileRows * 2);
+#pragma unroll 1
+    for (int r = 0; r < lane / 4; ++r) before += count_of(r);
+    next = before + lane % 4;
+    end = before + count_of(lane / 4);
+  }
+  __device__ __forceinline__ void Fetch(const DecodeParams& p) {
+#pragma unroll
+    for (int n = 0; n < kKept; ++n) {
+      const uint32_t i = next + 4 * n;
+      columns[n] = 0;
+      values[n] = 0;
+      if (i < end) {
+        columns[n] = ColumnAt(p, i);
+        values[n] = __ldg(p.outlier_values + i);
+      }
+    }
+    next += 4 * kKept;
+  }
+  // Their sum with the rounded rows first_row, …, into sums[row of the tile][tokens], in units of the rows' scales.
+  template <int kTokens>
+  __device__ __forceinline__ void Add(const DecodeParams& p, const int8_t* rounded, int row_bytes, float* sums, int lane) {
+    float total[kTokens];
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) total[t] = 0;
+    for (;;) {
+#pragma unroll
+      for (int n = 0; n < kKept; ++n) {
+        const float value = __half2float(__ushort_as_half(values[n]));
+        const int8_t* at = rounded + RoundedOffset(static_cast<int>(columns[n] & ~3u)) + (columns[n] & 3u);
+#pragma unroll
+        for (int t = 0; t < kTokens; ++t) {
+          if (t < p.tokens)
+            total[t] += value * static_cast<float>(at[t * row_bytes] * 256 + at[t * row_bytes + kLowOffset]);
+        }
+      }
+      if (!__any_sync(0xFFFFFFFFu, next < end)) break;
+      Fetch(p);
+    }
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      total[t] += __shfl_xor_sync(0xFFFFFFFFu, total[t], 1);
+      total[t] += __shfl_xor_sync(0xFFFFFFFFu, total[t], 2);
+      if (lane % 4 == 0 && t < p.tokens) sums[lane / 4 * p.tokens + t] = total[t];
+    }
+  }
+};
+
+}  // namespace hproc::kernels::cuda

@@ -1,0 +1,53 @@
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/decode_parts.cuh"
+
+namespace hproc::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 512;
+
+// One block a token.
+__global__ void __launch_bounds__(kThreads)
+    RoundActivationsKernel(const float* input, int64_t input_stride, int32_t columns, int32_t padded, int8_t* rounded,
+                           float* scales) {
+  __shared__ uint32_t largest;
+  AllowNextKernel();
+  if (threadIdx.x == 0) largest = 0;
+  __syncthreads();
+  WaitForKernelInFront();
+  const float* row = input + blockIdx.x * input_stride;
+  const int first = static_cast<int>(threadIdx.x) * 4;
+  uint32_t bits = 0;
+  for (int c = first; c < padded; c += kThreads * 4) bits = max(bits, LargestBits(LoadFour(row, c, columns)));
+  bits = __reduce_max_sync(0xFFFFFFFFu, bits);
+  if (threadIdx.x % 32 == 0) atomicMax(&largest, bits);
+  __syncthreads();
+  const float inverse = InverseScale(largest);
+  int8_t* to = rounded + int64_t{blockIdx.x} * 2 * padded;
+  for (int c = first; c < padded; c += kThreads * 4) {
+    uint32_t high, low;
+    RoundFour(LoadFour(row, c, columns), inverse, high, low);
+    *reinterpret_cast<uint32_t*>(to + RoundedOffset(c)) = high;
+    *reinterpret_cast<uint32_t*>(to + RoundedOffset(c) + kLowOffset) = low;
+  }
+  if (threadIdx.x == 0) scales[blockIdx.x] = ScaleOf(largest);
+}
+
+}  // namespace
+
+void LaunchRoundActivations(const float* input, int64_t input_stride, int32_t tokens, int32_t columns, int32_t padded,
+                            int8_t* rounded, float* scales, bool overlap, cudaStream_t stream) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(tokens));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
+  HPROC_CUDA_CHECK(
+      cudaLaunchKernelEx(&config, RoundActivationsKernel, input, input_stride, columns, padded, rounded, scales));
+}
+
+}  // namespace hproc::kernels::cuda

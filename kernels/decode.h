@@ -1,0 +1,91 @@
+// Products of a few tokens with weights in decode order, on a CUDA device: what one decode step multiplies. Bound by the
+// bytes of the weights; kernels/RESULTS.md says how near.
+//
+// Arithmetic. A token x is rounded to whole numbers of 16 bits, x = scale * (256 * high + low) with scale = largest |x| /
+// kDecodeActivationMax, and both bytes are multiplied with the int8 centroids in integer MMAs, whose sums are exact. So
+//
+//     |y - W x|  <=  largest |x| / kDecodeActivationMax / 2 * sum over columns of |w|     plus float32 rounding of the end,
+//
+// and the bits of y depend on that token and row alone: not on the other tokens, the grid or the device. Outliers are
+// multiplied with the same rounded x in float32, in an order that depends on their count alone. Non-finite x give
+// non-finite y.
+//
+// All pointers are device memory, float32 unless said otherwise, rows contiguous. Calls enqueue on the stream and return;
+// they throw DeviceError where the launch is refused and never allocate, so they may be captured into a graph.
+// Thread-safe between streams.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/decode_order.h"
+
+struct CUstream_st;  // cudaStream_t is a pointer to it
+
+namespace hproc::kernels {
+
+inline constexpr int kMaxDecodeTokens = 16;
+inline constexpr int kMaxDecodeTop = 32;
+// 127 * 256 + 127: the largest number whose rounded high byte is 127.
+inline constexpr int kDecodeActivationMax = 32639;
+// A token whose largest |x| is below this counts as zero.
+inline constexpr float kLeastActivation = 0x1p-100f;
+
+struct DecodeStream {
+  CUstream_st* stream = nullptr;
+  // Lets the kernel start before the one in front of it on the stream has ended, and fetch its weights meanwhile; it
+  // reads activations and expert ids only once that one is done (programmatic dependent launch). The weights must not be
+  // written by the kernel in front.
+  bool overlap = false;
+  // At least DecodeWorkspaceBytes of the call; one call at a time uses it. May be null where that is 0.
+  std::byte* workspace = nullptr;
+};
+
+// Rounded activations of many tokens do not fit on chip beside the weights: they are made by a kernel of their own.
+int64_t DecodeWorkspaceBytes(int64_t tokens, int64_t columns);
+
+// output[t][r] = dot(weight row r, input[t]) for t in [0, tokens), tokens in 1..kMaxDecodeTokens; added to what is there
+// where `accumulate`.
+struct DecodeMatmulCall {
+  DecodeMatrix weight;
+  const float* input = nullptr;  // [tokens, columns], 16-byte aligned; row t at input + t * input_stride
+  int64_t input_stride = 0;      // in floats, a multiple of 4, at least columns; a row is readable to its stride
+  int64_t tokens = 1;
+  float* output = nullptr;  // row t at output + t * output_stride
+  int64_t output_stride = 0;
+  bool accumulate = false;
+};
+void DecodeMatmul(const DecodeStream& stream, const DecodeMatmulCall& call);
+
+// The first half of a layer of routed experts: for token t and its k-th expert e = experts[t][k]
+//     output[t * top + k] = silu(gate_e x_t) * (up_e x_t)
+// `weight` is [E * 2 * width, columns]; expert e's gate is its first `width` rows, then comes its up. Expert ids are read
+// on the device and must be in [0, E). width is a multiple of kTileRows.
+struct DecodeGateUpCall {
+  DecodeMatrix weight;
+  int64_t width = 0;
+  const float* input = nullptr;  // [tokens, columns], as above
+  int64_t input_stride = 0;
+  int64_t tokens = 1;
+  int64_t top = 0;                   // 1..kMaxDecodeTop
+  const int32_t* experts = nullptr;  // [tokens, top]
+  float* output = nullptr;           // [tokens * top, width]
+};
+void DecodeGateUp(const DecodeStream& stream, const DecodeGateUpCall& call);
+
+// The second half: output[t] = sum over k of route_weights[t][k] * (down_e input[t * top + k]), e = experts[t][k]; added
+// to what is there where `accumulate`. `weight` is [E * hidden, width]; hidden a multiple of kTileRows. A token's rounded
+// inputs, 2 * top * width bytes, must fit into a block's shared memory beside the weights in flight: 48 KB always do.
+struct DecodeDownCall {
+  DecodeMatrix weight;
+  int64_t hidden = 0;
+  const float* input = nullptr;  // [tokens * top, width], width a multiple of 4
+  int64_t tokens = 1;
+  int64_t top = 0;
+  const int32_t* experts = nullptr;      // [tokens, top]
+  const float* route_weights = nullptr;  // [tokens, top]
+  float* output = nullptr;               // [tokens, hidden]
+  bool accumulate = false;
+};
+void DecodeDown(const DecodeStream& stream, const DecodeDownCall& call);
+
+}  // namespace hproc::kernels

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Builds everything and runs the tests.
+#
+#   scripts/test.sh [PRESET] [ctest arguments]    PRESET: release (default), asan or tsan
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/build.sh"
+preset=release
+case "${1:-}" in
+  release | asan | tsan) preset=$1; shift ;;
+esac
+
+install_packages
+build "$preset"
+say "testing $(build_folder "$preset")"
+options=(-j "$(nproc)" --output-on-failure --no-tests=error)
+[ ! -t 1 ] || options+=(--progress)
+result=0
+ctest --test-dir "$(build_folder "$preset")" "${options[@]}" "$@" || result=$?
+# What was skipped says why only in the log.
+awk '/: Skipped$/ { getline; print "skipped: " $0 }' "$(build_folder "$preset")/Testing/Temporary/LastTest.log" | sort | uniq -c
+exit "$result"

@@ -1,0 +1,225 @@
+#include "controller/plan_space.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "tests/controller/fake_study.h"
+
+namespace hproc::controller {
+namespace {
+
+using quant::Family;
+using quant::LadderIndex;
+using testing::ElementsAre;
+
+constexpr int kTop = quant::kLadderSize - 1;
+
+std::vector<worker::LedgerLine> Others(int64_t workspace = 0) {
+  return {{.name = "kv_cache", .bytes = 1000},
+          {.name = "activations", .bytes = 500},
+          {.name = "workspace_peak", .bytes = workspace}};
+}
+
+PlanSpace MakeSpace(int64_t granularity = 1, int64_t workspace = 0, bool has_lazy = true) {
+  return {FakeTable(has_lazy), quant::ModePolicy::kAuto, 0.999, Others(workspace), granularity};
+}
+
+// A few rungs spread over the ladder, both ends among them.
+std::vector<int> SomeRungs() {
+  std::vector<int> rungs;
+  for (int rung = 0; rung < kTop; rung += 37) rungs.push_back(rung);
+  rungs.push_back(kTop);
+  return rungs;
+}
+
+TEST(PlanSpace, ResolvesAPairToThePlanOfItsFloors) {
+  const PlanSpace space = MakeSpace();
+  const FloorPair at{LadderIndex(0.985), LadderIndex(0.93)};
+  const PlannedPoint& point = space.At(at);
+  const quant::Plan plan = ResolvePlan(FakeTable(), {.strict = 0.985, .lazy = 0.93, .head = 0.999},
+                                       quant::ModePolicy::kAuto);
+  EXPECT_EQ(point.at, at);
+  EXPECT_EQ(point.plan.tensors, plan.tensors);
+  EXPECT_EQ(point.plan.floors, plan.floors);
+  EXPECT_EQ(point.digest, plan.Digest());
+  EXPECT_EQ(point.weight_bytes, plan.total_bytes());
+  EXPECT_EQ(point.total_bytes, plan.total_bytes() + 1500);
+}
+
+TEST(PlanSpace, PairsAndFloorsAreEachOthersInverse) {
+  const PlanSpace space = MakeSpace();
+  for (int rung : SomeRungs()) {
+    const FloorPair at{rung, kTop - rung};
+    EXPECT_EQ(space.PairOf(space.FloorsAt(at)), at);
+  }
+  // A promise is never weakened: between two rungs the higher one counts.
+  EXPECT_EQ(space.PairOf({.strict = 0.9001, .lazy = 0.5001}),
+            (FloorPair{LadderIndex(0.9005), LadderIndex(0.505)}));
+}
+
+TEST(PlanSpace, KeepsTheHeadAtItsOwnFloor) {
+  const PlanSpace space(FakeTable(), quant::ModePolicy::kAuto, 0.99, Others(), 1);
+  for (const FloorPair at : {FloorPair{0, 0}, FloorPair{kTop, kTop}}) {
+    const PlannedPoint& point = space.At(at);
+    EXPECT_EQ(point.plan.floors.head, 0.99);
+    EXPECT_EQ(point.plan.tensors.back().ladder_index, LadderIndex(0.99));
+  }
+}
+
+TEST(PlanSpace, GivesPairsThatStoreTheSameOneDigestAndOthersDifferentOnes) {
+  const PlanSpace space = MakeSpace();
+  std::map<std::string, int64_t> bytes_by_digest;
+  int pairs = 0;
+  for (int strict : SomeRungs()) {
+    for (int lazy : SomeRungs()) {
+      const PlannedPoint& point = space.At({strict, lazy});
+      const auto [it, is_new] = bytes_by_digest.emplace(point.digest, point.weight_bytes);
+      EXPECT_EQ(it->second, point.weight_bytes);
+      ++pairs;
+    }
+  }
+  // All floors below the cosine of K = 2 ask for K = 2 without outliers: 0.5 and 0.685 are rungs 0 and 37.
+  EXPECT_EQ(space.At({0, 0}).digest, space.At({37, 37}).digest);
+  EXPECT_NE(space.At({0, 0}).digest, space.At({LadderIndex(0.95), 0}).digest);
+  EXPECT_NE(space.At({LadderIndex(0.95), 0}).digest, space.At({0, LadderIndex(0.95)}).digest);
+  EXPECT_LT(static_cast<int>(bytes_by_digest.size()), pairs);
+  EXPECT_GT(static_cast<int>(bytes_by_digest.size()), pairs / 2);
+}
+
+TEST(PlanSpace, NeedsTheWeightsAndWhicheverIsMoreOfTheWorkspaceAndTheRest) {
+  // The workspace of quantize-on-load is given back before the cache is there.
+  for (const auto& [workspace, beside] :
+       {std::pair<int64_t, int64_t>{0, 1500}, {1499, 1500}, {9000, 9000}}) {
+    const PlanSpace space = MakeSpace(1, workspace);
+    EXPECT_EQ(space.OtherBytes(), 1500);
+    for (int rung : SomeRungs()) {
+      const FloorPair at{rung, kTop - rung};
+      EXPECT_EQ(space.NeededBytes(at), space.At(at).weight_bytes + beside);
+      EXPECT_EQ(space.At(at).total_bytes, space.At(at).weight_bytes + 1500);
+    }
+  }
+}
+
+TEST(PlanSpace, CountsEachTensorInWholeAllocations) {
+  constexpr int64_t kGranularity = 4096;
+  const PlanSpace space = MakeSpace(kGranularity);
+  const FloorPair at{LadderIndex(0.985), LadderIndex(0.93)};
+  int64_t allocated = 0;
+  for (const quant::TensorPlan& tensor : space.At(at).plan.tensors) {
+    allocated += (tensor.bytes + kGranularity - 1) / kGranularity * kGranularity;
+  }
+  EXPECT_GT(allocated, space.At(at).plan.total_bytes());
+  EXPECT_EQ(space.At(at).weight_bytes, allocated);
+  EXPECT_EQ(space.NeededBytes(at), allocated + 1500);
+}
+
+TEST(PlanSpace, NeverNeedsLessForHigherFloorsNorPromisesLess) {
+  const PlanSpace space = MakeSpace(64);
+  for (int rung = 1; rung < quant::kLadderSize; ++rung) {
+    EXPECT_GE(space.StrictBytes(rung), space.StrictBytes(rung - 1)) << rung;
+    EXPECT_GE(space.NeededBytes({0, rung}), space.NeededBytes({0, rung - 1})) << rung;
+    EXPECT_GE(space.NeededBytes({rung, 0}), space.NeededBytes({rung - 1, 0})) << rung;
+  }
+  EXPECT_GT(space.NeededBytes({kTop, 0}), space.NeededBytes({0, 0}));
+  EXPECT_GT(space.NeededBytes({0, kTop}), space.NeededBytes({0, 0}));
+}
+
+TEST(PlanSpace, HoldsTheFloorOfEachFamilyInEveryTensor) {
+  const PlanSpace space = MakeSpace();
+  for (int rung : SomeRungs()) {
+    const PlannedPoint& point = space.At({rung, kTop - rung});
+    for (const quant::TensorPlan& tensor : point.plan.tensors) {
+      const int floor = tensor.spec.family == Family::kStrict ? rung
+                        : tensor.spec.family == Family::kLazy ? kTop - rung
+                                                              : 0;
+      // As a float, which is how a rate table keeps it.
+      EXPECT_GE(static_cast<float>(tensor.min_cosine),
+                static_cast<float>(quant::LadderFloor(floor)))
+          << tensor.spec.name;
+    }
+  }
+}
+
+TEST(PlanSpace, KeepsDeficitsOfTheRungsThatAgreeWithThePlans) {
+  const PlanSpace space = MakeSpace();
+  for (int rung : SomeRungs()) {
+    const PlannedPoint& point = space.At({rung, kTop - rung});
+    EXPECT_NEAR(space.StrictDeficit(rung), point.strict_deficit,
+                1e-12);  // sums of two terms below 1
+    EXPECT_NEAR(space.LazyDeficit(kTop - rung), point.lazy_deficit, 1e-12);
+  }
+  EXPECT_EQ(space.StrictDeficit(kTop), 0);  // kept as stored
+}
+
+TEST(PlanSpace, LetsTheLazyFloorOfADenseModelDecideNothing) {
+  const PlanSpace space = MakeSpace(1, 0, /*has_lazy=*/false);
+  EXPECT_FALSE(space.has_lazy());
+  EXPECT_TRUE(MakeSpace().has_lazy());
+  const int strict = LadderIndex(0.97);
+  EXPECT_EQ(space.At({strict, 0}).digest, space.At({strict, kTop}).digest);
+  EXPECT_EQ(space.NeededBytes({strict, 0}), space.NeededBytes({strict, kTop}));
+  EXPECT_EQ(space.LazyDeficit(0), 0);
+}
+
+TEST(PlanSpace, PredictsALedgerWhoseLinesAddUp) {
+  for (int64_t granularity : {int64_t{1}, int64_t{4096}}) {
+    const PlanSpace space = MakeSpace(granularity, 700);
+    const PlannedPoint& point = space.At({LadderIndex(0.985), LadderIndex(0.93)});
+    std::vector<std::string> names;
+    int64_t held = 0;
+    int64_t outlier_bytes = 0;
+    for (const worker::LedgerLine& line : space.Ledger(point.plan)) {
+      names.push_back(line.name);
+      if (line.name != "workspace_peak") held += line.bytes;  // given back by then
+      if (line.name == "outliers") outlier_bytes = line.bytes;
+      EXPECT_GE(line.bytes, 0) << line.name;
+    }
+    EXPECT_THAT(names,
+                ElementsAre("weights_strict", "weights_lazy", "weights_head", "weights_kept",
+                            "outliers", "codebooks", "kv_cache", "activations", "workspace_peak"));
+    EXPECT_EQ(held, point.total_bytes);
+    EXPECT_GT(outlier_bytes, 0);
+  }
+}
+
+TEST(PlanSpace, KeepsEverythingForTheSixteenBitBaseline) {
+  const PlanSpace space = MakeSpace();
+  const PlannedPoint kept = space.Kept();
+  // 320 + 2 x 256 + 2 x 1024 + 1 + 320 rows of 512 values of two bytes.
+  EXPECT_EQ(kept.weight_bytes, (320 + 512 + 2048 + 1 + 320) * 512 * 2);
+  EXPECT_EQ(kept.total_bytes, kept.weight_bytes + 1500);
+  EXPECT_EQ(kept.strict_deficit, 0);
+  for (const quant::TensorPlan& tensor : kept.plan.tensors)
+    EXPECT_FALSE(tensor.format) << tensor.spec.name;
+}
+
+TEST(PlanSpace, CountsInt4WithAHalfFloatScaleForEach128Columns) {
+  // A row of 512: 256 bytes of codes, 4 scales of 2 bytes. Kept stay as stored.
+  const int64_t quantized = (512 + 2048 + 320) * (256 + 8);
+  const int64_t kept = (320 + 1) * 512 * 2;
+  EXPECT_EQ(MakeSpace().Int4WeightBytes(), quantized + kept);
+
+  // Rows that are no multiple of anything: 7 codes in 4 bytes and one scale; 129 in 65 and two.
+  quant::RateTable table;
+  for (const int64_t columns : {7, 129}) {
+    quant::TensorRates rates;
+    rates.spec = {
+        .name = std::to_string(columns), .family = Family::kStrict, .rows = 10, .columns = columns};
+    table.tensors.push_back(rates);
+  }
+  EXPECT_EQ(PlanSpace(table, quant::ModePolicy::kAuto, 1, {}, 1).Int4WeightBytes(),
+            10 * (4 + 2) + 10 * (65 + 4));
+  EXPECT_EQ(PlanSpace(table, quant::ModePolicy::kAuto, 1, {}, 64).Int4WeightBytes(), 64 + 704);
+}
+
+TEST(PlanSpace, UsesTheCandidatesOfTheModeAlone) {
+  const PlanSpace none(FakeTable(), quant::ModePolicy::kV2a, 0.999, Others(),
+                       1);  // the table has V2 alone
+  EXPECT_EQ(none.At({0, 0}).weight_bytes, none.Kept().weight_bytes);
+  EXPECT_LT(MakeSpace().At({0, 0}).weight_bytes, none.Kept().weight_bytes);
+}
+
+}  // namespace
+}  // namespace hproc::controller

@@ -1,0 +1,316 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "kernels/decode.h"
+#include "tests/kernels/device_array.h"
+#include "tests/kernels/random_container.h"
+
+namespace hproc::kernels {
+namespace {
+
+using quant::Mode;
+
+constexpr double kFloatEpsilon = std::numeric_limits<float>::epsilon();
+
+std::vector<float> RandomFloats(size_t count, float largest, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::uniform_real_distribution<float> uniform(-largest, largest);
+  std::vector<float> values(count);
+  for (float& v : values) v = uniform(random);
+  return values;
+}
+
+// One matrix on the host, as float rows, and on the device in decode order.
+struct Weight {
+  Weight(int64_t rows, int64_t columns, const quant::XfpFormat& format, int outliers, uint32_t seed)
+      : container(rows, columns, format, outliers, seed),
+        device(Ordered(container.view)),
+        matrix{rows, columns, format, container.view.outliers, device.get()} {}
+
+  static std::vector<std::byte> Ordered(const quant::XfpMatrix& view) {
+    std::vector<std::byte> bytes(
+        static_cast<size_t>(DecodeOrderOf(view.rows, view.columns, view.format, view.outliers).total_bytes));
+    WriteDecodeOrder(view, bytes);
+    return bytes;
+  }
+
+  RandomContainer container;
+  DeviceArray<std::byte> device;
+  DecodeMatrix matrix;
+};
+
+// The product of a row with x in double, and how far the device may be from it: half a step of the rounded x at every
+// column (kernels/decode.h), plus float32 rounding. Rounding is counted on the sum of magnitudes: the conversion of the
+// integer sum and two multiplications take an epsilon each, an outlier two each in a sum of at most columns / 16 terms.
+struct Expected {
+  double value = 0;
+  double tolerance = 0;
+};
+Expected DotOf(const quant::XfpMatrix& matrix, int64_t row, const float* x) {
+  std::vector<float> w(static_cast<size_t>(matrix.columns));
+  quant::DecodeRow(matrix, row, w);
+  double largest = 0, magnitude = 0, products = 0;
+  Expected expected;
+  for (int64_t c = 0; c < matrix.columns; ++c) {
+    const double wc = w[static_cast<size_t>(c)], xc = x[c];
+    expected.value += wc * xc;
+    largest = std::max(largest, std::abs(xc));
+    magnitude += std::abs(wc);
+    products += std::abs(wc * xc);
+  }
+  expected.tolerance = 0.5 * largest / kDecodeActivationMax * magnitude * 1.01 +
+                       (8 + std::sqrt(static_cast<double>(matrix.columns))) * kFloatEpsilon * products;
+  return expected;
+}
+
+class DecodeGpu : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = WhyNoDevice(); !why.empty()) GTEST_SKIP() << why;
+    HPROC_CUDA_CHECK(cudaStreamCreate(&stream_));
+  }
+  void TearDown() override {
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+
+  std::vector<float> Product(const Weight& weight, const std::vector<float>& x, int64_t tokens, bool overlap = false) {
+    const int64_t rows = weight.matrix.rows;
+    const auto stride = static_cast<int64_t>(x.size()) / tokens;
+    const DeviceArray<float> input(x);
+    const DeviceArray<float> output(std::vector<float>(static_cast<size_t>(tokens * rows), std::nanf("")));
+    const DeviceArray<std::byte> workspace(static_cast<size_t>(DecodeWorkspaceBytes(tokens, weight.matrix.columns)) + 16);
+    DecodeMatmul({.stream = stream_, .overlap = overlap, .workspace = workspace.get()}, {.weight = weight.matrix,
+                                                                                         .input = input.get(),
+                                                                                         .input_stride = stride,
+                                                                                         .tokens = tokens,
+                                                                                         .output = output.get(),
+                                                                                         .output_stride = rows});
+    HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    return output.ToHost();
+  }
+
+  void ExpectProduct(const Weight& weight, int64_t tokens, uint32_t seed) {
+    const int64_t columns = weight.matrix.columns;
+    const int64_t stride = (columns + 3) / 4 * 4;
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(tokens * stride), 30, seed);
+    const std::vector<float> y = Product(weight, x, tokens);
+    double worst = 0;
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t r = 0; r < weight.matrix.rows; ++r) {
+        const Expected expected = DotOf(weight.container.view, r, x.data() + t * stride);
+        const double got = y[static_cast<size_t>(t * weight.matrix.rows + r)];
+        ASSERT_NEAR(got, expected.value, expected.tolerance)
+            << "token " << t << " row " << r << " of " << tokens << " tokens";
+        worst = std::max(worst, std::abs(got - expected.value) / (expected.tolerance + 1e-300));
+      }
+    }
+    EXPECT_LE(worst, 1);
+  }
+
+  cudaStream_t stream_ = nullptr;
+};
+
+class DecodeGpuFormats : public DecodeGpu, public testing::WithParamInterface<std::tuple<Mode, int>> {};
+
+TEST_P(DecodeGpuFormats, MatchesTheReferenceAtTailsGroupsAndTokenCounts) {
+  const auto [mode, levels] = GetParam();
+  for (const int64_t columns : {1, 100, 128, 384, 1000}) {
+    const Weight weight(53, columns, {.mode = mode, .levels = levels}, columns > 200 ? 9 : 0, 5);
+    for (const int64_t tokens : {1, 2, 7, 8, 9, 16}) ExpectProduct(weight, tokens, 7);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Every, DecodeGpuFormats,
+                         testing::Combine(testing::Values(Mode::kV2, Mode::kV2a), testing::ValuesIn(quant::kLevelCounts)),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param) == Mode::kV2 ? "V2" : "V2a") + "K" +
+                                  std::to_string(std::get<1>(test.param));
+                         });
+
+TEST_F(DecodeGpu, MatchesTheReferenceAtEveryTokenCount) {
+  const Weight weight(200, 640, {.mode = Mode::kV2, .levels = 8}, 6, 1);
+  for (int64_t tokens = 1; tokens <= kMaxDecodeTokens; ++tokens) ExpectProduct(weight, tokens, 3);
+}
+
+TEST_F(DecodeGpu, RoundsManyTokensOfLongRowsInAKernelOfTheirOwn) {
+  const Weight weight(100, 4200, {.mode = Mode::kV2a, .levels = 16}, 20, 1);  // u16 outlier counts
+  ASSERT_GT(DecodeWorkspaceBytes(16, 4200), 0);
+  for (const int64_t tokens : {1, 7, 16}) ExpectProduct(weight, tokens, 3);
+}
+
+TEST_F(DecodeGpu, ReadsOutlierColumnsBeyondSixteenBits) {
+  const Weight weight(20, 70000, {.mode = Mode::kV2, .levels = 4}, 30, 1);
+  for (const int64_t tokens : {1, 3}) ExpectProduct(weight, tokens, 3);
+}
+
+TEST_F(DecodeGpu, TakesManyRowTilesInBatches) {
+  // More row tiles a multiprocessor than a batch has, at eight and at sixteen tokens.
+  const Weight weight(132 * 8 * 70 + 5, 256, {.mode = Mode::kV2, .levels = 4}, 2, 1);
+  for (const int64_t tokens : {1, 16}) ExpectProduct(weight, tokens, 3);
+}
+
+TEST_F(DecodeGpu, GivesATokenTheSameBitsAloneAndAmongOthers) {
+  const Weight weight(300, 512, {.mode = Mode::kV2, .levels = 16}, 5, 1);
+  const std::vector<float> x = RandomFloats(16 * 512, 2, 4);
+  const std::vector<float> all = Product(weight, x, 16);
+  for (int64_t t = 0; t < 16; ++t) {
+    const std::vector<float> alone = Product(weight, {x.begin() + t * 512, x.begin() + (t + 1) * 512}, 1, true);
+    for (size_t r = 0; r < 300; ++r)
+      ASSERT_EQ(alone[r], all[static_cast<size_t>(t) * 300 + r]) << "token " << t << " row " << r;
+  }
+}
+
+TEST_F(DecodeGpu, ShowsNonFiniteInputsAndKeepsZeros) {
+  const Weight weight(40, 256, {.mode = Mode::kV2, .levels = 8}, 0, 1);
+  std::vector<float> x(3 * 256, 0);
+  x[256 + 17] = std::numeric_limits<float>::quiet_NaN();
+  x[512 + 3] = std::numeric_limits<float>::infinity();
+  const std::vector<float> y = Product(weight, x, 3);
+  for (size_t r = 0; r < 40; ++r) {
+    EXPECT_EQ(y[r], 0);
+    EXPECT_FALSE(std::isfinite(y[40 + r])) << r;
+    EXPECT_FALSE(std::isfinite(y[80 + r])) << r;
+  }
+}
+
+TEST_F(DecodeGpu, AddsToTheOutputWhereAsked) {
+  const Weight weight(17, 128, {.mode = Mode::kV2, .levels = 4}, 0, 1);
+  const std::vector<float> x = RandomFloats(128, 1, 4);
+  const std::vector<float> plain = Product(weight, x, 1);
+  const DeviceArray<float> input(x);
+  const DeviceArray<float> output(std::vector<float>(17, 2.0f));
+  DecodeMatmul({.stream = stream_}, {.weight = weight.matrix,
+                                     .input = input.get(),
+                                     .input_stride = 128,
+                                     .tokens = 1,
+                                     .output = output.get(),
+                                     .output_stride = 17,
+                                     .accumulate = true});
+  HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  const std::vector<float> sum = output.ToHost();
+  for (size_t r = 0; r < 17; ++r) EXPECT_EQ(sum[r], 2.0f + plain[r]);
+}
+
+double Silu(double x) { return x / (1 + std::exp(-x)); }
+
+struct ExpertCase {
+  Mode mode;
+  int levels;
+  int64_t experts, top, tokens, hidden, width;
+  int outliers;
+};
+
+class DecodeGpuExperts : public DecodeGpu, public testing::WithParamInterface<ExpertCase> {};
+
+TEST_P(DecodeGpuExperts, MatchTheReference) {
+  const ExpertCase& c = GetParam();
+  const quant::XfpFormat format{.mode = c.mode, .levels = c.levels};
+  const Weight gate_up(c.experts * 2 * c.width, c.hidden, format, c.outliers, 1);
+  const Weight down(c.experts * c.hidden, c.width, format, c.outliers / 2, 2);
+  const std::vector<float> x = RandomFloats(static_cast<size_t>(c.tokens * c.hidden), 0.05f, 3);
+  const std::vector<float> weights = RandomFloats(static_cast<size_t>(c.tokens * c.top), 1, 4);
+  std::vector<int32_t> ids(static_cast<size_t>(c.tokens * c.top));
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>((i * 7 + 3) % static_cast<size_t>(c.experts));
+
+  const DeviceArray<float> input(x), route_weights(weights);
+  const DeviceArray<int32_t> experts(ids);
+  const DeviceArray<float> inner(std::vector<float>(static_cast<size_t>(c.tokens * c.top * c.width), std::nanf("")));
+  const DeviceArray<float> output(std::vector<float>(static_cast<size_t>(c.tokens * c.hidden), std::nanf("")));
+  // The second kernel reads what the first writes: overlap must not show.
+  const DecodeStream stream{.stream = stream_, .overlap = true};
+  DecodeGateUp(stream, {.weight = gate_up.matrix,
+                        .width = c.width,
+                        .input = input.get(),
+                        .input_stride = c.hidden,
+                        .tokens = c.tokens,
+                        .top = c.top,
+                        .experts = experts.get(),
+                        .output = inner.get()});
+  DecodeDown(stream, {.weight = down.matrix,
+                      .hidden = c.hidden,
+                      .input = inner.get(),
+                      .tokens = c.tokens,
+                      .top = c.top,
+                      .experts = experts.get(),
+                      .route_weights = route_weights.get(),
+                      .output = output.get()});
+  HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  const std::vector<float> h = inner.ToHost();
+  const std::vector<float> y = output.ToHost();
+
+  for (int64_t i = 0; i < c.tokens * c.top; ++i) {
+    const int64_t first = ids[static_cast<size_t>(i)] * 2 * c.width;
+    for (int64_t r = 0; r < c.width; ++r) {
+      const float* token = x.data() + i / c.top * c.hidden;
+      const Expected gate = DotOf(gate_up.container.view, first + r, token);
+      const Expected up = DotOf(gate_up.container.view, first + c.width + r, token);
+      // silu' stays below 1.1; __expf is good to a few units in the last place of its own result.
+      const double tolerance = 1.1 * gate.tolerance * (std::abs(up.value) + up.tolerance) +
+                               std::abs(Silu(gate.value)) * up.tolerance +
+                               32 * kFloatEpsilon * std::abs(Silu(gate.value) * up.value) + 1e-30;
+      ASSERT_NEAR(h[static_cast<size_t>(i * c.width + r)], Silu(gate.value) * up.value, tolerance)
+          << "route " << i << " row " << r;
+    }
+  }
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    for (int64_t r = 0; r < c.hidden; ++r) {
+      Expected sum;
+      for (int64_t k = 0; k < c.top; ++k) {
+        const int64_t route = t * c.top + k;
+        const Expected one =
+            DotOf(down.container.view, ids[static_cast<size_t>(route)] * c.hidden + r, h.data() + route * c.width);
+        const double w = weights[static_cast<size_t>(route)];
+        sum.value += w * one.value;
+        sum.tolerance += std::abs(w) * one.tolerance + static_cast<double>(c.top) * kFloatEpsilon * std::abs(w * one.value);
+      }
+      ASSERT_NEAR(y[static_cast<size_t>(t * c.hidden + r)], sum.value, sum.tolerance) << "token " << t << " row " << r;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, DecodeGpuExperts,
+    testing::Values(ExpertCase{Mode::kV2, 8, 5, 3, 1, 384, 136, 4}, ExpertCase{Mode::kV2a, 8, 5, 3, 2, 384, 136, 4},
+                    ExpertCase{Mode::kV2, 16, 16, 8, 1, 512, 256, 0}, ExpertCase{Mode::kV2a, 3, 12, 8, 3, 256, 128, 3},
+                    ExpertCase{Mode::kV2, 3, 40, 32, 1, 128, 64, 0}, ExpertCase{Mode::kV2, 6, 4, 1, 16, 200, 40, 2},
+                    ExpertCase{Mode::kV2, 64, 4, 2, 1, 256, 2304, 2}));
+
+TEST_F(DecodeGpu, ReplaysFromAGraphWithExpertsChosenOnTheDevice) {
+  const Weight gate_up(6 * 2 * 64, 256, {.mode = Mode::kV2, .levels = 8}, 0, 1);
+  const std::vector<float> x = RandomFloats(256, 1, 3);
+  const DeviceArray<float> input(x);
+  const DeviceArray<int32_t> experts(std::vector<int32_t>{0, 1});
+  const DeviceArray<float> inner(size_t{2 * 64});
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t replay = nullptr;
+  HPROC_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  DecodeGateUp({.stream = stream_}, {.weight = gate_up.matrix,
+                                     .width = 64,
+                                     .input = input.get(),
+                                     .input_stride = 256,
+                                     .tokens = 1,
+                                     .top = 2,
+                                     .experts = experts.get(),
+                                     .output = inner.get()});
+  HPROC_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
+  HPROC_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
+  for (const std::vector<int32_t>& ids : {std::vector<int32_t>{5, 2}, std::vector<int32_t>{2, 4}}) {
+    HPROC_CUDA_CHECK(cudaMemcpy(experts.get(), ids.data(), 8, cudaMemcpyHostToDevice));
+    HPROC_CUDA_CHECK(cudaGraphLaunch(replay, stream_));
+    HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    const std::vector<float> h = inner.ToHost();
+    for (int64_t k = 0; k < 2; ++k) {
+      const Expected gate = DotOf(gate_up.container.view, ids[static_cast<size_t>(k)] * 128, x.data());
+      const Expected up = DotOf(gate_up.container.view, ids[static_cast<size_t>(k)] * 128 + 64, x.data());
+      EXPECT_NEAR(h[static_cast<size_t>(k * 64)], Silu(gate.value) * up.value, 1e-3 * std::abs(up.value) + 1e-3);
+    }
+  }
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
+}
+
+}  // namespace
+}  // namespace hproc::kernels
