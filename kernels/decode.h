@@ -11,7 +11,7 @@
 // non-finite y.
 //
 // All pointers are device memory, float32 unless said otherwise, rows contiguous. Calls enqueue on the stream and return;
-// they throw cuda::DeviceError where the launch is refused and never allocate, so they may be captured into a graph.
+// they throw DeviceError where the launch is refused and never allocate, so they may be captured into a graph.
 // Thread-safe between streams.
 #pragma once
 

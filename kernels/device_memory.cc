@@ -34,7 +34,8 @@ DeviceOutOfMemory::DeviceOutOfMemory(std::string device, int64_t requested_bytes
       available_bytes_(available_bytes),
       purpose_(std::move(what)) {}
 
-DeviceMemory::DeviceMemory(std::string device, int64_t cap_bytes) : device_(std::move(device)) {
+DeviceMemory::DeviceMemory(std::string device, int64_t cap_bytes, std::unique_ptr<MemorySource> source)
+    : device_(std::move(device)), source_(std::move(source)) {
   HPROC_CHECK(cap_bytes >= 0, "a cap is not negative");
   usage_.cap_bytes = cap_bytes;
 }
@@ -45,22 +46,24 @@ DeviceBuffer DeviceMemory::Allocate(int64_t bytes, MemoryUse use, std::string_vi
   HPROC_CHECK(bytes >= 0, "a size is not negative");
   const int64_t rounded = std::max(Rounded(bytes), kGranularity);
   const auto line = static_cast<size_t>(use);
-  {
-    const std::scoped_lock lock(mutex_);
-    if (usage_.cap_bytes > 0 && rounded > usage_.cap_bytes - usage_.live_bytes) {
-      throw DeviceOutOfMemory(device_, rounded, usage_.cap_bytes - usage_.live_bytes, std::string(purpose));
-    }
-    usage_.live_bytes += rounded;
-    usage_.live[line] += rounded;
-    usage_.peak_bytes = std::max(usage_.peak_bytes, usage_.live_bytes);
-    usage_.peak[line] = std::max(usage_.peak[line], usage_.live[line]);
+  // The lock is held over the allocation, so that a refusal leaves no trace in the peaks.
+  const std::scoped_lock lock(mutex_);
+  const int64_t under_cap = usage_.cap_bytes > 0 ? usage_.cap_bytes - usage_.live_bytes : INT64_MAX;
+  if (rounded > under_cap) throw DeviceOutOfMemory(device_, rounded, under_cap, std::string(purpose));
+  void* data = source_ ? source_->Allocate(rounded) : std::aligned_alloc(kGranularity, static_cast<size_t>(rounded));
+  if (data == nullptr) {
+    if (!source_) throw std::bad_alloc();
+    throw DeviceOutOfMemory(device_, rounded, std::min(under_cap, source_->available_bytes()), std::string(purpose));
   }
+  usage_.live_bytes += rounded;
+  usage_.live[line] += rounded;
+  usage_.peak_bytes = std::max(usage_.peak_bytes, usage_.live_bytes);
+  usage_.peak[line] = std::max(usage_.peak[line], usage_.live[line]);
   DeviceBuffer buffer;
-  buffer.data_ = std::aligned_alloc(kGranularity, static_cast<size_t>(rounded));
+  buffer.data_ = data;
   buffer.memory_ = this;
   buffer.bytes_ = rounded;
   buffer.use_ = use;
-  if (buffer.data_ == nullptr) throw std::bad_alloc();  // the buffer's destructor gives the count back
   return buffer;
 }
 
@@ -75,12 +78,18 @@ void DeviceMemory::Reassign(MemoryUse from, MemoryUse to, int64_t bytes) {
 
 DeviceMemory::Usage DeviceMemory::usage() const {
   const std::scoped_lock lock(mutex_);
-  return usage_;
+  Usage usage = usage_;
+  if (source_) usage.overhead = source_->overhead(usage.live_bytes);
+  return usage;
 }
 
 void DeviceMemory::Release(void* data, int64_t bytes, MemoryUse use) noexcept {
-  std::free(data);
   const std::scoped_lock lock(mutex_);
+  if (source_) {
+    source_->Free(data, bytes);
+  } else {
+    std::free(data);
+  }
   usage_.live_bytes -= bytes;
   usage_.live[static_cast<size_t>(use)] -= bytes;
 }

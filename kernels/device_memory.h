@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <stdexcept>
@@ -49,6 +50,27 @@ class DeviceOutOfMemory : public std::runtime_error {
   std::string purpose_;
 };
 
+// Where a device's bytes come from. Thread-safe.
+class MemorySource {
+ public:
+  virtual ~MemorySource() = default;
+
+  // At least `bytes` bytes aligned to DeviceMemory::kGranularity, or nullptr where the device has no room for them. Any other
+  // trouble is an exception.
+  virtual void* Allocate(int64_t bytes) = 0;
+  // What Allocate(bytes) gave.
+  virtual void Free(void* data, int64_t bytes) noexcept = 0;
+  // About how much it could still give.
+  virtual int64_t available_bytes() const = 0;
+
+  // What is in use on the device beside the `live_bytes` that were asked for.
+  struct Overhead {
+    int64_t context_bytes = 0;       // the device context: code, stacks, the driver's own
+    int64_t unattributed_bytes = 0;  // held by this process or another since the context was made, and named by no line
+  };
+  virtual Overhead overhead(int64_t live_bytes) const = 0;
+};
+
 class DeviceBuffer;
 
 // One device's budget. Thread-safe. Must outlive its buffers.
@@ -58,13 +80,15 @@ class DeviceMemory {
   static constexpr int64_t kGranularity = 64;
   static constexpr int64_t Rounded(int64_t bytes) { return (bytes + kGranularity - 1) / kGranularity * kGranularity; }
 
-  // `cap_bytes` 0: only the host's own memory is the limit.
-  DeviceMemory(std::string device, int64_t cap_bytes);
+  // `cap_bytes` 0: only the device itself is the limit. Without a `source` the bytes are the host's, and a host that has
+  // none left is a std::bad_alloc, not a verdict on the device.
+  DeviceMemory(std::string device, int64_t cap_bytes, std::unique_ptr<MemorySource> source = nullptr);
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
 
-  // Uninitialized memory aligned to kGranularity. `purpose` names the tensor or buffer in the refusal.
+  // Uninitialized memory aligned to kGranularity. `purpose` names the tensor or buffer in the refusal, which is the same
+  // DeviceOutOfMemory whether the cap or the device has no room.
   DeviceBuffer Allocate(int64_t bytes, MemoryUse use, std::string_view purpose);
 
   // Moves `bytes` of what was allocated under `from` to the line `to`: a container is one allocation, but its codes,
@@ -77,6 +101,7 @@ class DeviceMemory {
     int64_t peak_bytes = 0;
     std::array<int64_t, kMemoryUseCount> live{};  // by MemoryUse
     std::array<int64_t, kMemoryUseCount> peak{};
+    MemorySource::Overhead overhead;  // as read just now; not counted against the cap
   };
   Usage usage() const;
   const std::string& device() const { return device_; }
@@ -86,6 +111,7 @@ class DeviceMemory {
   void Release(void* data, int64_t bytes, MemoryUse use) noexcept;
 
   const std::string device_;
+  const std::unique_ptr<MemorySource> source_;
   mutable std::mutex mutex_;
   Usage usage_;
 };

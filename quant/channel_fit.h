@@ -21,6 +21,7 @@
 #include <span>
 #include <vector>
 
+#include "quant/codebook_fit.h"
 #include "quant/float_sort.h"
 #include "quant/levels.h"
 #include "quant/xfp_matrix.h"
@@ -30,9 +31,6 @@ namespace hproc::quant {
 // The outlier counts tried for a channel, ascending from 0: every count to 8, then four an octave, up to columns / 16
 // (two bits a weight: beyond that more levels are always cheaper).
 std::vector<int> OutlierCounts(int64_t columns);
-
-// What must be added to `center`, in units of `scale`, to give back `value`: fp16, held at its largest finite value.
-uint16_t OutlierResidual(double value, double scale, double center);
 
 struct ChannelCode {
   int levels = 0;
@@ -64,12 +62,12 @@ class ChannelFitter {
 
   const ChannelCode& code() const { return code_; }
   // The centroids of the last fit before rounding, ascending [levels], and the sorted channel.
-  std::span<const double> centers() const { return std::span(centers_).first(static_cast<size_t>(code_.levels)); }
+  std::span<const double> centers() const { return {fit_.centers(), static_cast<size_t>(code_.levels)}; }
   std::span<const float> sorted() const { return sorted_; }
-  // The columns of the sorted values, and the sums of the first i of them and of their squares, [columns + 1].
+  // The columns of the sorted values, and the sums of the first i of them, [columns + 1].
   std::span<const uint32_t> order() const { return order_; }
   std::span<const double> sums() const { return sum_; }
-  std::span<const double> square_sums() const { return square_sum_; }
+  const ChannelMoments& moments() const { return moments_; }
 
   // Next() until the cosine reaches `floor`; false when no count gets there.
   bool FitToFloor(int levels, Centroids centroids, double floor);
@@ -78,31 +76,27 @@ class ChannelFitter {
   void Encode(EncodedChannel& encoded) const;
 
  private:
-  void Fit(int low, int high, int max_steps);
-  void SplitAndMerge();  // leaves poor local optima: cuts the interval that gains most, joins the two that lose least
-  void ShiftBorders(int max_passes);  // Hartigan's exchange: moves single values across borders while that pays
-  void CenterAll();
-  double JoinCost(int begin, int middle, int end) const;  // squared error added by one center for both intervals
-  void RoundAndMeasure(int low, int high);
-  float Threshold(int k) const;  // the border between centroids k - 1 and k
+  // sorted_ and sum_ as CodebookFit asks for them.
+  struct SortedChannel {
+    const float* values = nullptr;
+    const double* sums = nullptr;
+    int count = 0;
+    int columns() const { return count; }
+    float Value(int i) const { return values[i]; }
+    double Sum(int i) const { return sums[i]; }
+  };
 
   std::span<const float> channel_;
   std::vector<int> counts_;
   int64_t counts_columns_ = -1;
   FloatSorter sorter_;
   std::vector<float> sorted_;
-  std::vector<uint32_t> order_;     // columns of sorted_, equal values by column
-  std::vector<double> sum_;         // sum_[i] of sorted_[0, i)
-  std::vector<double> square_sum_;  // likewise of squares
-  std::vector<int> low_of_count_;   // how many of the first n outliers are at the low end
-  double mean_ = 0;
-  double deviation_ = 0;
-
-  Centroids centroids_ = Centroids::kInt8;
+  std::vector<uint32_t> order_;    // columns of sorted_, equal values by column
+  std::vector<double> sum_;        // sum_[i] of sorted_[0, i)
+  std::vector<int> low_of_count_;  // how many of the first n outliers are at the low end
+  ChannelMoments moments_;
   size_t next_count_ = 0;
-  std::array<double, kMaxLevels> centers_{};
-  std::array<int, kMaxLevels + 1> borders_{};
-  std::array<bool, kMaxLevels + 1> unsettled_{};  // borders beside a cluster that has changed
+  CodebookFit<SortedChannel> fit_;
   ChannelCode code_;
 };
 

@@ -12,16 +12,6 @@ namespace hproc::quant {
 namespace {
 
 constexpr int kClusterSteps = 12;
-constexpr double kLargestInt8 = 127;
-
-double FeatureDistance(const GroupFeature& a, const GroupFeature& b) {
-  double distance = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double d = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-    distance += d * d;
-  }
-  return distance;
-}
 
 double RootMeanSquare(std::span<const float> values) {
   double square = 0;
@@ -29,11 +19,11 @@ double RootMeanSquare(std::span<const float> values) {
   return std::sqrt(square / static_cast<double>(values.size()));
 }
 
-// The four centroids of the group's best four-level codebook over `rms`; all zero for a zero group.
+// The feature of a group that `fitter` holds.
 GroupFeature FeatureOf(ChannelFitter& fitter, double rms) {
   GroupFeature feature{};
   if (!(rms > 0)) return feature;
-  fitter.Begin(4, Centroids::kInt8);
+  fitter.Begin(kFeatureLevels, Centroids::kInt8);
   fitter.Next();
   for (size_t i = 0; i < feature.size(); ++i) feature[i] = static_cast<float>(fitter.centers()[i] / rms);
   return feature;
@@ -52,9 +42,6 @@ size_t LowerBound(const float* values, size_t size, float threshold) {
   }
   return at + static_cast<size_t>(size == 1 && values[at] < threshold);
 }
-
-// bfloat16 nearest to the value, as a double too.
-uint16_t RoundScale(double scale) { return FloatToBfloat16(static_cast<float>(scale)); }
 
 }  // namespace
 
@@ -104,7 +91,7 @@ LibraryClusters TrainClusters(std::span<const float> sample, int64_t columns, bo
       size_t best = 0;
       double best_distance = std::numeric_limits<double>::infinity();
       for (size_t c = 0; c < clusters.centers.size(); ++c) {
-        const double distance = FeatureDistance(groups[g].feature, clusters.centers[c]);
+        const double distance = FeatureDistance(groups[g].feature.data(), clusters.centers[c].data());
         if (distance < best_distance) {
           best_distance = distance;
           best = c;
@@ -148,14 +135,14 @@ Library TrainLibrary(const LibraryClusters& clusters, int levels, Centroids cent
       library.codebooks[c][k] = static_cast<float>(fitter.centers()[k]);
       largest = std::max(largest, std::abs(fitter.centers()[k]));
     }
+    // An empty cluster keeps the center it had, wherever its neighbours have gone; codes need ascending ones.
+    std::sort(library.codebooks[c].begin(), library.codebooks[c].begin() + levels);
   }
   library.unit = largest > 0 ? largest / kLargestInt8 : 1;
   for (size_t c = 0; c < clusters.pooled.size(); ++c) {
     for (size_t k = 0; k < static_cast<size_t>(levels); ++k) {
       const double in_units = static_cast<double>(library.codebooks[c][k]) / library.unit;
-      library.codebooks[c][k] = centroids == Centroids::kInt8
-                                    ? static_cast<float>(std::clamp(std::round(in_units), -kLargestInt8, kLargestInt8))
-                                    : HalfToFloat(FloatToHalf(static_cast<float>(in_units)));
+      library.codebooks[c][k] = RoundCentroid(in_units, centroids);
     }
   }
   return library;
@@ -185,8 +172,12 @@ void LibraryFitter::Reset(std::span<const float> channel) {
   sorted_.clear();
   order_.clear();
   sum_.clear();
-  square_sum_.clear();
+  group_square_.clear();
   nearest_.resize(static_cast<size_t>(groups));
+  uint32_t empty = 0;
+  for (size_t i = 0; i < clusters_->pooled.size(); ++i) {
+    if (clusters_->pooled[i].empty()) empty |= uint32_t{1} << i;
+  }
   ChannelFitter& fitter = group_fitter_;
   for (int64_t g = 0; g < groups; ++g) {
     const std::span<const float> values =
@@ -197,77 +188,34 @@ void LibraryFitter::Reset(std::span<const float> channel) {
     sorted_.insert(sorted_.end(), fitter.sorted().begin(), fitter.sorted().end());
     order_.insert(order_.end(), fitter.order().begin(), fitter.order().end());
     sum_.insert(sum_.end(), fitter.sums().begin(), fitter.sums().end());
-    square_sum_.insert(square_sum_.end(), fitter.square_sums().begin(), fitter.square_sums().end());
-    std::array<std::pair<double, uint8_t>, kLibrarySize> distances;
-    for (size_t c = 0; c < distances.size(); ++c) {
-      const bool empty = clusters_->pooled[c].empty();
-      distances[c] = {empty ? std::numeric_limits<double>::infinity() : FeatureDistance(feature, clusters_->centers[c]),
-                      static_cast<uint8_t>(c)};
-    }
-    std::partial_sort(distances.begin(), distances.begin() + 3, distances.end());
-    for (size_t i = 0; i < 3; ++i) nearest_[static_cast<size_t>(g)][i] = distances[i].second;
+    group_square_.push_back(fitter.moments().square);
+    NearestClusters(feature.data(), clusters_->centers[0].data(), empty, nearest_[static_cast<size_t>(g)].data());
   }
 }
 
-LibraryFitter::Borders LibraryFitter::BordersOf(int64_t group, int book, double scale) const {
+LibraryFitter::Borders LibraryFitter::BordersOf(int64_t group, uint8_t book, double scale) const {
   const auto begin = static_cast<size_t>(GroupBegin(group));
   const auto size = static_cast<size_t>(GroupEnd(group)) - begin;
-  const std::array<float, kMaxLevels>& codebook = library_->codebooks[static_cast<size_t>(book)];
+  const std::array<float, kMaxLevels>& codebook = library_->codebooks[book];
   const auto levels = static_cast<size_t>(library_->levels);
   Borders borders;
   borders[0] = 0;
   for (size_t k = 1; k < levels; ++k) {
-    const auto threshold = static_cast<float>(
-        scale * 0.5 * (static_cast<double>(codebook[k - 1]) + static_cast<double>(codebook[k])));
+    const float threshold = CodeThreshold(scale, codebook[k - 1], codebook[k]);
     borders[k] = static_cast<uint8_t>(LowerBound(sorted_.data() + begin, size, threshold));
   }
   borders[levels] = static_cast<uint8_t>(size);
   return borders;
 }
 
-double LibraryFitter::GroupError(int64_t group, int book, double scale, const Borders& borders) const {
-  const auto begin = static_cast<size_t>(GroupBegin(group));
-  const auto levels = static_cast<size_t>(library_->levels);
-  const double* sums = sum_.data() + begin + static_cast<size_t>(group);  // one more entry a group
-  const std::array<float, kMaxLevels>& codebook = library_->codebooks[static_cast<size_t>(book)];
-  double error = square_sum_[begin + static_cast<size_t>(group) + borders[levels]];
-  for (size_t k = 0; k < levels; ++k) {
-    const double center = scale * static_cast<double>(codebook[k]);
-    error += center * (center * static_cast<double>(borders[k + 1] - borders[k]) - 2 * (sums[borders[k + 1]] - sums[borders[k]]));
+GroupProducts LibraryFitter::ProductsOf(int64_t group, uint8_t book, const Borders& borders) const {
+  const std::array<float, kMaxLevels>& codebook = library_->codebooks[book];
+  const double* sums = sum_.data() + GroupBegin(group) + group;  // one more entry a group
+  GroupProducts products;
+  for (size_t k = 0; k < static_cast<size_t>(library_->levels); ++k) {
+    products.Add(static_cast<double>(codebook[k]), borders[k + 1] - borders[k], sums[borders[k + 1]] - sums[borders[k]]);
   }
-  return error;
-}
-
-void LibraryFitter::ChooseCodebooks() {
-  for (int64_t g = 0; g < static_cast<int64_t>(code_.indices.size()); ++g) {
-    const double scale = ScaleOf(g);
-    double best_error = std::numeric_limits<double>::infinity();
-    for (uint8_t book : nearest_[static_cast<size_t>(g)]) {
-      const Borders borders = BordersOf(g, book, scale);
-      const double error = GroupError(g, book, scale, borders);
-      if (error < best_error) {
-        best_error = error;
-        code_.indices[static_cast<size_t>(g)] = book;
-        borders_[static_cast<size_t>(g)] = borders;
-      }
-    }
-  }
-}
-
-void LibraryFitter::SumCodes(std::vector<double>& dots, std::vector<double>& squares) const {
-  dots.assign(rms_.size(), 0);
-  squares.assign(rms_.size(), 0);
-  for (size_t g = 0; g < borders_.size(); ++g) {
-    const size_t i = rms_.size() == 1 ? 0 : g;
-    const std::array<float, kMaxLevels>& codebook = library_->codebooks[code_.indices[g]];
-    const double* sums = sum_.data() + g * kGroupColumns + g;
-    const Borders& borders = borders_[g];
-    for (size_t k = 0; k < static_cast<size_t>(library_->levels); ++k) {
-      const double q = static_cast<double>(codebook[k]);
-      dots[i] += q * (sums[borders[k + 1]] - sums[borders[k]]);
-      squares[i] += q * q * static_cast<double>(borders[k + 1] - borders[k]);
-    }
-  }
+  return products;
 }
 
 void LibraryFitter::AssignCodes() {
@@ -318,18 +266,32 @@ void LibraryFitter::Begin(const Library& library) {
   dot_ = code_square_ = 0;
   if (square_ == 0) return;
 
-  ChooseCodebooks();
-  // The least-squares scale for these codes, then the codes for that scale.
-  std::vector<double> dots;
-  std::vector<double> squares;
-  SumCodes(dots, squares);
+  std::vector<double> dots(rms_.size(), 0);
+  std::vector<double> squares(rms_.size(), 0);
+  const auto slot_of = [&](int64_t g) { return rms_.size() == 1 ? size_t{0} : static_cast<size_t>(g); };
+  for (int64_t g = 0; g < groups; ++g) {
+    const auto i = static_cast<size_t>(g);
+    const double scale = ScaleOf(g);
+    const ChosenCodebook chosen =
+        ChooseCodebook(group_square_[i], nearest_[i].data(), scale,
+                       [&](uint8_t book) { return ProductsOf(g, book, BordersOf(g, book, scale)); });
+    code_.indices[i] = chosen.book;
+    dots[slot_of(g)] += chosen.products.dot;
+    squares[slot_of(g)] += chosen.products.square;
+  }
+  // The least-squares scale for the codes that this scale gives, then the codes for that scale.
   for (size_t i = 0; i < rms_.size(); ++i) {
     if (squares[i] > 0 && dots[i] > 0) code_.scales[i] = RoundScale(dots[i] / squares[i]);
   }
+  std::fill(dots.begin(), dots.end(), 0.0);
+  std::fill(squares.begin(), squares.end(), 0.0);
   for (int64_t g = 0; g < groups; ++g) {
-    borders_[static_cast<size_t>(g)] = BordersOf(g, code_.indices[static_cast<size_t>(g)], ScaleOf(g));
+    const auto i = static_cast<size_t>(g);
+    borders_[i] = BordersOf(g, code_.indices[i], ScaleOf(g));
+    const GroupProducts products = ProductsOf(g, code_.indices[i], borders_[i]);
+    dots[slot_of(g)] += products.dot;
+    squares[slot_of(g)] += products.square;
   }
-  SumCodes(dots, squares);
   for (size_t i = 0; i < rms_.size(); ++i) {
     const double scale = Bfloat16ToFloat(code_.scales[i]);
     dot_ += scale * dots[i];

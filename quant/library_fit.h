@@ -23,11 +23,10 @@
 #include <vector>
 
 #include "quant/channel_fit.h"
+#include "quant/library_code.h"
 #include "quant/xfp_matrix.h"
 
 namespace hproc::quant {
-
-using GroupFeature = std::array<float, 4>;
 
 // The clusters of one matrix; serves every K.
 struct LibraryClusters {
@@ -78,11 +77,8 @@ class LibraryFitter {
  private:
   using Borders = std::array<uint8_t, kMaxLevels + 1>;  // where the levels of a sorted group begin, and its end
 
-  void ChooseCodebooks();
-  Borders BordersOf(int64_t group, int book, double scale) const;
-  double GroupError(int64_t group, int book, double scale, const Borders& borders) const;
-  // Adds <q, w> and ||q||^2 of each group's codes, in units of the scale, to its scale's sums.
-  void SumCodes(std::vector<double>& dots, std::vector<double>& squares) const;
+  Borders BordersOf(int64_t group, uint8_t book, double scale) const;
+  GroupProducts ProductsOf(int64_t group, uint8_t book, const Borders& borders) const;
   void AssignCodes();  // columns: their codes, and the largest errors
   double ScaleOf(int64_t group) const;
   int64_t GroupBegin(int64_t group) const { return group * kGroupColumns; }
@@ -99,8 +95,8 @@ class LibraryFitter {
   std::vector<float> sorted_;        // each group sorted
   std::vector<uint32_t> order_;      // the columns of sorted_, from 0 in every group
   std::vector<double> sum_;          // prefix sums within groups, one more entry a group
-  std::vector<double> square_sum_;
-  std::vector<std::array<uint8_t, 3>> nearest_;  // [groups] clusters worth trying
+  std::vector<double> group_square_;  // [groups] sums of squares
+  std::vector<std::array<uint8_t, kNearestClusters>> nearest_;  // [groups] clusters worth trying
 
   size_t next_count_ = 0;
   std::vector<Borders> borders_;     // [groups]

@@ -7,13 +7,6 @@
 #include "quant/channel_fit.h"
 
 namespace hproc::quant {
-namespace {
-
-// Deficits are summed as whole numbers of 2^-40, so that the order of the rows does not matter.
-constexpr double kDeficitUnit = 0x1p-40;
-
-}  // namespace
-
 const RateStep& Candidate::StepAt(int ladder_index) const {
   HPROC_CHECK(!steps.empty() && ladder_index >= 0 && ladder_index <= highest, "a floor the candidate cannot reach");
   const auto after = std::upper_bound(steps.begin(), steps.end(), ladder_index,
@@ -21,13 +14,16 @@ const RateStep& Candidate::StepAt(int ladder_index) const {
   return *(after - 1);
 }
 
-struct TensorRateBuilder::Accumulator::PerFormat {
-  // Change of the summed outliers and deficits at each ladder index; least cosine at each.
-  std::vector<int64_t> outliers = std::vector<int64_t>(kLadderSize + 1, 0);
-  std::vector<int64_t> deficits = std::vector<int64_t>(kLadderSize + 1, 0);
-  std::vector<float> min_cosine = std::vector<float>(kLadderSize, 2.0f);
-  int highest = kLadderSize - 1;
-};
+RungSums::RungSums() : outliers(kLadderSize + 1, 0), deficits(kLadderSize + 1, 0), min_cosine(kLadderSize, 2.0f) {}
+
+void RungSums::Add(const RungSums& other) {
+  for (size_t i = 0; i < outliers.size(); ++i) {
+    outliers[i] += other.outliers[i];
+    deficits[i] += other.deficits[i];
+  }
+  for (size_t i = 0; i < min_cosine.size(); ++i) min_cosine[i] = std::min(min_cosine[i], other.min_cosine[i]);
+  highest = std::min(highest, other.highest);
+}
 
 TensorRateBuilder::Accumulator::Accumulator(size_t formats) : formats_(formats) {}
 TensorRateBuilder::Accumulator::~Accumulator() = default;
@@ -63,7 +59,7 @@ void TensorRateBuilder::AddRows(std::span<const float> values, Accumulator& accu
     channel_fitter.Reset(row);
     library_fitter.Reset(row);
     for (size_t f = 0; f < formats_.size(); ++f) {
-      Accumulator::PerFormat& sums = accumulator.formats_[f];
+      RungSums& sums = accumulator.formats_[f];
       // Walks the outlier counts; each serves the rungs above the last one served, up to the cosine it reaches.
       int rung = 0;
       int64_t last_outliers = 0;
@@ -98,23 +94,28 @@ void TensorRateBuilder::AddRows(std::span<const float> values, Accumulator& accu
 }
 
 TensorRates TensorRateBuilder::Finish(std::span<const std::unique_ptr<Accumulator>> accumulators) const {
+  std::vector<RungSums> sums(formats_.size());
+  for (const auto& part : accumulators) {
+    for (size_t f = 0; f < sums.size(); ++f) sums[f].Add(part->formats_[f]);
+  }
+  return Finish(sums);
+}
+
+TensorRates TensorRateBuilder::Finish(std::span<const RungSums> sums) const {
+  HPROC_CHECK(sums.size() == formats_.size(), "sums of every format");
   TensorRates rates;
   rates.spec = spec_;
   for (size_t f = 0; f < formats_.size(); ++f) {
     Candidate candidate;
     candidate.format = formats_[f];
-    candidate.highest = kLadderSize - 1;
-    for (const auto& part : accumulators) candidate.highest = std::min(candidate.highest, part->formats_[f].highest);
+    candidate.highest = sums[f].highest;
     int64_t outliers = 0;
     int64_t deficit = 0;
     for (int rung = 0; rung <= candidate.highest; ++rung) {
       const auto at = static_cast<size_t>(rung);
-      float least = 1;
-      for (const auto& part : accumulators) {
-        outliers += part->formats_[f].outliers[at];
-        deficit += part->formats_[f].deficits[at];
-        least = std::min(least, part->formats_[f].min_cosine[at]);
-      }
+      outliers += sums[f].outliers[at];
+      deficit += sums[f].deficits[at];
+      const float least = std::min(1.0f, sums[f].min_cosine[at]);
       const RateStep step{.ladder_index = rung, .outliers = outliers, .min_cosine = least,
                           .mean_deficit = static_cast<double>(deficit) * kDeficitUnit / static_cast<double>(spec_.rows)};
       if (candidate.steps.empty() || candidate.steps.back().outliers != outliers ||

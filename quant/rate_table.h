@@ -70,6 +70,19 @@ struct RateOptions {
   bool operator==(const RateOptions&) const = default;
 };
 
+// What some rows add to a format's rungs; each vector in the order of the ladder.
+struct RungSums {
+  std::vector<int64_t> outliers;  // change of the summed outliers at each rung, kLadderSize + 1
+  std::vector<int64_t> deficits;  // likewise of 1 - cosine, in whole units of kDeficitUnit
+  std::vector<float> min_cosine;  // least cosine of the rows at each rung, kLadderSize
+  int highest = kLadderSize - 1;  // the highest rung that all rows reach, or -1
+
+  RungSums();
+  void Add(const RungSums& other);
+};
+// Deficits are summed as whole numbers, so that the order of the rows does not matter.
+inline constexpr double kDeficitUnit = 0x1p-40;
+
 // Collects the rates of one tensor. Build from the sample first; then AddRows over all rows, from any number of
 // threads with one Accumulator each; then Finish. The result does not depend on how the rows were split.
 class TensorRateBuilder {
@@ -82,6 +95,13 @@ class TensorRateBuilder {
   // `values`: whole rows, finite.
   void AddRows(std::span<const float> values, Accumulator& accumulator) const;
   TensorRates Finish(std::span<const std::unique_ptr<Accumulator>> accumulators) const;
+
+  // For those who fit the rows elsewhere: the candidates in order, their libraries (none for V2), and what the sums of all
+  // rows, one a format, make of them.
+  std::span<const XfpFormat> formats() const { return formats_; }
+  const LibraryClusters& clusters() const { return clusters_; }
+  std::span<const std::optional<Library>> libraries() const { return libraries_; }
+  TensorRates Finish(std::span<const RungSums> sums) const;
 
  private:
   TensorSpec spec_;
@@ -97,8 +117,7 @@ class TensorRateBuilder::Accumulator {
  private:
   friend class TensorRateBuilder;
   explicit Accumulator(size_t formats);
-  struct PerFormat;
-  std::vector<PerFormat> formats_;
+  std::vector<RungSums> formats_;
 };
 
 // A table as bytes and back. Decoding checks everything: the bytes may come from a disk that filled up half way.

@@ -1,6 +1,9 @@
 // The file form of a rate table: little-endian records, closed by the SHA-256 of all before it.
 //
-//   "HPROCRT1"  fingerprint  tensor count  { tensor  candidate count  { candidate  step count  { step } } }  sha256 (hex)
+//   "HPROCRT2"  fingerprint  tensor count  { tensor  candidate count  { candidate  step count  { step } } }  sha256 (hex)
+//
+// The digit is the version of the fits as much as of the form: it goes up whenever the quantizer gives other bytes for the same
+// tensor, since a plan made from a table promises the bytes of the load.
 //
 // A table of the largest models has some ten million steps, which is why this is not JSON.
 #include <bit>
@@ -14,7 +17,7 @@
 namespace hproc::quant {
 namespace {
 
-constexpr std::string_view kMagic = "HPROCRT1";
+constexpr std::string_view kMagic = "HPROCRT2";
 constexpr size_t kDigestBytes = 64;
 static_assert(std::endian::native == std::endian::little, "the file is little-endian, as all supported hosts are");
 

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/printable.h"
 #include "quant/matrix_quantizer.h"
+#include "worker/load_parts.h"
 #include "worker/tensor_convert.h"
 
 namespace hproc::worker {
@@ -24,36 +25,6 @@ int64_t BlockRows(int64_t columns) { return std::max<int64_t>(1, 8192 / columns)
 int64_t BlockSlots(int threads) { return 2 * threads; }
 int64_t WorkspaceValues(const quant::TensorSpec& spec, int64_t slots) {
   return slots * std::min(spec.rows, BlockRows(spec.columns)) * spec.columns;
-}
-
-MemoryUse UseOf(Family family) {
-  switch (family) {
-    case Family::kStrict: return MemoryUse::kWeightsStrict;
-    case Family::kLazy: return MemoryUse::kWeightsLazy;
-    case Family::kHead: return MemoryUse::kWeightsHead;
-    case Family::kKept: return MemoryUse::kWeightsKept;
-  }
-  return MemoryUse::kWeightsKept;
-}
-
-kernels::Storage StorageOf(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::kF16: return kernels::Storage::kFloat16;
-    case Dtype::kF32: return kernels::Storage::kFloat32;
-    default: return kernels::Storage::kBfloat16;
-  }
-}
-
-// The rows that a V2a library is trained on.
-Result<std::vector<float>> ReadSample(const Checkpoint& checkpoint, const ModelTensor& tensor) {
-  const int64_t columns = tensor.spec.columns;
-  const std::vector<int64_t> rows = quant::LibrarySampleRows(tensor.spec.rows, columns);
-  std::vector<float> sample(rows.size() * static_cast<size_t>(columns));
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const std::span<float> out = std::span(sample).subspan(i * static_cast<size_t>(columns), static_cast<size_t>(columns));
-    if (Result<void> read = ReadRows(checkpoint, tensor, rows[i], 1, out); !read.ok()) return read.error();
-  }
-  return sample;
 }
 
 // Reads the blocks of a tensor and hands each to `use(first_row, values, block)` on the pool's threads, at most
@@ -86,29 +57,20 @@ Result<void> OverBlocks(const Checkpoint& checkpoint, const ModelTensor& tensor,
   return Ok();
 }
 
-struct FamilyStats {
-  int64_t weights = 0;
-  int64_t bytes = 0;
-  quant::ChannelStats channels;
-};
-
 class Loader {
  public:
   Loader(const Checkpoint& checkpoint, DeviceMemory& memory, ThreadPool& pool)
       : checkpoint_(checkpoint), memory_(memory), pool_(pool), slots_(BlockSlots(pool.size())), blocks_(static_cast<size_t>(slots_)) {}
 
-  Result<LoadedTensor> Load(const ModelTensor& tensor, const quant::TensorPlan& plan) {
-    return plan.format ? LoadXfp(tensor, plan) : LoadKept(tensor);
+  Result<LoadedTensor> Load(const ModelTensor& tensor, const quant::TensorPlan& plan, LoadLog& log) {
+    return plan.format ? LoadXfp(tensor, plan, log) : LoadKept(tensor, plan, log);
   }
 
-  const FamilyStats& stats(int family) const { return stats_[static_cast<size_t>(family)]; }
-  int64_t outliers() const { return last_outliers_; }
-
  private:
-  Result<LoadedTensor> LoadKept(const ModelTensor& tensor) {
+  Result<LoadedTensor> LoadKept(const ModelTensor& tensor, const quant::TensorPlan& plan, LoadLog& log) {
     LoadedTensor loaded;
     const int64_t bytes = tensor.spec.kept_bytes();
-    loaded.storage = memory_.Allocate(bytes, UseOf(tensor.spec.family), tensor.spec.name);
+    loaded.storage = memory_.Allocate(bytes, MemoryUseOf(tensor.spec.family), tensor.spec.name);
     const std::span<std::byte> out = loaded.storage.span().first(static_cast<size_t>(bytes));
     if (Result<void> read = ReadStoredRows(checkpoint_, tensor, 0, tensor.spec.rows, out); !read.ok()) return read.error();
     std::fill(loaded.storage.span().begin() + bytes, loaded.storage.span().end(), std::byte{0});
@@ -121,10 +83,7 @@ class Loader {
     loaded.matrix.rows = tensor.spec.rows;
     loaded.matrix.columns = tensor.spec.columns;
     loaded.matrix.data = loaded.storage.data();
-    FamilyStats& stats = stats_[static_cast<size_t>(tensor.spec.family)];
-    stats.weights += tensor.spec.weights();
-    stats.bytes += bytes;
-    last_outliers_ = 0;
+    log.Add(plan, 0, {});
     return loaded;
   }
 
@@ -142,17 +101,17 @@ class Loader {
                  " values that are NaN or infinite"};
   }
 
-  Result<LoadedTensor> LoadXfp(const ModelTensor& tensor, const quant::TensorPlan& plan) {
+  Result<LoadedTensor> LoadXfp(const ModelTensor& tensor, const quant::TensorPlan& plan, LoadLog& log) {
     std::vector<float> sample;
     if (plan.format->mode == quant::Mode::kV2a) {
-      Result<std::vector<float>> read = ReadSample(checkpoint_, tensor);
+      Result<std::vector<float>> read = ReadLibrarySample(checkpoint_, tensor);
       if (!read.ok()) return read.error();
       sample = std::move(*read);
     }
     quant::MatrixQuantizer quantizer(plan, sample);
     const int64_t columns = tensor.spec.columns;
     const int64_t values = WorkspaceValues(tensor.spec, slots_);
-    const MemoryUse use = UseOf(tensor.spec.family);
+    const MemoryUse use = MemoryUseOf(tensor.spec.family);
     LoadedTensor loaded;
     loaded.storage = memory_.Allocate(quantizer.container_bytes(), use, tensor.spec.name);
     const DeviceBuffer workspace = memory_.Allocate(values * 4, MemoryUse::kWorkspace, "blocks of " + tensor.spec.name);
@@ -166,18 +125,12 @@ class Loader {
     if (done.ok()) done = quantizer.Finish(container);
     if (!done.ok()) return done.error();
 
-    const quant::XfpLayout layout = quant::LayoutOf(tensor.spec.rows, columns, *plan.format, plan.outliers);
-    memory_.Reassign(use, MemoryUse::kCodebooks, layout.codebook_bytes);
-    memory_.Reassign(use, MemoryUse::kOutliers, layout.outlier_bytes);
+    AssignLedgerLines(memory_, plan);
     loaded.matrix.storage = kernels::Storage::kXfp;
     loaded.matrix.rows = tensor.spec.rows;
     loaded.matrix.columns = columns;
     loaded.matrix.xfp = quant::ViewOf(tensor.spec.rows, columns, *plan.format, plan.outliers, container);
-    FamilyStats& stats = stats_[static_cast<size_t>(tensor.spec.family)];
-    stats.weights += tensor.spec.weights();
-    stats.bytes += quantizer.container_bytes();
-    stats.channels.Add(quantizer.stats());
-    last_outliers_ = plan.outliers;
+    log.Add(plan, plan.outliers, quantizer.stats());
     return loaded;
   }
 
@@ -186,15 +139,7 @@ class Loader {
   ThreadPool& pool_;
   int64_t slots_;
   std::vector<quant::MatrixQuantizer::Block> blocks_;
-  std::array<FamilyStats, quant::kFamilyCount> stats_{};
-  int64_t last_outliers_ = 0;
 };
-
-int64_t StoredBytes(const TensorTable& table) {
-  int64_t bytes = 0;
-  for (const ModelTensor& tensor : table.tensors) bytes += tensor.spec.kept_bytes();
-  return bytes;
-}
 
 }  // namespace
 
@@ -202,57 +147,25 @@ Result<LoadedModel> LoadModel(const ModelSpec& spec, const Checkpoint& checkpoin
                               const quant::Plan& plan, DeviceMemory& memory, ThreadPool& pool,
                               const LoadProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
-  if (plan.tensors.size() != table.tensors.size()) {
-    return Error{"the plan has " + std::to_string(plan.tensors.size()) + " tensors, the checkpoint " +
-                 std::to_string(table.tensors.size()) + "; it belongs to another checkpoint"};
-  }
+  if (Result<void> fits = CheckPlanFits(plan, table); !fits.ok()) return fits.error();
   Loader loader(checkpoint, memory, pool);
   std::vector<LoadedTensor> tensors;
-  quant::Plan stored;  // what was really stored; its digest must be the plan's
-  stored.floors = plan.floors;
+  LoadLog log(plan.floors);
   const int64_t total = StoredBytes(table);
   int64_t done = 0;
   for (size_t i = 0; i < table.tensors.size(); ++i) {
     const ModelTensor& tensor = table.tensors[i];
-    if (!(plan.tensors[i].spec == tensor.spec)) {
-      return Error{"tensor '" + Printable(tensor.spec.name) + "' is not the plan's '" +
-                   Printable(plan.tensors[i].spec.name) + "'; the plan belongs to another checkpoint"};
-    }
-    Result<LoadedTensor> loaded = loader.Load(tensor, plan.tensors[i]);
+    Result<LoadedTensor> loaded = loader.Load(tensor, plan.tensors[i], log);
     if (!loaded.ok()) return loaded.error();
     loaded->role = tensor.role;
     loaded->layer = tensor.layer;
-    quant::TensorPlan& record = stored.tensors.emplace_back(plan.tensors[i]);
-    record.outliers = loader.outliers();
-    record.bytes = loaded->matrix.storage == kernels::Storage::kXfp
-                       ? quant::LayoutOf(tensor.spec.rows, tensor.spec.columns, *record.format, record.outliers).total_bytes
-                       : tensor.spec.kept_bytes();
     tensors.push_back(std::move(*loaded));
     done += tensor.spec.kept_bytes();
     if (progress) progress(done, total);
   }
 
-  LoadedModel result{Model(spec, std::move(tensors)), LoadResult{}};
-  LoadResult& report = result.report;
-  report.plan_digest = stored.Digest();
-  report.weight_bytes = stored.total_bytes();
-  report.bits_per_weight = stored.bits_per_weight();
-  for (int f = 0; f < quant::kFamilyCount; ++f) {
-    const FamilyStats& stats = loader.stats(f);
-    if (stats.weights == 0) continue;
-    FamilyReport family;
-    family.family = quant::FamilyName(static_cast<Family>(f));
-    family.weights = stats.weights;
-    family.bytes = stats.bytes;
-    if (stats.channels.channels > 0) {
-      family.min_cosine = stats.channels.min_cosine;
-      family.mean_cosine = stats.channels.sum_cosine / static_cast<double>(stats.channels.channels);
-      family.min_norm_ratio = stats.channels.min_norm_ratio;
-      family.max_norm_ratio = stats.channels.max_norm_ratio;
-    }
-    report.families.push_back(std::move(family));
-  }
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  LoadedModel result{Model(spec, std::move(tensors)), log.Report()};
+  result.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 
@@ -270,7 +183,7 @@ Result<quant::RateTable> MeasureRates(const Checkpoint& checkpoint, const Tensor
     if (tensor.spec.family == Family::kKept) {
       rates.tensors.push_back({.spec = tensor.spec, .candidates = {}});
     } else {
-      Result<std::vector<float>> sample = ReadSample(checkpoint, tensor);
+      Result<std::vector<float>> sample = ReadLibrarySample(checkpoint, tensor);
       if (!sample.ok()) return sample.error();
       const quant::TensorRateBuilder builder(tensor.spec, options, *sample);
       std::vector<std::unique_ptr<quant::TensorRateBuilder::Accumulator>> accumulators;

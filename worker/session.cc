@@ -52,6 +52,10 @@ MemoryEvent LedgerOf(const DeviceMemory& memory) {
   }
   event.lines.push_back(
       {.name = "workspace_peak", .bytes = usage.peak[static_cast<size_t>(MemoryUse::kWorkspace)]});
+  if (usage.overhead.context_bytes != 0 || usage.overhead.unattributed_bytes != 0) {  // a device with memory of its own
+    event.lines.push_back({.name = "context", .bytes = usage.overhead.context_bytes});
+    event.lines.push_back({.name = "unattributed", .bytes = std::max<int64_t>(0, usage.overhead.unattributed_bytes)});
+  }
   return event;
 }
 

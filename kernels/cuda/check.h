@@ -6,14 +6,16 @@
 #include <stdexcept>
 #include <string>
 
-namespace hproc::kernels::cuda {
+namespace hproc::kernels {
 
-// A call of the CUDA runtime that failed: what() holds the call, file:line and the runtime's own words. After a kernel
-// fault the context is gone and every later call throws too.
+// A call of the CUDA runtime that failed: "cuda: cudaMalloc(&p, n): out of memory (kernels/cuda/x.cc:12)". A fault inside a
+// kernel poisons the device context, so that every later call throws too and nothing but the end of the process helps: the
+// worker reports device_lost.
 class DeviceError : public std::runtime_error {
  public:
-  DeviceError(const std::string& call, const char* file, int line, cudaError_t code)
-      : std::runtime_error(std::string(file) + ":" + std::to_string(line) + ": " + call + ": " + cudaGetErrorString(code)),
+  DeviceError(cudaError_t code, const char* call, const char* file, int line)
+      : std::runtime_error(std::string("cuda: ") + call + ": " + cudaGetErrorString(code) + " (" + file + ":" +
+                           std::to_string(line) + ")"),
         code_(code) {}
   cudaError_t code() const { return code_; }
 
@@ -21,11 +23,15 @@ class DeviceError : public std::runtime_error {
   cudaError_t code_;
 };
 
-inline void Check(cudaError_t code, const char* call, const char* file, int line) {
-  if (code != cudaSuccess) throw DeviceError(call, file, line, code);
+inline void CheckCuda(cudaError_t code, const char* call, const char* file, int line) {
+  if (code == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // reported here, not once more at the next launch
+  throw DeviceError(code, call, file, line);
 }
 
-}  // namespace hproc::kernels::cuda
+}  // namespace hproc::kernels
 
-// A macro because the text of the call and its place belong into the message.
-#define HPROC_CUDA_CHECK(call) ::hproc::kernels::cuda::Check((call), #call, __FILE__, __LINE__)
+// Macros because the text of the call and its place belong into the message.
+#define HPROC_CUDA_CHECK(call) ::hproc::kernels::CheckCuda((call), #call, __FILE__, __LINE__)
+// After every launch by <<<>>>.
+#define HPROC_CUDA_LAUNCHED(kernel) ::hproc::kernels::CheckCuda(cudaGetLastError(), "launch of " kernel, __FILE__, __LINE__)

@@ -226,5 +226,37 @@ TEST(ChannelFitter, TheSameCallsGiveTheSameCodes) {
   EXPECT_EQ(first.outlier_values, second.outlier_values);
 }
 
+TEST(ChannelFitter, DoesNotDependOnTheChannelBefore) {
+  ChannelFitter used;
+  for (size_t columns : {1u, 2u, 17u, 128u, 130u, 1000u}) {
+    std::vector<float> row = RandomRows(1, static_cast<int64_t>(columns), static_cast<uint32_t>(columns), 0.01);
+    row[columns / 2] = -0.0f;
+    if (columns == 17) std::fill(row.begin(), row.end(), 0.5f);
+    for (Centroids centroids : {Centroids::kInt8, Centroids::kHalf}) {
+      for (int levels : kLevelCounts) {
+        ChannelFitter fresh;
+        fresh.Reset(row);
+        used.Reset(row);
+        fresh.Begin(levels, centroids);
+        used.Begin(levels, centroids);
+        while (fresh.Next()) {
+          ASSERT_TRUE(used.Next());
+          ASSERT_EQ(used.code().centroids, fresh.code().centroids);
+          ASSERT_EQ(used.code().scale, fresh.code().scale);
+          ASSERT_EQ(used.code().cosine, fresh.code().cosine);
+          ASSERT_EQ(used.code().norm_ratio, fresh.code().norm_ratio);
+        }
+        EncodedChannel expected;
+        EncodedChannel encoded;
+        fresh.Encode(expected);
+        used.Encode(encoded);
+        EXPECT_EQ(encoded.codes, expected.codes);
+        EXPECT_EQ(encoded.outlier_columns, expected.outlier_columns);
+        EXPECT_EQ(encoded.outlier_values, expected.outlier_values);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace hproc::quant

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "quant/half.h"
@@ -105,6 +107,88 @@ TEST(LibraryFitter, ServesShortRowsAlmostAsWellAsTheirOwnCodebooks) {
       channel_deficit += 1 - channel_fitter.code().cosine;
     }
     EXPECT_LT(library_deficit, 1.25 * channel_deficit) << kLevelCounts[l];
+  }
+}
+
+// The steps of quant/library_code.h one by one, as GPU threads run them, with their search: no bit may differ.
+TEST(LibraryFitter, GivesTheBitsOfTheSharedSteps) {
+  struct Group {
+    std::vector<float> values;
+    std::vector<double> sums{0};
+    double square = 0;
+    std::array<uint8_t, kNearestClusters> nearest{};
+    int columns() const { return static_cast<int>(values.size()); }
+    float Value(int i) const { return values[static_cast<size_t>(i)]; }
+    double Sum(int i) const { return sums[static_cast<size_t>(i)]; }
+  };
+  struct GroupRef {  // CodebookFit copies its channel
+    const Group* group = nullptr;
+    int columns() const { return group->columns(); }
+    float Value(int i) const { return group->Value(i); }
+    double Sum(int i) const { return group->Sum(i); }
+  };
+  for (const int64_t columns : {40, 128, 300, 1024}) {
+    std::vector<float> rows = RandomRows(40, columns, 9, 0.01);
+    for (size_t i = 0; i < rows.size(); i += 7) rows[i] = std::round(rows[i] * 64) / 64;  // ties, and zeros of both signs
+    const Trained trained = Train(rows, columns, false);
+    uint32_t empty = 0;
+    for (size_t c = 0; c < kLibrarySize; ++c) empty |= trained.clusters.pooled[c].empty() ? uint32_t{1} << c : 0;
+    LibraryFitter fitter(trained.clusters);  // goes from row to row
+    for (size_t r = 0; r < 40; ++r) {
+      const auto row = std::span(rows).subspan(r * static_cast<size_t>(columns), static_cast<size_t>(columns));
+      double row_square = 0;
+      for (float v : row) row_square += static_cast<double>(v) * static_cast<double>(v);
+      const double rms = std::sqrt(row_square / static_cast<double>(columns));
+      std::vector<Group> groups;
+      for (size_t begin = 0; begin < row.size(); begin += kGroupColumns) {
+        Group& group = groups.emplace_back();
+        const auto values = row.subspan(begin, std::min<size_t>(kGroupColumns, row.size() - begin));
+        group.values.assign(values.begin(), values.end());
+        std::sort(group.values.begin(), group.values.end());
+        for (float v : group.values) {
+          group.sums.push_back(group.sums.back() + static_cast<double>(v));
+          group.square += static_cast<double>(v) * static_cast<double>(v);
+        }
+        CodebookFit<GroupRef, kFeatureLevels> fit;
+        fit.Begin({&group}, {group.sums.back(), group.square}, kFeatureLevels, Centroids::kInt8,
+                  StartOf(kFeatureLevels).data());
+        fit.FitFirst(0, 0);
+        GroupFeature feature;
+        FeatureOf(fit, rms, feature.data());
+        NearestClusters(feature.data(), trained.clusters.centers[0].data(), empty, group.nearest.data());
+      }
+      fitter.Reset(row);
+      for (const Library& library : trained.libraries) {
+        uint16_t scale = RoundScale(rms * library.unit);
+        std::vector<uint8_t> books;
+        GroupProducts all;
+        for (const Group& group : groups) {
+          const double value = Bfloat16ToFloat(scale);
+          const ChosenCodebook chosen = ChooseCodebook(group.square, group.nearest.data(), value, [&](uint8_t book) {
+            return ProductsOf(group, library.codebooks[book].data(), library.levels, value);
+          });
+          books.push_back(chosen.book);
+          all.dot += chosen.products.dot;
+          all.square += chosen.products.square;
+        }
+        if (all.square > 0 && all.dot > 0) scale = RoundScale(all.dot / all.square);
+        all = {};
+        for (size_t g = 0; g < groups.size(); ++g) {
+          const GroupProducts products =
+              ProductsOf(groups[g], library.codebooks[books[g]].data(), library.levels, Bfloat16ToFloat(scale));
+          all.dot += products.dot;
+          all.square += products.square;
+        }
+        const double value = Bfloat16ToFloat(scale);
+        const double code_square = value * value * all.square;
+        fitter.Begin(library);
+        ASSERT_TRUE(fitter.Next());
+        ASSERT_EQ(fitter.code().indices, books);
+        ASSERT_EQ(fitter.code().scales[0], scale);
+        ASSERT_EQ(fitter.code().norm_ratio, std::sqrt(code_square / row_square));
+        ASSERT_EQ(fitter.code().cosine, std::min(1.0, value * all.dot / std::sqrt(code_square * row_square)));
+      }
+    }
   }
 }
 

@@ -1,0 +1,402 @@
+#include "kernels/cuda/quantizer.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <future>
+#include <optional>
+#include <string>
+
+#include "base/check.h"
+#include "base/printable.h"
+#include "kernels/cuda/chunk_reader.h"
+#include "kernels/cuda/handles.h"
+#include "kernels/cuda/workspace.h"
+#include "quant/half.h"
+#include "quant/levels.h"
+
+namespace hproc::kernels {
+namespace {
+
+using cuda::ChunkBuffers;
+using cuda::ChunkReader;
+using cuda::PassBuffers;
+using cuda::PassStatus;
+using cuda::Workspace;
+using quant::Mode;
+
+constexpr size_t kTrainedAhead = 4;  // tensors whose libraries are made while others are on the device
+
+// What the host makes of a tensor's sample before the tensor comes.
+struct Trained {
+  std::optional<quant::LibraryClusters> clusters;            // kQuantize, V2a
+  std::optional<quant::Library> library;                     // likewise
+  std::unique_ptr<quant::TensorRateBuilder> rates;           // kMeasure
+};
+
+Result<Trained> Train(const TensorJob& job) {
+  Trained trained;
+  const bool measure = job.kind == TensorJob::Kind::kMeasure;
+  std::vector<float> sample;
+  if (measure ? job.rate_options.v2a : job.plan.format->mode == Mode::kV2a) {
+    Result<std::vector<float>> read = job.read_sample();
+    if (!read.ok()) return read.error();
+    sample = std::move(*read);
+  }
+  if (measure) {
+    trained.rates = std::make_unique<quant::TensorRateBuilder>(job.plan.spec, job.rate_options, sample);
+  } else if (job.plan.format->mode == Mode::kV2a) {
+    const quant::XfpFormat& format = *job.plan.format;
+    trained.clusters = quant::TrainClusters(sample, job.plan.spec.columns, format.group_scales);
+    trained.library = quant::TrainLibrary(*trained.clusters, format.levels, format.centroids);
+  }
+  return trained;
+}
+
+}  // namespace
+
+class CudaQuantizer::Impl {
+ public:
+  Impl(const CudaDevice& device, DeviceMemory& memory, const QuantizerOptions& options)
+      : device_(device), memory_(memory), options_(options) {}
+
+  Result<void> Run(std::span<const TensorJob> jobs, FunctionRef<void(size_t, TensorOutcome)> done);
+
+  QuantizerTimes times_;
+
+ private:
+  // A tensor whose work has been given to the device.
+  struct Pending {
+    size_t index = 0;
+    TensorOutcome outcome;
+    std::unique_ptr<quant::TensorRateBuilder> rates;
+    Event finished;
+  };
+  struct Phase {
+    double QuantizerTimes::* seconds;
+    Event begin{Event::Timing::kOn};
+    Event end{Event::Timing::kOn};
+  };
+
+  template <typename Body>
+  void Timed(double QuantizerTimes::* seconds, const Stream& stream, Body&& body) {
+    if (!options_.timed) {
+      body();
+      return;
+    }
+    Phase& phase = phases_.emplace_back(Phase{.seconds = seconds});
+    phase.begin.Record(stream);
+    body();
+    phase.end.Record(stream);
+  }
+
+  Result<void> RunOnDevice(std::span<const TensorJob> jobs, FunctionRef<void(size_t, TensorOutcome)> done);
+  void Begin(const TensorJob& job, const Trained& trained, const PassBuffers& pass, Pending& pending);
+  void Chunk(const TensorJob& job, const ChunkReader::Chunk& chunk, const void* stored, const PassBuffers& pass,
+             Pending& pending);
+  void QuantizeChunk(const TensorJob& job, const cuda::Rows& rows, int64_t first_row, const PassBuffers& pass,
+                     const ChunkBuffers& buffers, std::byte* container);
+  void MeasureChunk(const TensorJob& job, const cuda::Rows& rows, const PassBuffers& pass, const ChunkBuffers& buffers,
+                    const quant::TensorRateBuilder& rates);
+  Result<void> Retire(std::span<const TensorJob> jobs, FunctionRef<void(size_t, TensorOutcome)> done);
+  static Result<void> Verdict(const TensorJob& job, const PassStatus& status);
+
+  const CudaDevice& device_;
+  DeviceMemory& memory_;
+  QuantizerOptions options_;
+
+  // Of one Run. The order is that of destruction, backwards: work ends before its memory goes.
+  DeviceBuffer workspace_memory_;
+  std::optional<Workspace> workspace_;
+  std::deque<Pending> pending_;
+  std::deque<Phase> phases_;
+  std::optional<Stream> copies_;
+  std::optional<Stream> kernels_;
+};
+
+Result<void> CudaQuantizer::Impl::Run(std::span<const TensorJob> jobs, FunctionRef<void(size_t, TensorOutcome)> done) {
+  const ScopedDevice current(device_.ordinal());
+  times_ = QuantizerTimes{};
+  const auto start = std::chrono::steady_clock::now();
+  // Whatever way it ends, nothing is left running on memory that is about to be given back.
+  const auto settle = [&] {
+    if (copies_) static_cast<void>(cudaStreamSynchronize(copies_->get()));
+    if (kernels_) static_cast<void>(cudaStreamSynchronize(kernels_->get()));
+    for (const Phase& phase : phases_) {
+      float ms = 0;
+      if (cudaEventElapsedTime(&ms, phase.begin.get(), phase.end.get()) == cudaSuccess) {
+        times_.*phase.seconds += static_cast<double>(ms) / 1000;
+      }
+    }
+    phases_.clear();
+    pending_.clear();
+    workspace_.reset();
+    workspace_memory_.Reset();
+    copies_.reset();
+    kernels_.reset();
+  };
+  try {
+    Result<void> result = RunOnDevice(jobs, done);
+    settle();
+    times_.total_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return result;
+  } catch (...) {
+    settle();
+    throw;
+  }
+}
+
+Result<void> CudaQuantizer::Impl::RunOnDevice(std::span<const TensorJob> jobs,
+                                              FunctionRef<void(size_t, TensorOutcome)> done) {
+  if (jobs.empty()) return Ok();
+  copies_.emplace();
+  kernels_.emplace();
+  const cuda::PassShape shape = cuda::ShapeOf(jobs, options_.chunk_bytes, options_.workspace_bytes);
+  workspace_memory_ = memory_.Allocate(shape.total_bytes, MemoryUse::kWorkspace, "workspace of quantize-on-load");
+  workspace_.emplace(shape, workspace_memory_.span(), *kernels_);
+
+  std::vector<std::future<Result<Trained>>> trained(jobs.size());
+  size_t trained_to = 0;
+  ChunkReader reader(device_.ordinal(), jobs, shape.rows_of, shape.slot_bytes);
+  std::array<Event, 2> copied;    // the chunk has come into its half of the staging memory
+  std::array<Event, 2> consumed;  // … and has been read for the last time
+  int64_t chunks = 0;
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    const TensorJob& job = jobs[j];
+    for (; trained_to < std::min(jobs.size(), j + kTrainedAhead); ++trained_to) {
+      if (jobs[trained_to].kind == TensorJob::Kind::kKeep) continue;
+      trained[trained_to] = std::async(std::launch::async, [&job = jobs[trained_to]] { return Train(job); });
+    }
+    // The pass' small buffers are two of each: the tensor before the last must be done with its pair.
+    if (pending_.size() >= 2) {
+      if (Result<void> retired = Retire(jobs, done); !retired.ok()) return retired;
+    }
+    const PassBuffers& pass = workspace_->pass(static_cast<int>(j % 2));
+    Pending& pending = pending_.emplace_back();
+    pending.index = j;
+    Trained ready;
+    if (trained[j].valid()) {
+      Result<Trained> made = trained[j].get();
+      if (!made.ok()) return made.error();
+      ready = std::move(*made);
+    }
+    Begin(job, ready, pass, pending);
+    pending.rates = std::move(ready.rates);
+
+    for (int64_t row = 0; row < job.plan.spec.rows; row += shape.rows_of[j]) {
+      Result<ChunkReader::Chunk> chunk = reader.Next();
+      if (!chunk.ok()) return chunk.error();
+      HPROC_CHECK(chunk->job == j && chunk->first_row == row, "chunks in order");
+      times_.stored_bytes += static_cast<int64_t>(chunk->bytes.size());
+      const auto half = static_cast<size_t>(chunks % 2);
+      const bool keep = job.kind == TensorJob::Kind::kKeep;
+      std::byte* stored = keep ? pending.outcome.storage.data() + row * cuda::RowBytes(job)
+                               : workspace_->staging(static_cast<int>(half));
+      if (!keep && chunks >= 2) consumed[half].Hold(*copies_);
+      Timed(&QuantizerTimes::copy_s, *copies_, [&] {
+        HPROC_CUDA_CHECK(cudaMemcpyAsync(stored, chunk->bytes.data(), chunk->bytes.size(), cudaMemcpyHostToDevice, copies_->get()));
+      });
+      reader.Copied(*chunk, *copies_);
+      copied[half].Record(*copies_);
+      copied[half].Hold(*kernels_);
+      Chunk(job, *chunk, stored, pass, pending);
+      consumed[half].Record(*kernels_);
+      ++chunks;
+    }
+    HPROC_CUDA_CHECK(cudaMemcpyAsync(pass.results.data(), pass.status, static_cast<size_t>(pass.result_bytes),
+                               cudaMemcpyDeviceToHost, kernels_->get()));
+    pending.finished.Record(*kernels_);
+  }
+  while (!pending_.empty()) {
+    if (Result<void> retired = Retire(jobs, done); !retired.ok()) return retired;
+  }
+  times_.read_s = reader.read_seconds();
+  return Ok();
+}
+
+void CudaQuantizer::Impl::Begin(const TensorJob& job, const Trained& trained, const PassBuffers& pass, Pending& pending) {
+  const cudaStream_t stream = kernels_->get();
+  workspace_->Start(pass, *kernels_);
+  if (job.kind == TensorJob::Kind::kMeasure) {
+    if (job.rate_options.v2a) {
+      std::vector<const quant::Library*> libraries;
+      for (const auto& library : trained.rates->libraries()) {
+        if (library) libraries.push_back(&*library);
+      }
+      workspace_->SetLibraries(pass, trained.rates->clusters(), libraries, *kernels_);
+    }
+    return;
+  }
+  const bool keep = job.kind == TensorJob::Kind::kKeep;
+  const int64_t bytes = keep ? job.plan.spec.kept_bytes() : job.plan.bytes;
+  pending.outcome.storage = memory_.Allocate(bytes, job.use, job.plan.spec.name);
+  const DeviceBuffer& storage = pending.outcome.storage;
+  if (keep) {
+    HPROC_CUDA_CHECK(cudaMemsetAsync(storage.data() + bytes, 0, static_cast<size_t>(storage.bytes() - bytes), stream));
+    // The copies go straight there; what was freed may still be in use by kernels that came before.
+    return;
+  }
+  // Gaps between sections too: equal plans, equal bytes.
+  HPROC_CUDA_CHECK(cudaMemsetAsync(storage.data(), 0, static_cast<size_t>(storage.bytes()), stream));
+  if (trained.library) {
+    const quant::Library* library = &*trained.library;
+    workspace_->SetLibraries(pass, *trained.clusters, {&library, 1}, *kernels_);
+    const quant::XfpLayout layout =
+        quant::LayoutOf(job.plan.spec.rows, job.plan.spec.columns, *job.plan.format, job.plan.outliers);
+    workspace_->CopyCodebooks(pass, *library, storage.data() + layout.codebooks, *kernels_);
+  }
+}
+
+void CudaQuantizer::Impl::Chunk(const TensorJob& job, const ChunkReader::Chunk& chunk, const void* stored,
+                                const PassBuffers& pass, Pending& pending) {
+  const cuda::Rows rows{.data = stored, .storage = job.storage, .rows = chunk.rows,
+                        .columns = static_cast<int>(job.plan.spec.columns)};
+  if (job.kind == TensorJob::Kind::kKeep) {
+    cuda::CountNotFinite(rows, pass.status, device_.multiprocessors(), kernels_->get());
+    return;
+  }
+  const ChunkBuffers buffers = workspace_->Chunk(job, chunk.rows);
+  if (job.kind == TensorJob::Kind::kMeasure) {
+    MeasureChunk(job, rows, pass, buffers, *pending.rates);
+  } else {
+    QuantizeChunk(job, rows, chunk.first_row, pass, buffers, pending.outcome.storage.data());
+  }
+}
+
+void CudaQuantizer::Impl::QuantizeChunk(const TensorJob& job, const cuda::Rows& rows, int64_t first_row,
+                                        const PassBuffers& pass, const ChunkBuffers& buffers, std::byte* container) {
+  const cudaStream_t stream = kernels_->get();
+  const quant::TensorPlan& plan = job.plan;
+  const double floor = quant::LadderFloor(plan.ladder_index);
+  const quant::XfpLayout layout = quant::LayoutOf(plan.spec.rows, plan.spec.columns, *plan.format, plan.outliers);
+  const auto at = [&](int64_t offset) { return offset < 0 ? nullptr : reinterpret_cast<uint8_t*>(container) + offset; };
+  const cuda::Target target{.format = *plan.format,
+                            .first_row = first_row,
+                            .planned_outliers = plan.outliers,
+                            .codes = at(layout.codes),
+                            .codebooks = at(layout.codebooks),
+                            .scales = reinterpret_cast<uint16_t*>(at(layout.scales)),
+                            .indices = at(layout.indices),
+                            .outlier_starts = reinterpret_cast<uint32_t*>(at(layout.outlier_starts)),
+                            .outlier_counts = at(layout.outlier_counts),
+                            .outlier_columns = at(layout.outlier_columns),
+                            .outlier_values = reinterpret_cast<uint16_t*>(at(layout.outlier_values))};
+  const cuda::Tables& tables = workspace_->tables();
+  if (plan.format->mode == Mode::kV2) {
+    Timed(&QuantizerTimes::sort_s, *kernels_, [&] {
+      cuda::SortRows(rows, buffers.sorted, buffers.runs, pass.status, stream);
+      cuda::SumRows(rows, buffers.sorted, stream);
+      cuda::CountLows(rows, buffers.sorted, buffers.results, stream);
+    });
+    Timed(&QuantizerTimes::fit_s, *kernels_, [&] {
+      cuda::FitToFloor(rows, buffers.sorted, target, floor, tables, buffers.results, pass.status, stream);
+    });
+  } else {
+    Timed(&QuantizerTimes::sort_s, *kernels_,
+          [&] { cuda::SumSquares(rows, pass.libraries, buffers.codes, pass.status, stream); });
+    Timed(&QuantizerTimes::fit_s, *kernels_, [&] {
+      cuda::CodeRows(rows, pass.libraries, buffers.codes, tables, stream);
+    });
+    Timed(&QuantizerTimes::outliers_s, *kernels_, [&] {
+      cuda::TakeOutliers(rows, pass.libraries, buffers.codes, tables, {}, {}, floor, first_row, buffers.results,
+                         pass.status, device_.multiprocessors(), stream);
+    });
+  }
+  Timed(&QuantizerTimes::encode_s, *kernels_, [&] {
+    cuda::AssignOutliers(rows, target, buffers.results, buffers.starts, pass.status, stream);
+    cuda::Encode(rows, target, buffers.sorted, pass.libraries, buffers.codes, buffers.results, buffers.starts, pass.status,
+                 stream);
+  });
+}
+
+void CudaQuantizer::Impl::MeasureChunk(const TensorJob& job, const cuda::Rows& rows, const PassBuffers& pass,
+                                       const ChunkBuffers& buffers, const quant::TensorRateBuilder& rates) {
+  const cudaStream_t stream = kernels_->get();
+  const cuda::Tables& tables = workspace_->tables();
+  cuda::FormatRows v2{};
+  cuda::FormatRows v2a{};
+  int v2_count = 0;
+  int v2a_count = 0;
+  for (size_t f = 0; f < rates.formats().size(); ++f) {  // K ascends in either mode
+    (rates.formats()[f].mode == Mode::kV2 ? v2.of[v2_count++] : v2a.of[v2a_count++]) = static_cast<int>(f);
+  }
+  if (v2_count > 0) {
+    Timed(&QuantizerTimes::sort_s, *kernels_, [&] {
+      cuda::SortRows(rows, buffers.sorted, buffers.runs, pass.status, stream);
+      cuda::SumRows(rows, buffers.sorted, stream);
+      cuda::CountLows(rows, buffers.sorted, buffers.results, stream);
+    });
+    Timed(&QuantizerTimes::fit_s, *kernels_, [&] {
+      cuda::FitAll(rows, buffers.sorted, job.rate_options.centroids, tables, v2, buffers.saved, buffers.results, pass.sums,
+                   device_.multiprocessors(), stream);
+    });
+  }
+  if (v2a_count > 0) {
+    Timed(&QuantizerTimes::sort_s, *kernels_,
+          [&] { cuda::SumSquares(rows, pass.libraries, buffers.codes, pass.status, stream); });
+    Timed(&QuantizerTimes::fit_s, *kernels_,
+          [&] { cuda::CodeRows(rows, pass.libraries, buffers.codes, tables, stream); });
+    Timed(&QuantizerTimes::outliers_s, *kernels_, [&] {
+      cuda::TakeOutliers(rows, pass.libraries, buffers.codes, tables, v2a, pass.sums, 0, 0, buffers.results, pass.status,
+                         device_.multiprocessors(), stream);
+    });
+  }
+  Timed(&QuantizerTimes::encode_s, *kernels_,
+        [&] { cuda::CountRungs(rows.rows, v2_count + v2a_count, tables, buffers.results, pass.sums, stream); });
+}
+
+Result<void> CudaQuantizer::Impl::Verdict(const TensorJob& job, const PassStatus& status) {
+  const std::string& name = job.plan.spec.name;
+  if (status.not_finite > 0) {
+    return Error{(job.label.empty() ? "tensor '" + Printable(name) + "'" : job.label) + " holds " +
+                 std::to_string(status.not_finite) + " values that are NaN or infinite"};
+  }
+  if (job.kind != TensorJob::Kind::kQuantize) return Ok();
+  if (status.unreachable_row != INT64_MAX) {
+    return Error{name + ": channel " + std::to_string(status.unreachable_row) +
+                 " cannot reach the floor of its plan; the plan belongs to another checkpoint"};
+  }
+  if (status.outliers != static_cast<unsigned long long>(job.plan.outliers)) {
+    return Error{name + ": " + std::to_string(status.outliers) + " outliers where the plan has " +
+                 std::to_string(job.plan.outliers) + "; the plan belongs to another checkpoint"};
+  }
+  return Ok();
+}
+
+Result<void> CudaQuantizer::Impl::Retire(std::span<const TensorJob> jobs, FunctionRef<void(size_t, TensorOutcome)> done) {
+  Pending pending = std::move(pending_.front());
+  pending_.pop_front();
+  pending.finished.Wait();
+  const TensorJob& job = jobs[pending.index];
+  const PassBuffers& pass = workspace_->pass(static_cast<int>(pending.index % 2));
+  PassStatus status;
+  std::memcpy(&status, pass.results.data(), sizeof(status));
+  if (Result<void> verdict = Verdict(job, status); !verdict.ok()) return verdict;
+  if (job.kind == TensorJob::Kind::kQuantize) {
+    pending.outcome.stats = {.channels = status.channels, .min_cosine = status.min_cosine,
+                             .sum_cosine = status.sum_cosine, .min_norm_ratio = status.min_norm_ratio,
+                             .max_norm_ratio = status.max_norm_ratio};
+  } else if (job.kind == TensorJob::Kind::kMeasure) {
+    pending.outcome.rates = pending.rates->Finish(workspace_->Sums(pass, pending.rates->formats().size()));
+  }
+  done(pending.index, std::move(pending.outcome));
+  return Ok();
+}
+
+CudaQuantizer::CudaQuantizer(const CudaDevice& device, DeviceMemory& memory, const QuantizerOptions& options)
+    : impl_(std::make_unique<Impl>(device, memory, options)) {}
+CudaQuantizer::~CudaQuantizer() = default;
+
+Result<void> CudaQuantizer::Run(std::span<const TensorJob> jobs, FunctionRef<void(size_t index, TensorOutcome outcome)> done) {
+  return impl_->Run(jobs, done);
+}
+
+const QuantizerTimes& CudaQuantizer::times() const { return impl_->times_; }
+
+int64_t QuantizerWorkspaceBytes(std::span<const TensorJob> jobs, const QuantizerOptions& options) {
+  return jobs.empty() ? 0 : DeviceMemory::Rounded(cuda::ShapeOf(jobs, options.chunk_bytes, options.workspace_bytes).total_bytes);
+}
+
+}  // namespace hproc::kernels

@@ -1,0 +1,25 @@
+// The device of the tests that need one; without it they are skipped, and say why.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "kernels/cuda/device.h"
+
+namespace hproc::kernels {
+
+class GpuTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string reason = "no devices";
+    if (CudaDeviceCount(&reason) == 0) GTEST_SKIP() << "needs a CUDA device: " << reason;
+  }
+  // Opened once: a context takes a second.
+  static const CudaDevice& Device() {
+    static const CudaDevice device(0);
+    return device;
+  }
+};
+
+}  // namespace hproc::kernels

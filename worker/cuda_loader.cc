@@ -1,0 +1,160 @@
+#include "worker/cuda_loader.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "base/check.h"
+#include "worker/load_parts.h"
+
+namespace hproc::worker {
+namespace {
+
+using kernels::CudaQuantizer;
+using kernels::QuantizerOptions;
+using kernels::TensorJob;
+using kernels::TensorOutcome;
+
+constexpr int64_t kMostWorkspaceBytes = int64_t{1} << 30;
+constexpr int64_t kLeastWorkspaceBytes = int64_t{1} << 20;
+constexpr int64_t kMeasuringWorkspaceBytes = int64_t{2} << 30;  // nothing else is on the device then
+
+// A job that reads with all threads of the pool: one preads while another waits for the disk.
+TensorJob JobOf(const Checkpoint& checkpoint, const ModelTensor& tensor, ThreadPool& pool) {
+  TensorJob job;
+  job.plan.spec = tensor.spec;
+  // The device counts over the whole tensor, so that of several sources none can be named.
+  if (tensor.sources.size() == 1) job.label = TensorLabel(checkpoint, *tensor.sources.front().info);
+  job.storage = StorageOf(tensor.dtype);
+  job.use = MemoryUseOf(tensor.spec.family);
+  job.read = [&checkpoint, &tensor, &pool](int64_t first_row, int64_t rows, std::span<std::byte> out) -> Result<void> {
+    constexpr int64_t kPieceBytes = int64_t{4} << 20;
+    const int64_t row_bytes = tensor.spec.columns * tensor.spec.bytes_per_value;
+    const int64_t pieces = std::clamp<int64_t>(rows * row_bytes / kPieceBytes, 1, rows);
+    std::vector<Result<void>> read(static_cast<size_t>(pieces));
+    pool.ParallelFor(pieces, [&](int64_t piece, int) {
+      const int64_t begin = rows * piece / pieces;
+      const int64_t end = rows * (piece + 1) / pieces;
+      read[static_cast<size_t>(piece)] =
+          ReadStoredRows(checkpoint, tensor, first_row + begin, end - begin,
+                         out.subspan(static_cast<size_t>(begin * row_bytes), static_cast<size_t>((end - begin) * row_bytes)));
+    });
+    for (const Result<void>& outcome : read) {
+      if (!outcome.ok()) return outcome;
+    }
+    return Ok();
+  };
+  job.read_sample = [&checkpoint, &tensor] { return ReadLibrarySample(checkpoint, tensor); };
+  return job;
+}
+
+int64_t LargestLayerBytes(const TensorTable& table) {
+  std::map<int, int64_t> layers;
+  int64_t most = 0;
+  for (const ModelTensor& tensor : table.tensors) {
+    most = std::max(most, layers[tensor.layer] += tensor.layer < 0 ? 0 : tensor.spec.kept_bytes());
+  }
+  return most;
+}
+
+QuantizerOptions LoadOptions(const TensorTable& table) {
+  return {.workspace_bytes = std::clamp(LargestLayerBytes(table), kLeastWorkspaceBytes, kMostWorkspaceBytes)};
+}
+
+std::vector<TensorJob> LoadJobs(const Checkpoint& checkpoint, const TensorTable& table, const quant::Plan& plan,
+                                ThreadPool& pool) {
+  std::vector<TensorJob> jobs;
+  for (size_t i = 0; i < table.tensors.size(); ++i) {
+    TensorJob& job = jobs.emplace_back(JobOf(checkpoint, table.tensors[i], pool));
+    job.plan = plan.tensors[i];
+    job.kind = job.plan.format ? TensorJob::Kind::kQuantize : TensorJob::Kind::kKeep;
+  }
+  return jobs;
+}
+
+}  // namespace
+
+Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
+                                    const quant::Plan& plan, const kernels::CudaDevice& device,
+                                    kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  if (Result<void> fits = CheckPlanFits(plan, table); !fits.ok()) return fits.error();
+  const std::vector<TensorJob> jobs = LoadJobs(checkpoint, table, plan, pool);
+  std::vector<LoadedTensor> tensors(jobs.size());
+  LoadLog log(plan.floors);
+  const int64_t total = StoredBytes(table);
+  int64_t done_bytes = 0;
+  CudaQuantizer quantizer(device, memory, LoadOptions(table));
+  Result<void> done = quantizer.Run(jobs, [&](size_t i, TensorOutcome outcome) {
+    const ModelTensor& tensor = table.tensors[i];
+    const quant::TensorPlan& tensor_plan = plan.tensors[i];
+    LoadedTensor& loaded = tensors[i];
+    loaded.role = tensor.role;
+    loaded.layer = tensor.layer;
+    loaded.storage = std::move(outcome.storage);
+    loaded.matrix.rows = tensor.spec.rows;
+    loaded.matrix.columns = tensor.spec.columns;
+    if (tensor_plan.format) {
+      AssignLedgerLines(memory, tensor_plan);
+      loaded.matrix.storage = kernels::Storage::kXfp;
+      loaded.matrix.xfp = quant::ViewOf(tensor.spec.rows, tensor.spec.columns, *tensor_plan.format, tensor_plan.outliers,
+                                        loaded.storage.span().first(static_cast<size_t>(tensor_plan.bytes)));
+    } else {
+      loaded.matrix.storage = StorageOf(tensor.dtype);
+      loaded.matrix.data = loaded.storage.data();
+    }
+    log.Add(tensor_plan, tensor_plan.outliers, outcome.stats);
+    done_bytes += tensor.spec.kept_bytes();
+    if (progress) progress(done_bytes, total);
+  });
+  if (!done.ok()) return done.error();
+  LoadedModel result{Model(spec, std::move(tensors)), log.Report()};
+  result.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const TensorTable& table,
+                                            const quant::RateOptions& options, const kernels::CudaDevice& device,
+                                            kernels::DeviceMemory& memory, ThreadPool& pool,
+                                            const LoadProgress& progress) {
+  quant::RateTable rates;
+  Result<std::string> fingerprint = checkpoint.Fingerprint();
+  if (!fingerprint.ok()) return fingerprint.error();
+  rates.fingerprint = std::move(*fingerprint);
+  const int64_t total = StoredBytes(table);
+  int64_t done_bytes = 0;
+  std::vector<TensorJob> jobs;
+  std::vector<size_t> places;  // of the jobs' tensors in the table
+  for (size_t i = 0; i < table.tensors.size(); ++i) {
+    rates.tensors.push_back({.spec = table.tensors[i].spec, .candidates = {}});
+    if (table.tensors[i].spec.family == quant::Family::kKept) {
+      done_bytes += table.tensors[i].spec.kept_bytes();
+      continue;
+    }
+    TensorJob& job = jobs.emplace_back(JobOf(checkpoint, table.tensors[i], pool));
+    job.kind = TensorJob::Kind::kMeasure;
+    job.rate_options = options;
+    places.push_back(i);
+  }
+  CudaQuantizer quantizer(device, memory, {.workspace_bytes = kMeasuringWorkspaceBytes});
+  Result<void> done = quantizer.Run(jobs, [&](size_t job, TensorOutcome outcome) {
+    const size_t i = places[job];
+    rates.tensors[i] = std::move(outcome.rates);
+    done_bytes += rates.tensors[i].spec.kept_bytes();
+    if (progress) progress(done_bytes, total);
+  });
+  if (!done.ok()) return done.error();
+  return rates;
+}
+
+int64_t CudaLoadWorkspaceBytes(const TensorTable& table, const quant::Plan& plan) {
+  std::vector<TensorJob> jobs(table.tensors.size());
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    jobs[i].storage = StorageOf(table.tensors[i].dtype);
+    jobs[i].plan = plan.tensors[i];
+    jobs[i].kind = jobs[i].plan.format ? TensorJob::Kind::kQuantize : TensorJob::Kind::kKeep;
+  }
+  return kernels::QuantizerWorkspaceBytes(jobs, LoadOptions(table));
+}
+
+}  // namespace hproc::worker

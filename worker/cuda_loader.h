@@ -1,0 +1,27 @@
+// worker/loader.h on a CUDA device: the same model, the same rates, the same errors; the fits run on the device.
+//
+// Built only with CUDA. The kept tensors' and containers' bytes are the ones the CPU loader makes.
+#pragma once
+
+#include "base/thread_pool.h"
+#include "kernels/cuda/quantizer.h"
+#include "worker/loader.h"
+
+namespace hproc::worker {
+
+// As LoadModel; `memory` stands on kernels::CudaMemory(device). `pool` reads; nobody else uses it meanwhile. Throws
+// kernels::DeviceOutOfMemory and kernels::DeviceError.
+Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
+                                    const quant::Plan& plan, const kernels::CudaDevice& device,
+                                    kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress);
+
+// As MeasureRates.
+Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const TensorTable& table,
+                                            const quant::RateOptions& options, const kernels::CudaDevice& device,
+                                            kernels::DeviceMemory& memory, ThreadPool& pool,
+                                            const LoadProgress& progress);
+
+// The workspace that loading under `plan` takes: at most a layer of the checkpoint as stored, at most 1 GiB.
+int64_t CudaLoadWorkspaceBytes(const TensorTable& table, const quant::Plan& plan);
+
+}  // namespace hproc::worker
