@@ -82,6 +82,9 @@ class SessionTest : public testing::Test {
     controller::WorkerOptions options;
     options.executable = HPROC_WORKER;
     options.arguments = {"session"};
+    return Work(std::move(options), job, std::move(commands));
+  }
+  static Transcript Work(controller::WorkerOptions options, const Job& job, std::vector<Command> commands = {}) {
     auto process = WorkerProcess::Start(std::move(options), job);
     EXPECT_TRUE(process.ok()) << process.error().message;
     Transcript run;
@@ -294,6 +297,21 @@ TEST_F(SessionTest, RefusesWhatTheDeploymentCannotHave) {
   }), AllOf(StartsWith("bad_job: "), HasSubstr("belongs to another checkpoint")));
 }
 
+TEST_F(SessionTest, AHostThatCannotStartAThreadIsOutOfMemory) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer needs the address space that this test takes away";
+#endif
+  Write(ByteModel());
+  TrialJob job = Kept();
+  job.deployment.threads = 1000;
+  controller::WorkerOptions options;
+  options.executable = "/bin/sh";  // room for some hundred stacks
+  options.arguments = {"-c", R"(ulimit -v 1000000; exec "$0" "$@")", HPROC_WORKER, "session"};
+  const Transcript run = Work(std::move(options), job);
+  EXPECT_THAT(run.ErrorText(), StartsWith("host_out_of_memory: "));
+  EXPECT_EQ(run.end.exit_code, kExitReported) << run.end.log_tail;
+}
+
 TEST_F(SessionTest, ACancelEndsAGenerateAndTheNextOneRuns) {
   Write(ByteModel());
   TrialJob job = Kept();
@@ -354,7 +372,9 @@ TEST_F(SessionTest, ACancelThatComesAfterTheAnswerEndsNothing) {
     if (const auto* error = std::get_if<ErrorEvent>(&body)) ADD_FAILURE() << error->message;
     const auto* result = std::get_if<ResultEvent>(&body);
     if (result == nullptr) continue;
-    if (std::holds_alternative<ReadyResult>(result->result)) ASSERT_TRUE((*process)->Send(generate).ok());
+    if (std::holds_alternative<ReadyResult>(result->result)) {
+      ASSERT_TRUE((*process)->Send(generate).ok());
+    }
     if (std::holds_alternative<GenerateResult>(result->result)) {
       ++answers;
       ASSERT_TRUE((*process)->Send(CancelCommand{}).ok());
