@@ -174,8 +174,8 @@ Result<Trial> Tuner::AddTrial(TrialKind kind, const PlannedPoint& point, std::st
 Result<std::optional<Trial>> Tuner::NextBaseline(const std::vector<Trial>& trials) {
   for (TrialKind kind : study_.spec.baselines) {
     if (std::ranges::any_of(trials, [&](const Trial& trial) { return trial.plan.kind == kind; })) continue;
-    if (kind != TrialKind::kBaseline16Bit) return Error{"baseline " + std::string(TrialKindName(kind)) + ": not available"};
-    Result<Trial> added = AddTrial(kind, space_.Kept(), TrialKindName(kind));
+    const PlannedPoint plan = kind == TrialKind::kBaselineInt4 ? space_.Int4() : space_.Kept();
+    Result<Trial> added = AddTrial(kind, plan, TrialKindName(kind));
     if (!added.ok()) return added.error();
     return std::optional<Trial>(std::move(*added));
   }

@@ -82,7 +82,7 @@ class Report {
     document_.blocks.emplace_back(std::move(block));
   }
   const Trial* Best() const { return done_.recommended ? &trials_[static_cast<size_t>(*done_.recommended)] : nullptr; }
-  std::string Floors(const Trial& trial) const { return FloorsText(trial.plan.floors, input_.space.has_lazy()); }
+  std::string Floors(const Trial& trial) const { return FloorsText(trial, input_.space.has_lazy()); }
 
   void Setting() {
     const controller::StudySpec& spec = study_.spec;
@@ -152,7 +152,7 @@ class Report {
       const bool is_point = trial.plan.kind == TrialKind::kPoint;
       table.rows.push_back({fmt::format("{}{}", trial.number, done_.recommended == trial.number ? " ★" : ""),
                             Words(is_point ? std::string_view(trial.plan.purpose) : TrialKindName(trial.plan.kind)),
-                            is_point ? Floors(trial) : "-", fmt::format("{:.3f}", trial.plan.bits_per_weight),
+                            Floors(trial), fmt::format("{:.3f}", trial.plan.bits_per_weight),
                             FormatBytes(trial.plan.predicted_bytes), MeasuredBytes(trial), ShortAccuracy(trial),
                             ShortRate(trial), VerdictText(trial)});
     }
@@ -181,7 +181,7 @@ class Report {
                               FormatBytes(input_.outcome.int4_weight_bytes), FormatBytes(input_.outcome.int4_total_bytes),
                               input_.outcome.int4_total_bytes <= budget ? "that fits too" : "that does not fit")});
     if (input_.outcome.baselines.empty()) {
-      Add(Paragraph{"No baseline was run in this study (hproc tune --baseline-16bit)."});
+      Add(Paragraph{"No baseline was run in this study (hproc tune --baseline-16bit --baseline-int4)."});
       return;
     }
     Table table{.head = {"", "bytes", "decode", "accuracy", "right here alone", "p"}, .rows = {}};
