@@ -13,6 +13,12 @@ std::string FloorsText(const quant::Floors& floors, bool has_lazy) {
   return has_lazy ? fmt::format("({:.6g}, {:.6g})", floors.strict, floors.lazy) : fmt::format("{:.6g}", floors.strict);
 }
 
+std::string FloorsText(const Trial& trial, bool has_lazy) {
+  return trial.plan.kind == TrialKind::kPoint ? FloorsText(trial.plan.floors, has_lazy) : "-";
+}
+
+std::string_view BaselineName(TrialKind kind) { return kind == TrialKind::kBaselineInt4 ? "INT4 g128" : "16 bits"; }
+
 std::string AccuracyText(const AccuracyTally& tally) {
   if (tally.total == 0) return "not measured";
   if (!tally.all_questions) {

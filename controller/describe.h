@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "controller/study.h"
@@ -10,6 +11,12 @@ namespace hproc::controller {
 
 // "(0.985, 0.93)"; "0.985" where there is no routed family.
 std::string FloorsText(const quant::Floors& floors, bool has_lazy = true);
+
+// Of a trial: "-" for a baseline, which answers to no floor.
+std::string FloorsText(const Trial& trial, bool has_lazy = true);
+
+// "16 bits", "INT4 g128": what a baseline is called beside the recommended point.
+std::string_view BaselineName(TrialKind kind);
 
 // "0.7900 (1042 of 1319; 95 % interval 0.7672 to 0.8112)"; says so where the questions were not all asked.
 std::string AccuracyText(const AccuracyTally& tally);

@@ -133,4 +133,6 @@ PlannedPoint PlanSpace::Kept() const {
   return Describe({.strict = quant::kLadderSize - 1, .lazy = quant::kLadderSize - 1}, quant::KeptPlan(table_));
 }
 
+PlannedPoint PlanSpace::Int4() const { return Describe({}, quant::Int4Plan(table_)); }
+
 }  // namespace hproc::controller

@@ -61,8 +61,10 @@ class PlanSpace {
 
   // The 16-bit baseline: everything as stored.
   PlannedPoint Kept() const;
-  // What the weights would take with every quantized matrix, lm_head included, rounded to nearest at 4 bits with an fp16
-  // scale for each 128 columns (INT4 g128), and the rest as stored.
+  // The INT4 baseline: every quantized matrix, lm_head included, rounded to nearest in groups of 128 columns, and the rest
+  // as stored. Its bytes are those of the container that it is run from (quant/round_to_nearest.h).
+  PlannedPoint Int4() const;
+  // What the same would take in a format of its own: 4 bits a weight and an fp16 scale a group, the size people quote.
   int64_t Int4WeightBytes() const;
   // Held beside the weights once loaded: cache, state, activations.
   int64_t OtherBytes() const { return other_bytes_; }

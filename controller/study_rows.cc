@@ -125,7 +125,9 @@ Trial ReadTrialRow(const Statement& statement) {
   invalid = row.Int();
   truncated = row.Int();
   all_questions = row.Bool();
-  const auto is_floor = [](double floor) { return floor > 0 && floor <= 1; };
+  // A baseline may promise nothing.
+  const double least = trial.plan.kind == TrialKind::kPoint ? 1e-300 : 0;
+  const auto is_floor = [&](double floor) { return floor >= least && floor <= 1; };
   if (!is_floor(trial.plan.floors.strict) || !is_floor(trial.plan.floors.lazy) || !is_floor(trial.plan.floors.head)) {
     throw DatabaseError("trial " + std::to_string(trial.number) + ": a floor outside of (0, 1]");
   }

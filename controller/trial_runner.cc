@@ -19,7 +19,8 @@ constexpr size_t kAnswersPerTransaction = 16;
 constexpr double kBeyondDoubt = 0.99;
 
 bool BeyondDoubt(const NewTrial& plan) {
-  return plan.kind != TrialKind::kPoint || (plan.floors.strict >= kBeyondDoubt && plan.floors.lazy >= kBeyondDoubt);
+  return plan.kind == TrialKind::kBaseline16Bit ||
+         (plan.kind == TrialKind::kPoint && plan.floors.strict >= kBeyondDoubt && plan.floors.lazy >= kBeyondDoubt);
 }
 
 }  // namespace

@@ -159,7 +159,7 @@ Result<StudyOutcome> OutcomeOf(Store& store, const StudySpec& spec, const PlanSp
 // A checkpoint that talks garbage as it is stored was not read rightly, and nothing made of it can be believed.
 static std::optional<std::string> FaultOfBaselines(const std::vector<Trial>& trials) {
   for (const Trial& trial : trials) {
-    if (trial.plan.kind == TrialKind::kPoint || trial.verdict.reason != Reason::kLoaderFault) continue;
+    if (trial.plan.kind != TrialKind::kBaseline16Bit || trial.verdict.reason != Reason::kLoaderFault) continue;
     return "the loader is at fault: trial " + std::to_string(trial.number) + ", the model as stored: " + trial.verdict.message;
   }
   return std::nullopt;
@@ -190,8 +190,8 @@ Result<Trial> Tuner::AddTrial(TrialKind kind, const PlannedPoint& point, std::st
 Result<std::optional<Trial>> Tuner::NextBaseline(const std::vector<Trial>& trials) {
   for (TrialKind kind : study_.spec.baselines) {
     if (std::ranges::any_of(trials, [&](const Trial& trial) { return trial.plan.kind == kind; })) continue;
-    if (kind != TrialKind::kBaseline16Bit) return Error{"baseline " + std::string(TrialKindName(kind)) + ": not available"};
-    Result<Trial> added = AddTrial(kind, space_.Kept(), TrialKindName(kind));
+    const PlannedPoint plan = kind == TrialKind::kBaselineInt4 ? space_.Int4() : space_.Kept();
+    Result<Trial> added = AddTrial(kind, plan, TrialKindName(kind));
     if (!added.ok()) return added.error();
     return std::optional<Trial>(std::move(*added));
   }

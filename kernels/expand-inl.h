@@ -153,8 +153,8 @@ struct Codebook {
 #endif
 };
 
-// `values[c]` = centroid of column c of `row`, as a whole number, for c in [0, PaddedColumns); V2 or V2a without group
-// scales, int8 centroids. What the padding holds does not matter: the activations there are zero.
+// `values[c]` = centroid of column c of `row`, as a whole number, for c in [0, PaddedColumns), scales left out; int8
+// centroids. What the padding holds does not matter: the activations there are zero.
 template <int kLevels>
 HWY_NOINLINE void ExpandRowInt(const quant::XfpMatrix& matrix, int64_t row, int16_t* HWY_RESTRICT values) {
   constexpr quant::PlaneLayout kPlanes = quant::PlanesOf(kLevels);

@@ -7,8 +7,8 @@
 // Arithmetic of the CPU backend. Packed codes are expanded a few rows at a time into a tile that stays in cache, never
 // into a matrix. int8 centroids are multiplied with activations rounded to 14 bits and sign (one scale a token; the
 // error is below 1e-4 of the token's largest value) and summed as integers, so the result of a (row, token) pair is the same bits whatever
-// else is in the batch. Plain storage, fp16 centroids and group scales are multiplied in float32, in an order that
-// depends on the column count alone.
+// else is in the batch. With group scales the whole numbers of each group are added up in float32. Plain storage, fp16
+// centroids and group scales with outliers are multiplied in float32. All in an order that depends on the column count alone.
 #pragma once
 
 #include <cstdint>

@@ -95,6 +95,42 @@ HWY_INLINE void DotTile(const int16_t* HWY_RESTRICT rows, int64_t row_stride, co
   }
 }
 
+// As above with a scale for each group of kGroupColumns columns: those of row r begin at group_scales[r * groups]. Groups
+// are summed as whole numbers, lane by lane, and added up in float32.
+template <int kRows, int kTokens>
+HWY_INLINE void DotTile(const int16_t* HWY_RESTRICT rows, int64_t row_stride, const int16_t* const* tokens,
+                        int64_t padded_columns, float* HWY_RESTRICT dots, const float* group_scales) {
+  const TagI16 d16;
+  const TagI32 d32;
+  const TagF32 d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d16));
+  const int64_t groups = quant::GroupsPerRow(padded_columns);
+  hn::Vec<TagF32> sums[kTokens][kRowTile];
+  for (int t = 0; t < kTokens; ++t) {
+    for (int r = 0; r < kRowTile; ++r) sums[t][r] = hn::Zero(d);
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t end = HWY_MIN(padded_columns, (g + 1) * quant::kGroupColumns);
+    hn::Vec<TagI32> whole[kTokens][kRowTile];
+    for (int t = 0; t < kTokens; ++t) {
+      for (int r = 0; r < kRows; ++r) whole[t][r] = hn::Zero(d32);
+    }
+    for (int64_t c = g * quant::kGroupColumns; c < end; c += lanes) {
+      hn::Vec<TagI16> x[kTokens];
+      for (int t = 0; t < kTokens; ++t) x[t] = hn::LoadU(d16, tokens[t] + c);
+      for (int r = 0; r < kRows; ++r) {
+        const auto w = hn::Load(d16, rows + r * row_stride + c);
+        for (int t = 0; t < kTokens; ++t) whole[t][r] = MultiplyAdd16(w, x[t], whole[t][r]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const auto scale = hn::Set(d, group_scales[r * groups + g]);
+      for (int t = 0; t < kTokens; ++t) sums[t][r] = hn::MulAdd(hn::ConvertTo(d, whole[t][r]), scale, sums[t][r]);
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) hn::Store(SumsOfLanes(d, sums[t]), TagF32x4(), dots + t * kRowTile);
+}
+
 // The same for floats. The tail of a row that does not fill a register is added value by value.
 template <int kRows, int kTokens>
 HWY_INLINE void DotTile(const float* HWY_RESTRICT rows, int64_t row_stride, const float* const* tokens, int64_t columns,
@@ -124,15 +160,15 @@ HWY_INLINE void DotTile(const float* HWY_RESTRICT rows, int64_t row_stride, cons
   }
 }
 
-template <typename T>
+template <typename T, typename... Scales>
 HWY_INLINE void DotRows(int row_count, const T* rows, int64_t row_stride, const T* const* tokens, int token_count,
-                        int64_t columns, float* dots) {
+                        int64_t columns, float* dots, const Scales*... scales) {
   const auto with_tokens = [&]<int kTokens>() HWY_ATTR {
     switch (row_count) {
-      case 4: return DotTile<4, kTokens>(rows, row_stride, tokens, columns, dots);
-      case 3: return DotTile<3, kTokens>(rows, row_stride, tokens, columns, dots);
-      case 2: return DotTile<2, kTokens>(rows, row_stride, tokens, columns, dots);
-      default: return DotTile<1, kTokens>(rows, row_stride, tokens, columns, dots);
+      case 4: return DotTile<4, kTokens>(rows, row_stride, tokens, columns, dots, scales...);
+      case 3: return DotTile<3, kTokens>(rows, row_stride, tokens, columns, dots, scales...);
+      case 2: return DotTile<2, kTokens>(rows, row_stride, tokens, columns, dots, scales...);
+      default: return DotTile<1, kTokens>(rows, row_stride, tokens, columns, dots, scales...);
     }
   };
   switch (token_count) {
@@ -143,9 +179,10 @@ HWY_INLINE void DotRows(int row_count, const T* rows, int64_t row_stride, const 
   }
 }
 
+// Outliers are in units of their group's scale, which SumOutliers does not know.
 bool IsInteger(const Matrix& weight) {
   return weight.storage == Storage::kXfp && weight.xfp.format.centroids == quant::Centroids::kInt8 &&
-         !weight.xfp.format.group_scales;
+         !(weight.xfp.format.group_scales && weight.xfp.outliers > 0);
 }
 
 // Per thread: the tile of expanded rows, and the tokens of the call.
@@ -156,6 +193,7 @@ struct Scratch {
   std::vector<const float*> values;
   std::vector<float*> outputs;
   std::vector<float> scales;
+  std::vector<float> group_scales;
   OutlierRows outliers;
 };
 
@@ -181,19 +219,31 @@ void IntegerRows(const MatmulCall& call, int64_t begin, int64_t end, Scratch& sc
     if (call.tokens > 1) InterleaveTokens(scratch.values, matrix.columns, outliers.tokens);
     outliers.sums.resize(kRowTile * sums_stride);
   }
+  const bool group_scales = matrix.format.group_scales;
+  const int64_t groups = group_scales ? quant::GroupsPerRow(matrix.columns) : 0;
+  scratch.group_scales.resize(static_cast<size_t>(kRowTile * groups));
   const TagF32x4 d;
-  alignas(16) float row_scales[kRowTile] = {};
+  alignas(16) float row_scales[kRowTile] = {1, 1, 1, 1};
   alignas(16) float dots[kTokenTile * kRowTile];
   for (int64_t r = begin; r < end; r += kRowTile) {
     const int row_count = static_cast<int>(std::min<int64_t>(kRowTile, end - r));
     for (int i = 0; i < row_count; ++i) {
       expand(matrix, call.first_row + r + i, rows + i * padded);
-      row_scales[i] = quant::Bfloat16ToFloat(matrix.scales[call.first_row + r + i]);
+      if (!group_scales) row_scales[i] = quant::Bfloat16ToFloat(matrix.scales[call.first_row + r + i]);
+      for (int64_t g = 0; g < groups; ++g) {
+        scratch.group_scales[static_cast<size_t>(i * groups + g)] =
+            quant::Bfloat16ToFloat(matrix.scales[(call.first_row + r + i) * groups + g]);
+      }
     }
     if (has_outliers) SumOutliers(scratch.values, matrix.columns, r - begin, row_count, outliers);
     for (int64_t t = 0; t < call.tokens; t += kTokenTile) {
       const int token_count = static_cast<int>(std::min<int64_t>(kTokenTile, call.tokens - t));
-      DotRows(row_count, rows, padded, scratch.quantized.data() + t, token_count, padded, dots);
+      const int16_t* const* quantized = scratch.quantized.data() + t;
+      if (group_scales) {
+        DotRows(row_count, rows, padded, quantized, token_count, padded, dots, scratch.group_scales.data());
+      } else {
+        DotRows(row_count, rows, padded, quantized, token_count, padded, dots);
+      }
       VecF32x4 outlier_sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
       if (has_outliers) {
         for (size_t i = 0; i < kRowTile; ++i) {

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "quant/channel_fit.h"
 #include "quant/half.h"
+#include "quant/round_to_nearest.h"
 
 namespace hproc::quant {
 namespace {
@@ -59,7 +60,10 @@ void ChannelStats::Add(const ChannelStats& other) {
 MatrixQuantizer::MatrixQuantizer(const TensorPlan& plan, std::span<const float> sample) : plan_(plan) {
   HPROC_CHECK(plan.format.has_value(), "a kept tensor is not quantized");
   layout_ = LayoutOf(plan.spec.rows, plan.spec.columns, *plan.format, plan.outliers);
-  if (plan.format->mode == Mode::kV2a) {
+  if (plan.codebooks == Codebooks::kUniform) {
+    HPROC_CHECK(*plan.format == kInt4Format, "uniform codebooks are those of INT4");
+    library_ = Int4Library();
+  } else if (NeedsSample(plan)) {
     clusters_ = TrainClusters(sample, plan.spec.columns, plan.format->group_scales);
     library_ = TrainLibrary(clusters_, plan.format->levels, plan.format->centroids);
   }
@@ -77,10 +81,18 @@ void MatrixQuantizer::Encode(std::span<const float> values, Block& block) const 
   ChannelFitter channel_fitter;
   LibraryFitter library_fitter(clusters_);
   EncodedChannel encoded;
+  RoundedRow rounded;
   for (size_t r = 0; r < rows; ++r) {
     const std::span<const float> row = values.subspan(r * columns, columns);
     bool reached = false;
-    if (format.mode == Mode::kV2) {
+    if (plan_.codebooks == Codebooks::kUniform) {
+      RoundToNearest(row, rounded);
+      reached = true;  // no floor was promised
+      encoded.codes = rounded.codes;
+      block.indices.insert(block.indices.end(), rounded.scales.size(), uint8_t{0});
+      block.scales.insert(block.scales.end(), rounded.scales.begin(), rounded.scales.end());
+      block.stats.Add(rounded.cosine, rounded.norm_ratio);
+    } else if (format.mode == Mode::kV2) {
       channel_fitter.Reset(row);
       reached = channel_fitter.FitToFloor(format.levels, format.centroids, floor);
       channel_fitter.Encode(encoded);

@@ -34,8 +34,13 @@ struct ChannelStats {
 //   quantizer.Finish(container)
 class MatrixQuantizer {
  public:
-  // `plan.format` must be set. `sample`: the rows LibrarySampleRows names, in order (used by V2a only).
+  // `plan.format` must be set. `sample`: the rows LibrarySampleRows names, in order; may be empty unless NeedsSample.
   MatrixQuantizer(const TensorPlan& plan, std::span<const float> sample);
+
+  // Whether a library is learned, which takes a sample.
+  static bool NeedsSample(const TensorPlan& plan) {
+    return plan.format && plan.format->mode == Mode::kV2a && plan.codebooks == Codebooks::kLearned;
+  }
 
   int64_t container_bytes() const { return layout_.total_bytes; }
 

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/sha256.h"
+#include "quant/round_to_nearest.h"
 
 namespace hproc::quant {
 namespace {
@@ -53,6 +54,17 @@ TensorPlan ResolveTensor(const TensorRates& rates, double floor, ModePolicy poli
   return best;
 }
 
+TensorPlan RoundedToNearest(const TensorSpec& spec) {
+  TensorPlan plan;
+  plan.spec = spec;
+  plan.format = kInt4Format;
+  plan.codebooks = Codebooks::kUniform;
+  plan.bytes = LayoutOf(spec.rows, spec.columns, kInt4Format, 0).total_bytes;
+  plan.min_cosine = 0;
+  plan.mean_deficit = 1;
+  return plan;
+}
+
 json TensorToJson(const TensorPlan& tensor) {
   json row = {{"name", tensor.spec.name},       {"family", FamilyName(tensor.spec.family)},
               {"rows", tensor.spec.rows},       {"columns", tensor.spec.columns},
@@ -62,8 +74,12 @@ json TensorToJson(const TensorPlan& tensor) {
                      {"levels", tensor.format->levels},
                      {"centroids", CentroidsName(tensor.format->centroids)},
                      {"group_scales", tensor.format->group_scales}};
-    row["floor"] = LadderFloor(tensor.ladder_index);
     row["outliers"] = tensor.outliers;
+    if (tensor.codebooks == Codebooks::kUniform) {
+      row["format"]["codebooks"] = "uniform";
+      return row;
+    }
+    row["floor"] = LadderFloor(tensor.ladder_index);
     row["min_cosine"] = tensor.min_cosine;
     row["mean_deficit"] = tensor.mean_deficit;
   }
@@ -105,11 +121,19 @@ TensorPlan TensorFromJson(const json& row) {
     xfp.group_scales = format->at("group_scales").get<bool>();
     require(xfp.mode == Mode::kV2a || !xfp.group_scales, "group_scales");
     tensor.format = xfp;
+    tensor.outliers = row.at("outliers").get<int64_t>();
+    require(tensor.outliers >= 0 && tensor.outliers <= tensor.spec.weights(), "outliers");
+    if (const auto codebooks = format->find("codebooks"); codebooks != format->end()) {
+      require(*codebooks == "uniform", "codebooks");
+      require(xfp == kInt4Format && tensor.outliers == 0, "uniform codebooks of another format than INT4");
+      const int64_t bytes = tensor.bytes;
+      tensor = RoundedToNearest(tensor.spec);
+      require(tensor.bytes == bytes, "bytes");
+      return tensor;
+    }
     const double floor = row.at("floor").get<double>();
     require(floor > 0 && floor <= 1, "floor");
     tensor.ladder_index = LadderIndex(floor);
-    tensor.outliers = row.at("outliers").get<int64_t>();
-    require(tensor.outliers >= 0 && tensor.outliers <= tensor.spec.weights(), "outliers");
     tensor.min_cosine = row.at("min_cosine").get<double>();
     tensor.mean_deficit = row.at("mean_deficit").get<double>();
   }
@@ -163,6 +187,7 @@ std::string Plan::Digest() const {
       line += CentroidsName(tensor.format->centroids);
       line += tensor.format->group_scales ? "\tgroup_scales\t" : "\tchannel_scales\t";
       line += std::to_string(tensor.outliers);
+      if (tensor.codebooks == Codebooks::kUniform) line += "\tuniform";
     }
     digest.Update(line + '\n');
   }
@@ -190,6 +215,15 @@ Plan KeptPlan(const RateTable& table) {
   Plan plan;
   plan.floors = {.strict = 1, .lazy = 1, .head = 1};
   for (const TensorRates& rates : table.tensors) plan.tensors.push_back(Kept(rates.spec));
+  return plan;
+}
+
+Plan Int4Plan(const RateTable& table) {
+  Plan plan;
+  plan.floors = {.strict = 0, .lazy = 0, .head = 0};
+  for (const TensorRates& rates : table.tensors) {
+    plan.tensors.push_back(rates.spec.family == Family::kKept ? Kept(rates.spec) : RoundedToNearest(rates.spec));
+  }
   return plan;
 }
 

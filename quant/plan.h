@@ -15,9 +15,13 @@
 
 namespace hproc::quant {
 
+// Whether a tensor's codebooks are fitted to it, or are the evenly spaced levels of INT4 (quant/round_to_nearest.h).
+enum class Codebooks { kLearned, kUniform };
+
 struct TensorPlan {
   TensorSpec spec;
   std::optional<XfpFormat> format;  // none: kept as the checkpoint stores it
+  Codebooks codebooks = Codebooks::kLearned;  // uniform: format is kInt4Format, no outliers, and no floor is promised
   int ladder_index = 0;             // the floor every channel must reach, where there is a format
   int64_t outliers = 0;
   int64_t bytes = 0;
@@ -43,7 +47,7 @@ struct Plan {
   double bits_per_weight() const;
   std::array<FamilyTotals, kFamilyCount> Families() const;  // indexed by Family
   // sha256 over what will be stored: names, shapes, formats, outliers, bytes. Not over the floors: two pairs of floors
-  // that store the same are the same plan.
+  // that store the same are the same plan. Uniform codebooks have a word of their own in it.
   std::string Digest() const;
 };
 
@@ -57,6 +61,10 @@ Plan ResolvePlan(const RateTable& table, const Floors& floors, ModePolicy policy
 
 // Everything kept: the 16-bit baseline.
 Plan KeptPlan(const RateTable& table);
+
+// Every matrix that floors decide on rounded to nearest at 4 bits, lm_head included; the rest kept: the INT4 baseline. It
+// promises nothing of any channel: floors of 0, cosines of at least 0.
+Plan Int4Plan(const RateTable& table);
 
 std::string PlanToJson(const Plan& plan);
 Result<Plan> PlanFromJson(std::string_view json);

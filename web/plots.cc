@@ -56,7 +56,7 @@ std::string Line(double x1, double y1, double x2, double y2, std::string_view co
 
 // A star, disc, ring, square, cross, triangle or bar, with a title that a pointer shows and a screen reader reads.
 std::string Glyph(double x, double y, double size, const Trial& trial, std::optional<int> recommended, bool has_lazy) {
-  const std::string title = fmt::format("trial {} {}: {}", trial.number, FloorsText(trial.plan.floors, has_lazy),
+  const std::string title = fmt::format("trial {} {}: {}", trial.number, FloorsText(trial, has_lazy),
                                         VerdictText(trial));
   const auto shape = [&]() -> std::string {
     const auto path = [&](std::string_view d, bool filled, std::string_view colour) {
@@ -108,6 +108,7 @@ std::string PlaneSvg(const Study& study, const PlanSpace& space, const std::vect
     svg += fmt::format("<path d=\"{}V{:.1f}Z\" fill=\"var(--fit)\" stroke=\"var(--ink)\"/>", path, y.At(y.from));
   }
   for (const Trial& trial : trials) {
+    if (trial.plan.kind != controller::TrialKind::kPoint) continue;  // a baseline marks no boundary
     if (trial.state != TrialState::kInfeasible || trial.verdict.reason != controller::Reason::kGarbageOutput) continue;
     const FloorPair at = space.PairOf(trial.plan.floors);
     svg += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"var(--garbage)\"/>", kLeft,

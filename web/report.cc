@@ -82,7 +82,7 @@ class Report {
     document_.blocks.emplace_back(std::move(block));
   }
   const Trial* Best() const { return done_.recommended ? &trials_[static_cast<size_t>(*done_.recommended)] : nullptr; }
-  std::string Floors(const Trial& trial) const { return FloorsText(trial.plan.floors, input_.space.has_lazy()); }
+  std::string Floors(const Trial& trial) const { return FloorsText(trial, input_.space.has_lazy()); }
 
   void Setting() {
     const controller::StudySpec& spec = study_.spec;
@@ -152,7 +152,7 @@ class Report {
       const bool is_point = trial.plan.kind == TrialKind::kPoint;
       table.rows.push_back({fmt::format("{}{}", trial.number, done_.recommended == trial.number ? " ★" : ""),
                             Words(is_point ? std::string_view(trial.plan.purpose) : TrialKindName(trial.plan.kind)),
-                            is_point ? Floors(trial) : "-", fmt::format("{:.3f}", trial.plan.bits_per_weight),
+                            Floors(trial), fmt::format("{:.3f}", trial.plan.bits_per_weight),
                             FormatBytes(trial.plan.predicted_bytes), MeasuredBytes(trial), ShortAccuracy(trial),
                             ShortRate(trial), VerdictText(trial)});
     }
@@ -190,7 +190,7 @@ class Report {
       Add(Paragraph{fmt::format("Trial {}, {}, cannot be compared: {}.", trial.number, Words(TrialKindName(trial.plan.kind)),
                                 VerdictText(trial))});
     }
-    if (!any) Add(Paragraph{"No baseline was run in this study (hproc tune --baseline-16bit)."});
+    if (!any) Add(Paragraph{"No baseline was run in this study (hproc tune --baseline-16bit --baseline-int4)."});
     if (input_.outcome.baselines.empty()) return;
     Table table{.head = {"", "bytes", "decode", "accuracy", "right here alone", "p"}, .rows = {}};
     table.rows.push_back({"recommended", MeasuredBytes(*best), ShortRate(*best), ShortAccuracy(*best), "", ""});

@@ -79,6 +79,11 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
                                     kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   if (Result<void> fits = CheckPlanFits(plan, table); !fits.ok()) return fits.error();
+  for (const quant::TensorPlan& tensor : plan.tensors) {
+    if (tensor.format && tensor.codebooks == quant::Codebooks::kUniform) {
+      return Error{tensor.spec.name + ": uniform codebooks (INT4) are not made on a CUDA device"};
+    }
+  }
   const std::vector<TensorJob> jobs = LoadJobs(checkpoint, table, plan, pool);
   std::vector<LoadedTensor> tensors(jobs.size());
   LoadLog log(plan.floors);

@@ -103,7 +103,7 @@ class Loader {
 
   Result<LoadedTensor> LoadXfp(const ModelTensor& tensor, const quant::TensorPlan& plan, LoadLog& log) {
     std::vector<float> sample;
-    if (plan.format->mode == quant::Mode::kV2a) {
+    if (quant::MatrixQuantizer::NeedsSample(plan)) {
       Result<std::vector<float>> read = ReadLibrarySample(checkpoint_, tensor);
       if (!read.ok()) return read.error();
       sample = std::move(*read);

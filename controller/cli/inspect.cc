@@ -95,7 +95,7 @@ int RunShow(const StudyOptions& options, int number) {
     return kExitDone;
   }
   fmt::print("trial {} of {}: {}, floors {}, {}\n", trial.number, opened->study.spec.name, trial.plan.purpose,
-             FloorsText(trial.plan.floors), TrialStateName(trial.state));
+             FloorsText(trial), TrialStateName(trial.state));
   fmt::print("  verdict    {}\n", VerdictText(trial));
   fmt::print("  plan       {} ({:.3f} bits per weight)\n", trial.plan.plan_digest.substr(0, 16), trial.plan.bits_per_weight);
   fmt::print("  accuracy   {}\n", AccuracyText(trial.measured.accuracy));

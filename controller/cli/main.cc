@@ -84,6 +84,8 @@ int Main(int argc, char** argv) {
   tune_command->add_flag("--trust-plan", tune.trust_plan, "No loads to confirm what the plan says does not fit");
   tune_command->add_flag("--baseline-16bit", tune.baseline_16bit,
                          "Then run the checkpoint as stored too, fit or not, and compare answer by answer");
+  tune_command->add_flag("--baseline-int4", tune.baseline_int4,
+                         "Likewise with the weights rounded to nearest at 4 bits in groups of 128");
   tune_command->add_option("--tasks", tune.tasks, "Questions, JSONL in GSM8K's layout; default test.jsonl beside the model");
   tune_command->add_option("--shots", tune.shots, "Worked examples a prompt; default 5 where there is a file of them, else 0")
       ->check(CLI::Range(0, 64));

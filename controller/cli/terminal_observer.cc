@@ -61,7 +61,7 @@ void TerminalObserver::OnMeasureEnd(bool from_cache, double seconds) {
 }
 
 void TerminalObserver::OnTrialStart(const Trial& trial, int attempt) {
-  trial_label_ = fmt::format("trial {} {}", trial.number, FloorsText(trial.plan.floors));
+  trial_label_ = fmt::format("trial {} {}", trial.number, FloorsText(trial));
   first_answered_ = -1;
   next_report_ = 0;
   std::string text = fmt::format("{}: {}, {:.3f} bits, {} predicted", trial_label_, trial.plan.purpose,

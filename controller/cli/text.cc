@@ -118,7 +118,7 @@ std::string TrialsText(const std::vector<Trial>& trials, std::optional<int> reco
                                      ? FormatBytes(trial.measured.memory->live_bytes)
                                      : "-";
     text += fmt::format("{:>4}{}  {:<22}{:<16}{:>6.3f}  {:>11}  {:>11}  {}\n", trial.number,
-                        recommended == trial.number ? "*" : " ", FloorsText(trial.plan.floors), PrintableLine(trial.plan.purpose),
+                        recommended == trial.number ? "*" : " ", FloorsText(trial), PrintableLine(trial.plan.purpose),
                         trial.plan.bits_per_weight, FormatBytes(trial.plan.predicted_bytes), measured, VerdictText(trial));
   }
   return text;
@@ -149,15 +149,15 @@ std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, co
   text += fmt::format("  bound      {}: {}\n", BoundName(done.bound), done.why);
   for (const Trial& other : trials) {
     if (other.state != TrialState::kInfeasible || other.verdict.reason != Reason::kOutOfMemory) continue;
-    text += fmt::format("             {} {}\n", FloorsText(other.plan.floors, has_lazy), VerdictText(other));
+    text += fmt::format("             {} {}\n", FloorsText(other, has_lazy), VerdictText(other));
   }
   const int64_t budget = study.spec.budget_bytes();
-  text += fmt::format("  INT4 g128  {} weights, {} in all: {}\n", FormatBytes(outcome.int4_weight_bytes),
+  text += fmt::format("  INT4 size  {} weights, {} in all, were it packed by itself: {}\n", FormatBytes(outcome.int4_weight_bytes),
                       FormatBytes(outcome.int4_total_bytes),
                       outcome.int4_total_bytes <= budget ? "fits too" : "does not fit");
   for (const Comparison& comparison : outcome.baselines) {
     const Trial& baseline = trials[static_cast<size_t>(comparison.baseline)];
-    text += fmt::format("  {:<10} {}; {} in all: {}\n", "16 bits", AccuracyText(baseline.measured.accuracy),
+    text += fmt::format("  {:<10} {}; {} in all: {}\n", BaselineName(comparison.kind), AccuracyText(baseline.measured.accuracy),
                         FormatBytes(baseline.measured.memory->live_bytes), comparison.fits ? "fits too" : "does not fit");
     text += fmt::format("             right there alone {}, here alone {}: a difference with p = {:.3g} (McNemar, mid-p)\n",
                         comparison.only_baseline_right, comparison.only_point_right, comparison.p);

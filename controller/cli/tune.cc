@@ -231,6 +231,7 @@ int RunTune(const TuneOptions& options) {
   spec.max_garbage_loads = options.max_garbage_loads;
   spec.trust_plan = options.trust_plan;
   if (options.baseline_16bit) spec.baselines.push_back(TrialKind::kBaseline16Bit);
+  if (options.baseline_int4) spec.baselines.push_back(TrialKind::kBaselineInt4);
   spec.eval = *protocol;
 
   MeasureRun measure(*setup, &observer);

@@ -195,6 +195,21 @@ TEST(PlanSpace, KeepsEverythingForTheSixteenBitBaseline) {
     EXPECT_FALSE(tensor.format) << tensor.spec.name;
 }
 
+TEST(PlanSpace, PlansTheInt4BaselineInTheBytesOfItsContainers) {
+  const PlanSpace space = MakeSpace(4096, 700);
+  const PlannedPoint int4 = space.Int4();
+  EXPECT_EQ(int4.digest, quant::Int4Plan(FakeTable()).Digest());
+  EXPECT_EQ(int4.total_bytes, int4.weight_bytes + space.OtherBytes());
+  int64_t held = 0;
+  for (const worker::LedgerLine& line : space.Ledger(int4.plan)) held += line.name == "workspace_peak" ? 0 : line.bytes;
+  EXPECT_EQ(held, int4.total_bytes);
+  // Beside the ideal: an index a group, 512 bytes of library and padding a matrix.
+  const PlanSpace exact = MakeSpace();
+  const int64_t ideal = exact.Int4WeightBytes();
+  EXPECT_GT(exact.Int4().weight_bytes, ideal);
+  EXPECT_LE(exact.Int4().weight_bytes, ideal + (512 + 2048 + 320) * 4 + 5 * (512 + 6 * 64));
+}
+
 TEST(PlanSpace, CountsInt4WithAHalfFloatScaleForEach128Columns) {
   // A row of 512: 256 bytes of codes, 4 scales of 2 bytes. Kept stay as stored.
   const int64_t quantized = (512 + 2048 + 320) * (256 + 8);

@@ -150,6 +150,26 @@ TEST(Tuner, RunsBaselinesBesideTheSearchAndNeverRecommendsThem) {
       baseline.measured.accuracy.strict_correct - best.measured.accuracy.strict_correct);
 }
 
+TEST(Tuner, RunsInt4AsOneMoreBaselineUnderNoCap) {
+  FakeStudy fake({.questions = 60, .settings = kSloping});
+  fake.spec.baselines = {TrialKind::kBaseline16Bit, TrialKind::kBaselineInt4};
+  fake.spec.memory_cap_bytes = 900'000;
+  ASSERT_GT(fake.space().Int4().total_bytes, fake.spec.memory_cap_bytes);
+  WholeStudy study(fake);
+  const TuneEnd end = study.Run();
+  const Trial baseline = study.Trials().back();
+  EXPECT_EQ(baseline.plan.kind, TrialKind::kBaselineInt4);
+  EXPECT_EQ(baseline.plan.plan_digest, fake.space().Int4().digest);
+  EXPECT_EQ(baseline.state, TrialState::kComplete);
+  EXPECT_TRUE(baseline.measured.accuracy.all_questions);
+  EXPECT_EQ(baseline.measured.memory->live_bytes, baseline.plan.predicted_bytes);
+  ASSERT_THAT(end.outcome.baselines, SizeIs(2));
+  EXPECT_EQ(end.outcome.baselines[1].kind, TrialKind::kBaselineInt4);
+  EXPECT_FALSE(end.outcome.baselines[1].fits);
+  EXPECT_NE(end.outcome.done.recommended, baseline.number);
+  EXPECT_EQ(json::parse(end.outcome_json)["baselines"][1]["kind"], "baseline_int4");
+}
+
 TEST(Tuner, IsDoneThoughABaselineCannotBeRun) {
   for (const json& script : {json{{"load", {"segv"}}}, json{{"load", {"oom"}}}}) {
     FakeStudy fake;

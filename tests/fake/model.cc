@@ -66,6 +66,7 @@ Result<Model> Model::Make(const Json& settings, const std::string& plan_json,
     const Json floors = plan.value("floors", Json::object());
     strict = floors.value("strict", 1.0);
     lazy = floors.value("lazy", 1.0);
+    if (strict == 0) strict = lazy = 1;  // INT4 promises nothing, and is taken to cost nothing
     model.plan_digest_ = plan.value("digest", Sha256Hex(plan_json));
   }
   model.cache_bytes_ =

@@ -129,13 +129,22 @@ TEST(Matmul, PlainAndRareStoragesMatchTheReference) {
   ExpectMatchesReference(grouped.matrix, 5, 2);
 }
 
+TEST(Matmul, ScalesOfGroupsMatchTheReferenceAtTailsAndTokenCounts) {
+  for (int64_t columns : {64, 100, 128, 130, 390, 2000}) {
+    const StoredMatrix w = StoreInt4(quant::RandomRows(39, columns, 15), columns);
+    ASSERT_EQ(w.matrix.xfp.outliers, 0);
+    for (int64_t tokens : {1, 2, 3, 4, 5, 17}) ExpectMatchesReference(w.matrix, tokens, 2);
+  }
+}
+
 TEST(Matmul, APairsResultIsTheSameBitsInEveryBatch) {
   const std::vector<float> values = quant::RandomRows(50, 384, 10, 0.01);
   const StoredMatrix xfp = StoreXfp(values, 384, {Mode::kV2a, 6, Centroids::kInt8, false}, 0.96);
   const StoredMatrix plain = StorePlain(values, 384, Storage::kBfloat16);
+  const StoredMatrix int4 = StoreInt4(values, 384);
   ThreadPool pool(2);
   const Context cpu{Backend::kCpu, &pool};
-  for (const StoredMatrix* w : {&xfp, &plain}) {
+  for (const StoredMatrix* w : {&xfp, &plain, &int4}) {
     Input input(9, 384, 11);
     QuantizeActivations(cpu, input.activations);
     std::vector<float> together(9 * 50);

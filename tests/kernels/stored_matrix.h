@@ -72,6 +72,25 @@ inline StoredMatrix StoreXfp(const std::vector<float>& values, int64_t columns, 
   return stored;
 }
 
+// Rounded to nearest at 4 bits.
+inline StoredMatrix StoreInt4(const std::vector<float>& values, int64_t columns) {
+  quant::RateTable table;
+  table.tensors.push_back({.spec = {.name = "w", .family = quant::Family::kStrict,
+                                    .rows = static_cast<int64_t>(values.size()) / columns, .columns = columns,
+                                    .bytes_per_value = 2},
+                           .candidates = {}});
+  const quant::TensorPlan plan = quant::Int4Plan(table).tensors[0];
+  quant::MatrixQuantizer quantizer(plan, {});
+  quant::MatrixQuantizer::Block block;
+  quantizer.Encode(values, block);
+  StoredMatrix stored = Allocate(plan.bytes);
+  const std::span<std::byte> container(stored.bytes.get(), static_cast<size_t>(plan.bytes));
+  HPROC_CHECK(quantizer.Store(0, block, container).ok() && quantizer.Finish(container).ok(), "stored");
+  stored.matrix = {.storage = Storage::kXfp, .rows = plan.spec.rows, .columns = columns, .data = nullptr, .xfp = {}};
+  stored.matrix.xfp = quant::ViewOf(plan.spec.rows, columns, *plan.format, 0, container);
+  return stored;
+}
+
 // A floor that `levels` reach with a few outliers a row on Gaussian rows.
 inline double ReachableFloor(int levels) {
   switch (levels) {

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <memory>
 
+#include "quant/half.h"
+#include "quant/round_to_nearest.h"
 #include "tests/quant/random_rows.h"
 
 namespace hproc::quant {
@@ -117,6 +119,41 @@ INSTANTIATE_TEST_SUITE_P(MatrixQuantizer, EveryFormat,
                          testing::Combine(testing::Values(0, 1, 2, 3), testing::Values<int64_t>(64, 200, 384),
                                           testing::Values(0.8, 0.93, 0.985, 0.999)),
                          FormatCaseName);
+
+// INT4: the container gives back what the rounding says, in the bytes of the plan, without a sample.
+TEST(MatrixQuantizer, RoundsToNearestUnderUniformCodebooks) {
+  for (const int64_t columns : {64, 200, 384}) {
+    constexpr int64_t kRows = 70;
+    std::vector<float> values = RandomRows(kRows, columns, 23, 0.005);
+    std::fill(values.begin() + 3 * columns, values.begin() + 4 * columns, 0.0f);
+    RateTable table;
+    table.tensors.push_back({.spec = {.name = "w", .family = Family::kStrict, .rows = kRows, .columns = columns,
+                                      .bytes_per_value = 2},
+                             .candidates = {}});
+    const TensorPlan plan = Int4Plan(table).tensors[0];
+    ASSERT_FALSE(MatrixQuantizer::NeedsSample(plan));
+    MatrixQuantizer quantizer(plan, {});
+    ASSERT_EQ(quantizer.container_bytes(), plan.bytes);
+    AlignedBytes container(plan.bytes);
+    QuantizeAll(quantizer, values, columns, 32, container.span());
+
+    const XfpMatrix matrix = ViewOf(kRows, columns, *plan.format, 0, container.span());
+    std::vector<float> decoded(static_cast<size_t>(columns));
+    RoundedRow rounded;
+    double least = 1;
+    for (int64_t r = 0; r < kRows; ++r) {
+      DecodeRow(matrix, r, decoded);
+      RoundToNearest(std::span(values).subspan(static_cast<size_t>(r * columns), decoded.size()), rounded);
+      least = std::min(least, rounded.cosine);
+      for (size_t c = 0; c < decoded.size(); ++c) {
+        const int level = static_cast<int>(rounded.codes[c]) + kInt4Lowest;
+        ASSERT_EQ(decoded[c], Bfloat16ToFloat(rounded.scales[c / kGroupColumns]) * static_cast<float>(level)) << r << ", " << c;
+      }
+    }
+    EXPECT_EQ(quantizer.stats().channels, kRows);
+    EXPECT_EQ(quantizer.stats().min_cosine, least);
+  }
+}
 
 TEST(MatrixQuantizer, RefusesAPlanOfAnotherCheckpoint) {
   const std::vector<float> values = RandomRows(64, 384, 31, 0.01);

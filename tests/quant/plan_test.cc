@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "quant/round_to_nearest.h"
+
 namespace hproc::quant {
 namespace {
 
@@ -93,6 +95,61 @@ TEST(PlanDigest, IsThatOfWhatIsStoredNotOfTheFloors) {
   const Plan c = ResolvePlan(table, {.strict = 0.94, .lazy = 0.9, .head = 1}, ModePolicy::kAuto);
   EXPECT_EQ(a.Digest(), b.Digest());
   EXPECT_NE(a.Digest(), c.Digest());
+}
+
+// Written out: studies on disk find their trials by them.
+TEST(PlanDigest, OfEarlierPlansIsWhatItWas) {
+  const Plan fitted = ResolvePlan(MakeTable(), {.strict = 0.94, .lazy = 0.97, .head = 1}, ModePolicy::kAuto);
+  EXPECT_EQ(fitted.Digest(), "04c24c7aa00428da2476258ae33742ebb14b612992dec1e5452c396f817ea577");
+  EXPECT_EQ(KeptPlan(MakeTable()).Digest(), "ae07f73c0f91d78880e4474505e3584978c0b40b165d536e55f34bf9d17357f9");
+}
+
+TEST(Int4Plan, RoundsEveryMatrixThatFloorsDecideOnAndKeepsTheRest) {
+  RateTable table = MakeTable();
+  table.tensors[1].spec.family = Family::kHead;
+  const Plan plan = Int4Plan(table);
+  for (size_t i : {0, 1}) {
+    EXPECT_EQ(plan.tensors[i].format, kInt4Format);
+    EXPECT_EQ(plan.tensors[i].codebooks, Codebooks::kUniform);
+    // 1000 rows of 640: 10 units of 32 bytes; then the library, 5 scales of 2 bytes and 5 indices a row, each section to
+    // the next 64, and padding.
+    EXPECT_EQ(plan.tensors[i].bytes, 320'000 + 512 + 10'048 + 5'056 + 64);
+  }
+  EXPECT_FALSE(plan.tensors[2].format);
+  EXPECT_EQ(plan.total_bytes(), 2 * 335'680 + 640 * 4);
+}
+
+TEST(Int4Plan, PromisesNothing) {
+  const Plan plan = Int4Plan(MakeTable());
+  EXPECT_EQ(plan.floors, (Floors{.strict = 0, .lazy = 0, .head = 0}));
+  EXPECT_EQ(plan.Families()[static_cast<size_t>(Family::kStrict)].min_cosine, 0);
+  EXPECT_EQ(plan.Families()[static_cast<size_t>(Family::kKept)].min_cosine, 1);
+}
+
+TEST(Int4Plan, IsAnotherPlanThanLearnedCodebooksOfTheSameFormat) {
+  const Plan uniform = Int4Plan(MakeTable());
+  Plan learned = uniform;
+  for (TensorPlan& tensor : learned.tensors) tensor.codebooks = Codebooks::kLearned;
+  EXPECT_NE(uniform.Digest(), learned.Digest());
+}
+
+TEST(Int4Plan, ComesBackFromJsonWhole) {
+  const Plan plan = Int4Plan(MakeTable());
+  const std::string json = PlanToJson(plan);
+  EXPECT_EQ(json.find("cosine"), std::string::npos) << "none is known before the load";
+  const Result<Plan> read = PlanFromJson(json);
+  ASSERT_TRUE(read.ok()) << read.error().message;
+  EXPECT_EQ(read->tensors, plan.tensors);
+  EXPECT_EQ(read->floors, plan.floors);
+  for (const auto& [from, to] : {std::pair<std::string_view, std::string_view>{"\"uniform\"", "\"uneven\""},
+                                 {"\"levels\":16", "\"levels\":8"},
+                                 {"\"outliers\":0", "\"outliers\":1"},
+                                 {"\"bytes\":335680", "\"bytes\":335681"}}) {
+    std::string changed = json;
+    const size_t at = changed.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    EXPECT_FALSE(PlanFromJson(changed.replace(at, from.size(), to)).ok()) << to;
+  }
 }
 
 TEST(PlanJson, ComesBackWhole) {

@@ -25,7 +25,7 @@ struct Reported {
       : fake(std::move(model)) {
     const FloorPair inside = fake.space().PairOf({.strict = 0.985, .lazy = 0.95});
     fake.spec.memory_cap_bytes = fake.TrueBytes(inside);
-    if (with_baseline) fake.spec.baselines = {TrialKind::kBaseline16Bit};
+    if (with_baseline) fake.spec.baselines = {TrialKind::kBaseline16Bit, TrialKind::kBaselineInt4};
     whole.emplace(fake);
     end = whole->Run();
     study = whole->Stored();
@@ -94,10 +94,25 @@ TEST(Report, ShowsWhatWasCalledGarbageEscaped) {
 
 TEST(Report, ComparesTheBaselinesQuestionByQuestion) {
   Reported reported({.settings = controller::kSloping}, /*with_baseline=*/true);
-  ASSERT_EQ(reported.end.outcome.baselines.size(), 1u);
+  ASSERT_EQ(reported.end.outcome.baselines.size(), 2u);
   const std::string markdown = ToMarkdown(reported.Make());
   EXPECT_THAT(markdown, HasSubstr("baseline 16bit (does not fit)"));
+  EXPECT_THAT(markdown, HasSubstr("Against baseline int4: "));
   EXPECT_THAT(markdown, HasSubstr("McNemar"));
+}
+
+TEST(Report, ABaselineThatTalksGarbageMarksNothingOnThePlane) {
+  Reported reported({.settings = controller::kSloping}, /*with_baseline=*/true);
+  const std::string clean = ToHtml(reported.Make());
+  for (Trial& trial : reported.trials) {
+    if (trial.plan.kind == TrialKind::kPoint) continue;
+    trial.state = TrialState::kInfeasible;
+    trial.verdict.reason = controller::Reason::kGarbageOutput;
+  }
+  const std::string html = ToHtml(reported.Make());
+  EXPECT_THAT(html, HasSubstr("What was called garbage"));
+  const std::string area = "fill=\"var(--garbage)\"/>";
+  EXPECT_EQ(clean.find(area), html.find(area));
 }
 
 TEST(Report, OfASearchThatGoesOnSaysSo) {

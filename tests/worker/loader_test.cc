@@ -76,6 +76,28 @@ TEST_F(LoaderTest, MeasuresTheBytesThatThePlanPredicts) {
   }
 }
 
+TEST_F(LoaderTest, LoadsTheInt4BaselineInTheBytesOfItsPlan) {
+  Write(kLarger);
+  const quant::Plan plan = quant::Int4Plan(opened_->Rates(pool_));
+  DeviceMemory memory("cpu", 0);
+  const Result<LoadedModel> loaded = Load(plan, memory, pool_);
+  ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+  EXPECT_EQ(loaded->report.plan_digest, plan.Digest());
+  EXPECT_EQ(loaded->report.weight_bytes, plan.total_bytes());
+  int64_t charged = 0;
+  for (const quant::TensorPlan& tensor : plan.tensors) charged += Charged(tensor.bytes);
+  EXPECT_EQ(memory.usage().live_bytes, charged);
+  for (const ModelTensor& tensor : opened_->table.tensors) {
+    const kernels::Matrix& matrix = loaded->model.Get(tensor.role, tensor.layer);
+    const bool quantized = tensor.spec.family != quant::Family::kKept;
+    EXPECT_EQ(matrix.storage == kernels::Storage::kXfp, quantized) << tensor.spec.name;
+  }
+  for (const FamilyReport& family : loaded->report.families) {
+    EXPECT_GT(family.min_cosine, 0.98) << family.family << ": 16 levels, Gaussian weights";
+    EXPECT_EQ(family.min_cosine == 1, family.family == "kept");
+  }
+}
+
 TEST_F(LoaderTest, HoldsTheFloorOnEveryChannel) {
   Write(kLarger);
   DeviceMemory memory("cpu", 0);

@@ -64,6 +64,13 @@ TEST_F(CliTest, TuneEndsWithOneObjectOfTheKeysThatScriptsRelyOn) {
   EXPECT_NEAR(point["decode_tok_per_s"], 1e9 / point["weight_bytes"].get<double>(), 0.01);
 }
 
+TEST_F(CliTest, TuneRunsBothBaselinesAndNamesThem) {
+  Play({.questions = 20});
+  const Finished finished = Run(Tune({"--baseline-16bit", "--baseline-int4"}));
+  EXPECT_EQ(finished.exit_code, kExitDone) << finished.err;
+  EXPECT_THAT(finished.out, AllOf(HasSubstr("\n  16 bits    "), HasSubstr("\n  INT4 g128  ")));
+}
+
 TEST_F(CliTest, TuneReportsProgressOnStandardErrorAlone) {
   const Finished finished = Run(Tune());
   EXPECT_EQ(finished.exit_code, kExitDone);
