@@ -262,20 +262,14 @@ void IntegerRows(const MatmulCall& call, int64_t begin, int64_t end, Scratch& sc
 void FloatRows(const MatmulCall& call, int64_t begin, int64_t end, Scratch& scratch) {
   const int64_t columns = call.weight->columns;
   const int64_t padded = PaddedColumns(columns);
-  const bool in_place = call.weight->storage == Storage::kFloat32;
-  const int64_t stride = in_place ? columns : padded;
+  auto* rows = reinterpret_cast<float*>(hwy::RoundUpTo(reinterpret_cast<uintptr_t>(scratch.float_rows.data()), 64));
   for (int64_t r = begin; r < end; r += kRowTile) {
     const int row_count = static_cast<int>(std::min<int64_t>(kRowTile, end - r));
-    const float* rows = static_cast<const float*>(call.weight->data) + (call.first_row + r) * columns;
-    if (!in_place) {
-      float* tile = reinterpret_cast<float*>(hwy::RoundUpTo(reinterpret_cast<uintptr_t>(scratch.float_rows.data()), 64));
-      for (int i = 0; i < row_count; ++i) ExpandRowFloat(*call.weight, call.first_row + r + i, padded, tile + i * padded);
-      rows = tile;
-    }
+    for (int i = 0; i < row_count; ++i) ExpandRowFloat(*call.weight, call.first_row + r + i, padded, rows + i * padded);
     alignas(16) float dots[kTokenTile * kRowTile];
     for (int64_t t = 0; t < call.tokens; t += kTokenTile) {
       const int token_count = static_cast<int>(std::min<int64_t>(kTokenTile, call.tokens - t));
-      DotRows(row_count, rows, stride, scratch.values.data() + t, token_count, columns, dots);
+      DotRows(row_count, rows, padded, scratch.values.data() + t, token_count, columns, dots);
       for (int k = 0; k < token_count; ++k) {
         StoreTile(hn::Load(TagF32x4(), dots + k * kRowTile), row_count, scratch.outputs[static_cast<size_t>(t + k)] + r);
       }
