@@ -126,8 +126,8 @@ Trial ReadTrialRow(const Statement& statement) {
   truncated = row.Int();
   all_questions = row.Bool();
   // A baseline may promise nothing.
-  const double least = trial.plan.kind == TrialKind::kPoint ? 1e-300 : 0;
-  const auto is_floor = [&](double floor) { return floor >= least && floor <= 1; };
+  const bool may_be_zero = trial.plan.kind != TrialKind::kPoint;
+  const auto is_floor = [&](double floor) { return floor <= 1 && (floor > 0 || (floor == 0 && may_be_zero)); };
   if (!is_floor(trial.plan.floors.strict) || !is_floor(trial.plan.floors.lazy) || !is_floor(trial.plan.floors.head)) {
     throw DatabaseError("trial " + std::to_string(trial.number) + ": a floor outside of (0, 1]");
   }
