@@ -165,12 +165,11 @@ static std::optional<std::string> FaultOfBaselines(const std::vector<Trial>& tri
   return std::nullopt;
 }
 
-Tuner::Tuner(Store& store, const Study& study, const PlanSpace& space, const worker::MeasureResult& measured,
-             const StudyQuestions& questions, WorkerSetup setup, TuneObserver* observer)
+Tuner::Tuner(Store& store, const Study& study, const PlanSpace& space, const StudyQuestions& questions,
+             WorkerSetup setup, TuneObserver* observer)
     : store_(store),
       study_(study),
       space_(space),
-      measured_(measured),
       observer_(observer),
       runner_(store, study.spec, questions, std::move(setup), observer) {}
 

@@ -72,8 +72,8 @@ struct TuneEnd {
 class Tuner {
  public:
   // All outlive the tuner.
-  Tuner(Store& store, const Study& study, const PlanSpace& space, const worker::MeasureResult& measured,
-        const StudyQuestions& questions, WorkerSetup setup, TuneObserver* observer);
+  Tuner(Store& store, const Study& study, const PlanSpace& space, const StudyQuestions& questions,
+        WorkerSetup setup, TuneObserver* observer);
 
   // Until the search is done or Stop was called. An error is one of the store or the machine; the study can be resumed.
   Result<TuneEnd> Run();
@@ -91,7 +91,6 @@ class Tuner {
   Store& store_;
   const Study& study_;
   const PlanSpace& space_;
-  const worker::MeasureResult& measured_;
   TuneObserver* observer_;
   TrialRunner runner_;
 };

@@ -81,12 +81,12 @@ Result<void> ExportTo(Store& store, const Study& study, const StudyQuestions& qu
 }
 
 // Everything behind the creation of the study; the same for tune and resume.
-int Drive(Store& store, const Study& study, const worker::MeasureResult& measured, const PlanSpace& space,
+int Drive(Store& store, const Study& study, const PlanSpace& space,
           const StudyQuestions& questions, const WorkerSetup& setup, TerminalObserver& observer, InterruptGuard& guard,
           const std::string& export_path, const std::string& db, bool json) {
   Result<TuneEnd> end = Error{"not run"};
   {
-    Tuner tuner(store, study, space, measured, questions, setup, &observer);
+    Tuner tuner(store, study, space, questions, setup, &observer);
     guard.SetStop([&tuner] { tuner.Stop(); });
     end = tuner.Run();
     guard.SetStop({});
@@ -172,7 +172,7 @@ int GoOn(const StudyOptions& options, std::optional<int> rerun, const std::strin
   if (Result<void> set = (*store)->SetStudyMeasure(study->id, MeasureToText(measured->result)); !set.ok()) {
     return Fail(kExitInfrastructure, set.error().message);
   }
-  return Drive(**store, *study, measured->result, **space, *questions, *setup, observer, guard, export_path,
+  return Drive(**store, *study, **space, *questions, *setup, observer, guard, export_path,
                options.db, options.json);
 }
 
@@ -251,7 +251,7 @@ int RunTune(const TuneOptions& options) {
   if (Result<void> set = (*store)->SetStudyMeasure(study->id, MeasureToText(measured->result)); !set.ok()) {
     return Fail(kExitInfrastructure, set.error().message);
   }
-  return Drive(**store, *study, measured->result, **space, *questions, *setup, observer, guard, options.export_path,
+  return Drive(**store, *study, **space, *questions, *setup, observer, guard, options.export_path,
                options.store.db, options.store.json);
 }
 

@@ -102,7 +102,7 @@ class WholeStudy {
     return *std::move(end);
   }
   Result<TuneEnd> TryRun() {
-    tuner_.emplace(*store, study_, fake_.space(), fake_.measured, fake_.questions(), fake_.setup(),
+    tuner_.emplace(*store, study_, fake_.space(), fake_.questions(), fake_.setup(),
                    &observer);
     return tuner_->Run();
   }
