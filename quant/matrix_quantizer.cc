@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "quant/channel_fit.h"
+#include "quant/gain.h"
 #include "quant/half.h"
 #include "quant/round_to_nearest.h"
 
@@ -98,16 +99,18 @@ void MatrixQuantizer::Encode(std::span<const float> values, Block& block) const 
       channel_fitter.Encode(encoded);
       const ChannelCode& code = channel_fitter.code();
       AppendCentroids(code.centroids.data(), format, block.codebooks);
-      block.scales.push_back(code.scale);
-      block.stats.Add(code.cosine, code.norm_ratio);
+      const double gain = LengthGain(code.cosine, code.norm_ratio);
+      block.scales.push_back(GainedScale(code.scale, gain));
+      block.stats.Add(code.cosine, code.norm_ratio * gain);
     } else {
       library_fitter.Reset(row);
       reached = library_fitter.FitToFloor(*library_, floor);
       library_fitter.Encode(encoded);
       const LibraryCode& code = library_fitter.code();
       block.indices.insert(block.indices.end(), code.indices.begin(), code.indices.end());
-      block.scales.insert(block.scales.end(), code.scales.begin(), code.scales.end());
-      block.stats.Add(code.cosine, code.norm_ratio);
+      const double gain = format.group_scales ? 1 : LengthGain(code.cosine, code.norm_ratio);
+      for (uint16_t scale : code.scales) block.scales.push_back(GainedScale(scale, gain));
+      block.stats.Add(code.cosine, code.norm_ratio * gain);
     }
     if (!reached && block.unreachable < 0) block.unreachable = static_cast<int64_t>(r);
     PackRow(encoded.codes, format.levels, std::span(block.codes).subspan(r * row_bytes, row_bytes));

@@ -1,11 +1,16 @@
 // From fits to the container: where each row's outliers go, codes by counting thresholds, packing.
 #include "kernels/cuda/quantize_device.cuh"
+#include "quant/gain.h"
 
 namespace hproc::kernels::cuda {
 namespace {
 
 constexpr int kScanThreads = 1024;
 constexpr int kWarps = 4;
+
+__device__ double GainOf(const Target& target, const RowResults& results, int64_t row) {
+  return target.format.group_scales ? 1.0 : quant::LengthGain(results.cosine[row], results.norm_ratio[row]);
+}
 
 // One block walks the rows in order: every row's first outlier, the container's starts and counts, and the statistics, whose
 // sums so do not depend on which block was first.
@@ -49,8 +54,9 @@ __global__ void __launch_bounds__(kScanThreads)
       }
       least = min(least, results.cosine[row]);
       sum += results.cosine[row];
-      low = min(low, results.norm_ratio[row]);
-      high = max(high, results.norm_ratio[row]);
+      const double length = results.norm_ratio[row] * GainOf(target, results, row);
+      low = min(low, length);
+      high = max(high, length);
     }
     stored += all;
   }
@@ -163,7 +169,8 @@ __global__ void __launch_bounds__(kWarps * 32)
   const bool v2a = target.format.mode == quant::Mode::kV2a;
   const int groups = (columns + quant::kGroupColumns - 1) / quant::kGroupColumns;
   const bool zero_row = v2a && groups_of.row_square[row] == 0;
-  double scale = 0;
+  const double gain = GainOf(target, results, row);
+  double scale = 0;  // as fitted: codes and outliers are in its units
   const auto set_tables = [&](const auto& centroid_of) {
     __syncwarp();
     for (int k = lane; k < levels; k += 32) tables.centroids[k] = centroid_of(k);
@@ -177,7 +184,9 @@ __global__ void __launch_bounds__(kWarps * 32)
   if (v2a) {
     const int scales = target.format.group_scales ? groups : 1;
     for (int i = lane; i < groups; i += 32) target.indices[out_row * groups + i] = groups_of.books[row * groups + i];
-    for (int i = lane; i < scales; i += 32) target.scales[out_row * scales + i] = groups_of.scales[row * scales + i];
+    for (int i = lane; i < scales; i += 32) {
+      target.scales[out_row * scales + i] = quant::GainedScale(groups_of.scales[row * scales + i], gain);
+    }
   } else {
     scale = quant::Bfloat16ToFloat(target.scales[out_row]);
     set_tables([&](int k) {
@@ -248,6 +257,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     }
     PackUnit(code[0], code[1], planes, out, lane);
   }
+  if (!v2a && lane == 0) target.scales[out_row] = quant::GainedScale(target.scales[out_row], gain);
 }
 
 __global__ void FiniteKernel(Rows rows, PassStatus* status) {
