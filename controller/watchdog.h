@@ -25,8 +25,8 @@
 
 namespace hproc::controller {
 
-// Defaults suit a model that loads in minutes. Callers scale the phases with bytes over a measured
-// rate: no constant fits both 20 MB and 400 GB.
+// Reading a checkpoint has no length that a constant could bound: 20 MB from a disk, 400 GB over a slow network. Its phases end
+// by standing still (`frozen`: progress is told every few blocks of rows), and by a limit only in the end.
 struct Deadlines {
   using Duration = std::chrono::milliseconds;
 
@@ -40,7 +40,7 @@ struct Deadlines {
   // By Phase. For kGenerate it is the time to the next completion, so that it need not know how
   // many are asked for.
   std::array<Duration, worker::kPhaseCount> phase{
-      std::chrono::minutes(5),  std::chrono::hours(2),    std::chrono::hours(2),
+      std::chrono::minutes(5),  std::chrono::hours(24),   std::chrono::hours(24),
       std::chrono::minutes(10), std::chrono::minutes(30), std::chrono::hours(1),
       std::chrono::hours(1)};
 

@@ -57,10 +57,29 @@ Result<void> OverBlocks(const Checkpoint& checkpoint, const ModelTensor& tensor,
   return Ok();
 }
 
+// How far the reading of a checkpoint has come.
+class Reading {
+ public:
+  Reading(const TensorTable& table, const LoadProgress& progress) : progress_(progress), total_(StoredBytes(table)) {}
+  void Add(int64_t bytes) {
+    done_ += bytes;
+    if (progress_) progress_(done_, total_);
+  }
+  // Rows [first_row, …) of a block have been read.
+  void AddBlock(const quant::TensorSpec& spec, int64_t first_row) {
+    Add(std::min(BlockRows(spec.columns), spec.rows - first_row) * spec.columns * spec.bytes_per_value);
+  }
+
+ private:
+  const LoadProgress& progress_;
+  int64_t total_;
+  int64_t done_ = 0;
+};
+
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, DeviceMemory& memory, ThreadPool& pool)
-      : checkpoint_(checkpoint), memory_(memory), pool_(pool), slots_(BlockSlots(pool.size())), blocks_(static_cast<size_t>(slots_)) {}
+  Loader(const Checkpoint& checkpoint, DeviceMemory& memory, ThreadPool& pool, Reading& reading)
+      : checkpoint_(checkpoint), memory_(memory), pool_(pool), reading_(reading), slots_(BlockSlots(pool.size())), blocks_(static_cast<size_t>(slots_)) {}
 
   Result<LoadedTensor> Load(const ModelTensor& tensor, const quant::TensorPlan& plan, LoadLog& log) {
     return plan.format ? LoadXfp(tensor, plan, log) : LoadKept(tensor, plan, log);
@@ -84,6 +103,7 @@ class Loader {
     loaded.matrix.columns = tensor.spec.columns;
     loaded.matrix.data = loaded.storage.data();
     log.Add(plan, 0, {});
+    reading_.Add(bytes);
     return loaded;
   }
 
@@ -120,6 +140,7 @@ class Loader {
         checkpoint_, tensor, pool_, {workspace.as<float>(), static_cast<size_t>(values)}, slots_,
         [&](int64_t slot, int, std::span<const float> rows) { quantizer.Encode(rows, blocks_[static_cast<size_t>(slot)]); },
         [&](int64_t slot, int64_t first_row) {
+          reading_.AddBlock(tensor.spec, first_row);
           return quantizer.Store(first_row, blocks_[static_cast<size_t>(slot)], container);
         });
     if (done.ok()) done = quantizer.Finish(container);
@@ -137,6 +158,7 @@ class Loader {
   const Checkpoint& checkpoint_;
   DeviceMemory& memory_;
   ThreadPool& pool_;
+  Reading& reading_;
   int64_t slots_;
   std::vector<quant::MatrixQuantizer::Block> blocks_;
 };
@@ -148,11 +170,10 @@ Result<LoadedModel> LoadModel(const ModelSpec& spec, const Checkpoint& checkpoin
                               const LoadProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   if (Result<void> fits = CheckPlanFits(plan, table); !fits.ok()) return fits.error();
-  Loader loader(checkpoint, memory, pool);
+  Reading reading(table, progress);
+  Loader loader(checkpoint, memory, pool, reading);
   std::vector<LoadedTensor> tensors;
   LoadLog log(plan.floors);
-  const int64_t total = StoredBytes(table);
-  int64_t done = 0;
   for (size_t i = 0; i < table.tensors.size(); ++i) {
     const ModelTensor& tensor = table.tensors[i];
     Result<LoadedTensor> loaded = loader.Load(tensor, plan.tensors[i], log);
@@ -160,8 +181,6 @@ Result<LoadedModel> LoadModel(const ModelSpec& spec, const Checkpoint& checkpoin
     loaded->role = tensor.role;
     loaded->layer = tensor.layer;
     tensors.push_back(std::move(*loaded));
-    done += tensor.spec.kept_bytes();
-    if (progress) progress(done, total);
   }
 
   LoadedModel result{Model(spec, std::move(tensors)), log.Report()};
@@ -177,11 +196,11 @@ Result<quant::RateTable> MeasureRates(const Checkpoint& checkpoint, const Tensor
   rates.fingerprint = std::move(*fingerprint);
   const int64_t slots = BlockSlots(pool.size());
   std::vector<float> workspace;
-  const int64_t total = StoredBytes(table);
-  int64_t done = 0;
+  Reading reading(table, progress);
   for (const ModelTensor& tensor : table.tensors) {
     if (tensor.spec.family == Family::kKept) {
       rates.tensors.push_back({.spec = tensor.spec, .candidates = {}});
+      reading.Add(tensor.spec.kept_bytes());
     } else {
       Result<std::vector<float>> sample = ReadLibrarySample(checkpoint, tensor);
       if (!sample.ok()) return sample.error();
@@ -195,12 +214,13 @@ Result<quant::RateTable> MeasureRates(const Checkpoint& checkpoint, const Tensor
           [&](int64_t, int thread, std::span<const float> rows) {
             builder.AddRows(rows, *accumulators[static_cast<size_t>(thread)]);
           },
-          [](int64_t, int64_t) { return Ok(); });
+          [&](int64_t, int64_t first_row) {
+            reading.AddBlock(tensor.spec, first_row);
+            return Ok();
+          });
       if (!read.ok()) return read.error();
       rates.tensors.push_back(builder.Finish(accumulators));
     }
-    done += tensor.spec.kept_bytes();
-    if (progress) progress(done, total);
   }
   return rates;
 }

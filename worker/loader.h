@@ -19,7 +19,7 @@
 
 namespace hproc::worker {
 
-// Told after every tensor: bytes of the checkpoint read so far, and in all. Called on the caller's thread.
+// Told after every few blocks of rows: bytes of the checkpoint read so far, and in all. Called on the caller's thread.
 using LoadProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
 
 struct LoadedModel {

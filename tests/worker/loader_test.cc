@@ -283,19 +283,26 @@ TEST_F(LoaderTest, StoresZeroChannelsExactly) {
   }
 }
 
-TEST_F(LoaderTest, TellsItsProgressTensorByTensor) {
-  Write(SmallCheckpoint());
-  DeviceMemory memory("cpu", 0);
-  std::vector<int64_t> seen;
-  int64_t of = 0;
-  ASSERT_TRUE(Load(KeepEverything(opened_->table), memory, pool_, [&](int64_t done, int64_t total) {
-                seen.push_back(done);
-                of = total;
-              }).ok());
-  EXPECT_EQ(seen.size(), opened_->table.tensors.size());
-  EXPECT_TRUE(std::ranges::is_sorted(seen));
-  EXPECT_EQ(seen.back(), of);
-  EXPECT_EQ(of, opened_->checkpoint.total_bytes());
+TEST_F(LoaderTest, TellsItsProgressBlockByBlock) {
+  Write(kLarger);
+  for (const bool packed : {false, true}) {
+    DeviceMemory memory("cpu", 0);
+    std::vector<int64_t> seen{0};
+    int64_t of = 0;
+    int64_t longest = 0;
+    const quant::Plan plan = packed ? quant::Int4Plan(opened_->Rates(pool_)) : KeepEverything(opened_->table);
+    ASSERT_TRUE(Load(plan, memory, pool_, [&](int64_t done, int64_t total) {
+                  longest = std::max(longest, done - seen.back());
+                  seen.push_back(done);
+                  of = total;
+                }).ok());
+    EXPECT_TRUE(std::ranges::is_sorted(seen));
+    EXPECT_EQ(seen.back(), of);
+    EXPECT_EQ(of, opened_->checkpoint.total_bytes());
+    if (packed) {
+      EXPECT_LE(longest, 8192 * 2) << "no step is longer than a block, whatever the tensor";
+    }
+  }
 }
 
 // The engine's share of the ledger, and the refusals of the phases after the load.
