@@ -10,6 +10,7 @@
 #include "controller/cli/terminal_observer.h"
 #include "controller/cli/text.h"
 #include "controller/operating_point.h"
+#include "controller/store_rules.h"
 #include "controller/tuner.h"
 
 namespace hproc::controller {
@@ -235,6 +236,8 @@ int RunTune(const TuneOptions& options) {
   spec.eval = *protocol;
 
   MeasureRun measure(*setup, &observer);
+  // Before the checkpoint is read for minutes; what the worker will say of itself is checked when the study is created.
+  if (Result<void> fit = CheckStudySpec(spec); !fit.ok()) return Fail(kExitUsage, fit.error().message);
   guard.SetStop([&measure] { measure.Stop(); });
   Result<Measured> measured = measure.Run(spec.model_dir, fs::absolute(TableFolderOf(options.store.db)), spec.deployment);
   guard.SetStop({});

@@ -100,6 +100,11 @@ TEST_F(CliRefusals, AStudyThatIsNotThere) {
   ExpectRefusal(Run(On("show", {"0", "--study", "there"})), kExitUsage, "no study \"there\"");
 }
 
+TEST_F(CliRefusals, AStudyNameNobodyCouldReadIsRefusedBeforeTheCheckpointIsRead) {
+  ExpectRefusal(Run(Tune({"--study", "two\nlines"})), kExitUsage, "study name: holds a control character");
+  EXPECT_FALSE(fs::exists(db() + ".rates")) << "the rate table was made first";
+}
+
 TEST_F(CliRefusals, AStudyThatIsThereAlready) {
   ASSERT_EQ(Run(Tune({"--study", "here", "--limit", "20"})).exit_code, kExitDone);
   ExpectRefusal(Run(Tune({"--study", "here"})), kExitUsage,
