@@ -17,7 +17,15 @@ std::string FloorsText(const Trial& trial, bool has_lazy) {
   return trial.plan.kind == TrialKind::kPoint ? FloorsText(trial.plan.floors, has_lazy) : "-";
 }
 
-std::string_view BaselineName(TrialKind kind) { return kind == TrialKind::kBaselineInt4 ? "INT4 g128" : "16 bits"; }
+std::string_view BaselineName(TrialKind kind) {
+  switch (kind) {
+    case TrialKind::kPoint: break;
+    case TrialKind::kBaseline16Bit: return "16 bits";
+    case TrialKind::kBaselineInt4: return "INT4 g128";
+    case TrialKind::kBaselineInt4Pruned: return "INT4 pruned";
+  }
+  return "point";
+}
 
 std::string AccuracyText(const AccuracyTally& tally) {
   if (tally.total == 0) return "not measured";

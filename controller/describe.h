@@ -15,7 +15,7 @@ std::string FloorsText(const quant::Floors& floors, bool has_lazy = true);
 // Of a trial: "-" for a baseline, which answers to no floor.
 std::string FloorsText(const Trial& trial, bool has_lazy = true);
 
-// "16 bits", "INT4 g128": what a baseline is called beside the recommended point.
+// "16 bits", "INT4 g128", "INT4 pruned": what a baseline is called beside the recommended point.
 std::string_view BaselineName(TrialKind kind);
 
 // "0.7900 (1042 of 1319; 95 % interval 0.7672 to 0.8112)"; says so where the questions were not all asked.

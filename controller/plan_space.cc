@@ -135,4 +135,19 @@ PlannedPoint PlanSpace::Kept() const {
 
 PlannedPoint PlanSpace::Int4() const { return Describe({}, quant::Int4Plan(table_)); }
 
+std::optional<PlannedPoint> PlanSpace::Int4Pruned(int64_t weight_bytes) const {
+  const int64_t all = quant::RoutedExperts(table_);
+  const auto fits = [&](int64_t experts) {
+    return Describe({}, quant::Int4PrunedPlan(table_, experts)).weight_bytes <= weight_bytes;
+  };
+  if (all == 0 || fits(all) || !fits(1)) return std::nullopt;
+  int64_t low = 1;  // fits; all does not
+  int64_t high = all;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (fits(middle) ? low : high) = middle;
+  }
+  return Describe({}, quant::Int4PrunedPlan(table_, low));
+}
+
 }  // namespace hproc::controller

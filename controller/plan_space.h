@@ -64,6 +64,9 @@ class PlanSpace {
   // The INT4 baseline: every quantized matrix, lm_head included, rounded to nearest in groups of 128 columns, and the rest
   // as stored. Its bytes are those of the container that it is run from (quant/round_to_nearest.h).
   PlannedPoint Int4() const;
+  // The same with as many of the routed experts as `weight_bytes` have room for, one at least; none in a dense model, where
+  // that is too many still, or where all of them fit.
+  std::optional<PlannedPoint> Int4Pruned(int64_t weight_bytes) const;
   // What the same would take in a format of its own: 4 bits a weight and an fp16 scale a group, the size people quote.
   int64_t Int4WeightBytes() const;
   // Held beside the weights once loaded: cache, state, activations.

@@ -12,10 +12,11 @@ namespace {
 template <typename E, size_t N>
 using Names = std::array<std::pair<E, std::string_view>, N>;
 
-constexpr Names<TrialKind, 3> kTrialKinds{{
+constexpr Names<TrialKind, 4> kTrialKinds{{
     {TrialKind::kPoint, "point"},
     {TrialKind::kBaseline16Bit, "baseline_16bit"},
     {TrialKind::kBaselineInt4, "baseline_int4"},
+    {TrialKind::kBaselineInt4Pruned, "baseline_int4_pruned"},
 }};
 
 constexpr Names<TrialState, 5> kTrialStates{{

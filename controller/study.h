@@ -20,7 +20,7 @@ using evals::Answer;
 using evals::EvalProtocol;
 
 // What a trial loads. Baselines are trials of the same study, judged by the same questions.
-enum class TrialKind { kPoint, kBaseline16Bit, kBaselineInt4 };
+enum class TrialKind { kPoint, kBaseline16Bit, kBaselineInt4, kBaselineInt4Pruned };
 
 // waiting ──▶ running ──▶ complete | infeasible | failed
 // States only move forward and the last three are frozen. A worker that dies of something that says nothing about the
@@ -46,7 +46,7 @@ enum class Reason {
   kInterrupted,  // of an attempt: the controller stopped or died
 };
 
-std::string_view TrialKindName(TrialKind kind);    // "point", "baseline_16bit", "baseline_int4"
+std::string_view TrialKindName(TrialKind kind);    // "point", "baseline_16bit", "baseline_int4", …
 std::string_view TrialStateName(TrialState state);  // "waiting", …
 std::string_view ReasonName(Reason reason);        // "none", "out_of_memory", …
 std::optional<TrialKind> TrialKindFromName(std::string_view name);

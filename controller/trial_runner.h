@@ -32,6 +32,10 @@ struct WorkerSetup {
   std::vector<std::string> arguments;    // before --events-fd: "session"
   std::filesystem::path log_folder;      // a log file an attempt
   Deadlines deadlines;
+  // Free on the device with nothing of ours on it, as the measure job saw it; 0: not known. A trial waits so long for what
+  // it may use to be free again, see worker/idle_gate.h.
+  int64_t idle_free_bytes = 0;
+  double idle_wait_seconds = 120;
 };
 
 // The questions of a study. Immutable; outlives its users.
@@ -45,6 +49,7 @@ struct TrialRun {
   Trial trial;  // waiting or running
   Depth depth = Depth::kLoad;
   int64_t memory_cap_bytes = 0;  // 0: what the machine has
+  int64_t needed_free_bytes = 0;  // worker/idle_gate.h
   std::vector<worker::LedgerLine> predicted;       // of the whole ledger
   std::optional<evals::GarbageCalibration> calibration;  // none: this trial is the reference, and the study gets its calibration
   std::vector<Answer> incumbent;                   // to compare with; empty: nobody

@@ -113,10 +113,14 @@ SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
   return search;
 }
 
+// Failures of the machine: whatever had been tried there and then would have failed.
+static bool SaysNothingOfThePoint(Reason reason) { return reason == Reason::kDeviceLost || reason == Reason::kContaminated; }
+
 std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace& space) {
   std::vector<TrialFact> facts;
   for (const Trial& trial : trials) {
     if (trial.plan.kind != TrialKind::kPoint || !IsFinished(trial.state)) continue;
+    if (SaysNothingOfThePoint(trial.verdict.reason)) continue;  // so that the point is asked for again
     TrialFact fact;
     fact.number = trial.number;
     fact.at = space.PairOf(trial.plan.floors);
@@ -171,6 +175,7 @@ Tuner::Tuner(Store& store, const Study& study, const PlanSpace& space, const Stu
       study_(study),
       space_(space),
       observer_(observer),
+      idle_free_bytes_(setup.idle_free_bytes),
       runner_(store, study.spec, questions, std::move(setup), observer) {}
 
 Result<Trial> Tuner::AddTrial(TrialKind kind, const PlannedPoint& point, std::string_view purpose) {
@@ -186,15 +191,40 @@ Result<Trial> Tuner::AddTrial(TrialKind kind, const PlannedPoint& point, std::st
   return store_.AddTrial(study_.id, trial);
 }
 
-Result<std::optional<Trial>> Tuner::NextBaseline(const std::vector<Trial>& trials) {
+std::optional<PlannedPoint> Tuner::PlanOf(TrialKind baseline, const std::vector<Trial>& trials,
+                                          std::optional<int> recommended) const {
+  switch (baseline) {
+    case TrialKind::kPoint: break;
+    case TrialKind::kBaseline16Bit: return space_.Kept();
+    case TrialKind::kBaselineInt4: return space_.Int4();
+    case TrialKind::kBaselineInt4Pruned:
+      if (!recommended) break;  // there are no bytes to match
+      return space_.Int4Pruned(trials[static_cast<size_t>(*recommended)].plan.predicted_weight_bytes);
+  }
+  return std::nullopt;
+}
+
+Result<std::optional<Trial>> Tuner::NextBaseline(const std::vector<Trial>& trials, std::optional<int> recommended) {
   for (TrialKind kind : study_.spec.baselines) {
-    if (std::ranges::any_of(trials, [&](const Trial& trial) { return trial.plan.kind == kind; })) continue;
-    const PlannedPoint plan = kind == TrialKind::kBaselineInt4 ? space_.Int4() : space_.Kept();
-    Result<Trial> added = AddTrial(kind, plan, TrialKindName(kind));
+    const auto has_run = [&](const Trial& trial) {
+      return trial.plan.kind == kind && !SaysNothingOfThePoint(trial.verdict.reason);
+    };
+    if (std::ranges::any_of(trials, has_run)) continue;
+    const std::optional<PlannedPoint> plan = PlanOf(kind, trials, recommended);
+    if (!plan) continue;
+    Result<Trial> added = AddTrial(kind, *plan, TrialKindName(kind));
     if (!added.ok()) return added.error();
     return std::optional<Trial>(std::move(*added));
   }
   return std::optional<Trial>();
+}
+
+// What must be free before a trial that may use `wanted` bytes begins. Where the cap is more than the device ever has free,
+// all it had; a little less, since an idle device is not always as idle.
+static int64_t NeededFreeBytes(int64_t wanted, int64_t idle_free_bytes) {
+  constexpr double kTolerance = 0.02;
+  const auto idle = static_cast<int64_t>(static_cast<double>(idle_free_bytes) * (1 - kTolerance));
+  return std::min(wanted, idle);
 }
 
 Result<TrialRun> Tuner::Prepare(Trial trial, std::optional<int> incumbent, const std::vector<Trial>& trials) {
@@ -202,6 +232,8 @@ Result<TrialRun> Tuner::Prepare(Trial trial, std::optional<int> incumbent, const
   const bool is_point = trial.plan.kind == TrialKind::kPoint;
   run.depth = is_point ? DepthOf(trial.plan.purpose) : Depth::kEvaluate;
   run.memory_cap_bytes = is_point ? study_.spec.budget_bytes() : 0;
+  run.needed_free_bytes =
+      NeededFreeBytes(is_point ? run.memory_cap_bytes : trial.plan.predicted_bytes, idle_free_bytes_);
   Result<quant::Plan> plan = quant::PlanFromJson(trial.plan.plan_json);
   if (!plan.ok()) return plan.error();
   run.predicted = space_.Ledger(*plan);
@@ -242,7 +274,7 @@ Result<TuneEnd> Tuner::Run() {
       if (!added.ok()) return added.error();
       next = std::move(*added);
     } else {
-      Result<std::optional<Trial>> baseline = NextBaseline(*trials);
+      Result<std::optional<Trial>> baseline = NextBaseline(*trials, std::get<SearchDone>(step).recommended);
       if (!baseline.ok()) return baseline.error();
       if (!*baseline) return Finish(std::get<SearchDone>(step));
       next = std::move(*baseline);
@@ -252,11 +284,12 @@ Result<TuneEnd> Tuner::Run() {
 
     Result<TrialRunResult> result = runner_.Run(std::move(*run));
     if (!result.ok()) return result.error();
-    if (result->trial.verdict.reason == Reason::kDeviceLost) {
-      // Says nothing about the study: it goes on once the device is back.
+    if (const Reason reason = result->trial.verdict.reason; SaysNothingOfThePoint(reason)) {
+      // Nor of the study: it goes on once the device is back, or free.
       if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();
-      return Error{"the device was lost in trial " + std::to_string(result->trial.number) + ": " +
-                   result->trial.verdict.message + "; once it is back, go on with hproc resume"};
+      return Error{std::string(reason == Reason::kDeviceLost ? "the device was lost" : "the device is not free") + " in trial " +
+                   std::to_string(result->trial.number) + ": " + result->trial.verdict.message + "; once it is " +
+                   (reason == Reason::kDeviceLost ? "back" : "free") + ", go on with hproc resume"};
     }
     if (result->interrupted) {
       if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();

@@ -83,8 +83,10 @@ class Tuner {
 
  private:
   Result<Trial> AddTrial(TrialKind kind, const PlannedPoint& point, std::string_view purpose);
-  // The first baseline asked for that has no trial yet, as a new trial; none when all have one.
-  Result<std::optional<Trial>> NextBaseline(const std::vector<Trial>& trials);
+  // The first baseline asked for that has no trial yet, as a new trial; none when all have one that can have one.
+  Result<std::optional<Trial>> NextBaseline(const std::vector<Trial>& trials, std::optional<int> recommended);
+  std::optional<PlannedPoint> PlanOf(TrialKind baseline, const std::vector<Trial>& trials,
+                                     std::optional<int> recommended) const;
   Result<TrialRun> Prepare(Trial trial, std::optional<int> incumbent, const std::vector<Trial>& trials);
   Result<TuneEnd> Finish(const SearchDone& done);
 
@@ -92,6 +94,7 @@ class Tuner {
   const Study& study_;
   const PlanSpace& space_;
   TuneObserver* observer_;
+  int64_t idle_free_bytes_;
   TrialRunner runner_;
 };
 

@@ -75,6 +75,8 @@ Reason ReasonOf(worker::ErrorKind kind) {
     case worker::ErrorKind::kBadCheckpoint:
     case worker::ErrorKind::kLoaderFault:
       return Reason::kLoaderFault;
+    case worker::ErrorKind::kContaminated:
+      return Reason::kContaminated;
     case worker::ErrorKind::kHostOutOfMemory:
       return Reason::kHostOutOfMemory;
     case worker::ErrorKind::kDeviceLost:

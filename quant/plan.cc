@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
@@ -65,10 +66,18 @@ TensorPlan RoundedToNearest(const TensorSpec& spec) {
   return plan;
 }
 
+TensorSpec WithExperts(TensorSpec spec, int64_t experts) {
+  if (spec.experts <= experts) return spec;
+  spec.rows = spec.rows / spec.experts * experts;
+  spec.experts = experts;
+  return spec;
+}
+
 json TensorToJson(const TensorPlan& tensor) {
   json row = {{"name", tensor.spec.name},       {"family", FamilyName(tensor.spec.family)},
               {"rows", tensor.spec.rows},       {"columns", tensor.spec.columns},
               {"stored_bytes_per_value", tensor.spec.bytes_per_value}, {"bytes", tensor.bytes}};
+  if (tensor.spec.experts > 0) row["experts"] = tensor.spec.experts;
   if (tensor.format) {
     row["format"] = {{"mode", ModeName(tensor.format->mode)},
                      {"levels", tensor.format->levels},
@@ -107,6 +116,8 @@ TensorPlan TensorFromJson(const json& row) {
   constexpr int64_t kMost = int64_t{1} << 48;
   require(tensor.spec.rows > 0 && tensor.spec.columns > 0 && tensor.spec.rows < kMost / tensor.spec.columns, "shape");
   require(tensor.spec.bytes_per_value == 2 || tensor.spec.bytes_per_value == 4, "stored_bytes_per_value");
+  tensor.spec.experts = row.value("experts", int64_t{0});
+  require(tensor.spec.experts >= 0 && (tensor.spec.experts == 0 || tensor.spec.rows % tensor.spec.experts == 0), "experts");
   require(tensor.bytes > 0, "bytes");
   if (const auto format = row.find("format"); format != row.end()) {
     XfpFormat xfp;
@@ -218,13 +229,23 @@ Plan KeptPlan(const RateTable& table) {
   return plan;
 }
 
-Plan Int4Plan(const RateTable& table) {
+Plan Int4Plan(const RateTable& table) { return Int4PrunedPlan(table, std::numeric_limits<int64_t>::max()); }
+
+Plan Int4PrunedPlan(const RateTable& table, int64_t experts) {
+  HPROC_CHECK(experts > 0, "experts that stay");
   Plan plan;
   plan.floors = {.strict = 0, .lazy = 0, .head = 0};
   for (const TensorRates& rates : table.tensors) {
-    plan.tensors.push_back(rates.spec.family == Family::kKept ? Kept(rates.spec) : RoundedToNearest(rates.spec));
+    const TensorSpec spec = WithExperts(rates.spec, experts);
+    plan.tensors.push_back(spec.family == Family::kKept ? Kept(spec) : RoundedToNearest(spec));
   }
   return plan;
+}
+
+int64_t RoutedExperts(const RateTable& table) {
+  int64_t experts = 0;
+  for (const TensorRates& rates : table.tensors) experts = std::max(experts, rates.spec.experts);
+  return experts;
 }
 
 std::string PlanToJson(const Plan& plan) {

@@ -66,6 +66,12 @@ Plan KeptPlan(const RateTable& table);
 // promises nothing of any channel: floors of 0, cosines of at least 0.
 Plan Int4Plan(const RateTable& table);
 
+// The same with `experts` of the routed experts of a layer left, at least 1 (all of a layer that has no more). Which ones
+// stay is the loader's to choose.
+Plan Int4PrunedPlan(const RateTable& table, int64_t experts);
+// The routed experts of the layer that has most of them; 0 in a dense model.
+int64_t RoutedExperts(const RateTable& table);
+
 std::string PlanToJson(const Plan& plan);
 Result<Plan> PlanFromJson(std::string_view json);
 

@@ -28,6 +28,7 @@ struct TensorSpec {
   int64_t rows = 0;
   int64_t columns = 0;     // vectors: one row
   int bytes_per_value = 2;  // as the checkpoint stores it: 2 or 4
+  int64_t experts = 0;      // the rows are so many equal blocks, one a routed expert; 0: not of routed experts
 
   int64_t weights() const { return rows * columns; }
   int64_t kept_bytes() const { return weights() * bytes_per_value; }

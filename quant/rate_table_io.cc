@@ -1,6 +1,6 @@
 // The file form of a rate table: little-endian records, closed by the SHA-256 of all before it.
 //
-//   "HPROCRT2"  fingerprint  tensor count  { tensor  candidate count  { candidate  step count  { step } } }  sha256 (hex)
+//   "HPROCRT3"  fingerprint  tensor count  { tensor  candidate count  { candidate  step count  { step } } }  sha256 (hex)
 //
 // The digit is the version of the fits as much as of the form: it goes up whenever the quantizer gives other bytes for the same
 // tensor, since a plan made from a table promises the bytes of the load.
@@ -17,7 +17,7 @@
 namespace hproc::quant {
 namespace {
 
-constexpr std::string_view kMagic = "HPROCRT2";
+constexpr std::string_view kMagic = "HPROCRT3";
 constexpr size_t kDigestBytes = 64;
 static_assert(std::endian::native == std::endian::little, "the file is little-endian, as all supported hosts are");
 
@@ -86,12 +86,13 @@ class Reader {
 
 constexpr size_t kStepBytes = 2 + 8 + 4 + 8;
 constexpr size_t kCandidateBytes = 1 + 1 + 1 + 1 + 4 + 4;
-constexpr size_t kTensorBytes = 4 + 1 + 8 + 8 + 1 + 4;
+constexpr size_t kTensorBytes = 4 + 1 + 8 + 8 + 1 + 8 + 4;
 
 bool Plausible(const TensorSpec& spec) {
   constexpr int64_t kMost = int64_t{1} << 48;
   return spec.rows > 0 && spec.columns > 0 && spec.rows < kMost && spec.columns < kMost / spec.rows &&
-         (spec.bytes_per_value == 2 || spec.bytes_per_value == 4);
+         (spec.bytes_per_value == 2 || spec.bytes_per_value == 4) && spec.experts >= 0 &&
+         (spec.experts == 0 || spec.rows % spec.experts == 0);
 }
 
 bool Plausible(const Candidate& candidate, const TensorSpec& spec) {
@@ -122,6 +123,7 @@ std::string EncodeRateTable(const RateTable& table) {
     writer.Put(tensor.spec.rows);
     writer.Put(tensor.spec.columns);
     writer.Put(static_cast<uint8_t>(tensor.spec.bytes_per_value));
+    writer.Put(tensor.spec.experts);
     writer.Put(static_cast<uint32_t>(tensor.candidates.size()));
     for (const Candidate& candidate : tensor.candidates) {
       writer.Put(static_cast<uint8_t>(candidate.format.mode));
@@ -160,6 +162,7 @@ Result<RateTable> DecodeRateTable(std::string_view bytes) {
     tensor.spec.rows = reader.Get<int64_t>();
     tensor.spec.columns = reader.Get<int64_t>();
     tensor.spec.bytes_per_value = reader.Get<uint8_t>();
+    tensor.spec.experts = reader.Get<int64_t>();
     if (!Plausible(tensor.spec)) return broken;
     const uint32_t candidates = reader.GetCount(kCandidateBytes);
     for (uint32_t c = 0; c < candidates && !reader.broken(); ++c) {

@@ -126,7 +126,8 @@ class FakeWorker {
     Answer(
         worker::MeasureResult{job.table_folder + "/fake.rates", false,
                               script_.model.value("fingerprint", std::string("fake-fingerprint")),
-                              1, model_.PredictedLines()});
+                              1, script_.model.value("device_free_bytes", int64_t{0}),
+                              model_.PredictedLines()});
   }
 
   void Load(const worker::TrialJob& job) {

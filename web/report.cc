@@ -10,6 +10,7 @@
 #include "controller/search.h"
 #include "controller/tuner.h"
 #include "evals/statistics.h"
+#include "quant/plan.h"
 #include "web/plots.h"
 
 namespace hproc::web {
@@ -184,13 +185,18 @@ class Report {
     for (const Trial& trial : trials_) {
       if (trial.plan.kind == TrialKind::kPoint) continue;
       any = true;
+      if (trial.plan.kind == TrialKind::kBaselineInt4Pruned) {
+        Add(Paragraph{fmt::format("Trial {} is INT4 with {} routed experts a layer left, as many as the recommended point's bytes "
+                                  "have room for: those whose router row, gate and up, and down projections have the largest "
+                                  "product of norms.", trial.number, ExpertsOf(trial))});
+      }
       const bool compared = std::ranges::any_of(input_.outcome.baselines,
                                                 [&](const Comparison& c) { return c.baseline == trial.number; });
       if (compared) continue;
       Add(Paragraph{fmt::format("Trial {}, {}, cannot be compared: {}.", trial.number, Words(TrialKindName(trial.plan.kind)),
                                 VerdictText(trial))});
     }
-    if (!any) Add(Paragraph{"No baseline was run in this study (hproc tune --baseline-16bit --baseline-int4)."});
+    if (!any) Add(Paragraph{"No baseline was run in this study (hproc tune --baseline-16bit --baseline-int4 --baseline-int4-pruned)."});
     if (input_.outcome.baselines.empty()) return;
     Table table{.head = {"", "bytes", "decode", "accuracy", "right here alone", "p"}, .rows = {}};
     table.rows.push_back({"recommended", MeasuredBytes(*best), ShortRate(*best), ShortAccuracy(*best), "", ""});
@@ -204,6 +210,15 @@ class Report {
     }
     Add(std::move(table));
     for (const Comparison& comparison : input_.outcome.baselines) Add(Paragraph{Sentence(*best, comparison)});
+  }
+
+  // Routed experts a layer in a trial's plan.
+  static int64_t ExpertsOf(const Trial& trial) {
+    int64_t experts = 0;
+    const Result<quant::Plan> plan = quant::PlanFromJson(trial.plan.plan_json);
+    if (!plan.ok()) return 0;
+    for (const quant::TensorPlan& tensor : plan->tensors) experts = std::max(experts, tensor.spec.experts);
+    return experts;
   }
 
   std::string Sentence(const Trial& best, const Comparison& comparison) const {

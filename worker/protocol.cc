@@ -159,6 +159,7 @@ Body BodyOf(const ResultEvent& e) {
                                        {"reused", r.reused},
                                        {"fingerprint", r.fingerprint},
                                        {"allocation_granularity", r.allocation_granularity},
+                                       {"device_free_bytes", r.device_free_bytes},
                                        {"predicted", ToJson(r.predicted)}};
                              },
                              [](const LoadResult& r) -> Json {
@@ -215,6 +216,8 @@ std::string EncodeJob(const Job& job) {
                                object["plan_json"] = t.plan_json;
                                object["deployment"] = ToJson(t.deployment);
                                object["memory_cap_bytes"] = t.memory_cap_bytes;
+                               object["needed_free_bytes"] = t.needed_free_bytes;
+                               object["idle_wait_seconds"] = t.idle_wait_seconds;
                                return object;
                              },
                          },

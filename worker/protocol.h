@@ -92,6 +92,10 @@ struct TrialJob {
   std::string plan_json;  // quant/plan.h, PlanToJson
   Deployment deployment;
   int64_t memory_cap_bytes = 0;  // on this rank's device; 0: no cap but the device's own
+  // The idle gate (worker/idle_gate.h): the trial begins when so many bytes of the device are free, or fails as
+  // contaminated after the wait.
+  int64_t needed_free_bytes = 0;
+  double idle_wait_seconds = 0;
 };
 
 using Job = std::variant<MeasureJob, TrialJob>;
@@ -170,6 +174,7 @@ enum class ErrorKind {
   kBadCheckpoint,   // the files are broken, unknown or unreadable
   kLoaderFault,     // the checkpoint does not match the model: a missing, extra or misshapen tensor
   kHostOutOfMemory,  // host, not device, memory ran out
+  kContaminated,     // others hold memory of the device that was free when the study began
   kDeviceLost,
   kInternal,
 };
@@ -186,6 +191,7 @@ struct MeasureResult {
   bool reused = false;      // the table was there already
   std::string fingerprint;  // of the checkpoint; also inside the table
   int64_t allocation_granularity = 1;  // allocations are counted in multiples of this
+  int64_t device_free_bytes = 0;       // of the device with nothing of ours on it; 0: the system does not say
   // Bytes besides the weights for the job's deployment, line by line as the ledger will name them. A workspace_peak is
   // gone before the cache is there: weights and it, or weights and all the rest, must fit.
   std::vector<LedgerLine> predicted;

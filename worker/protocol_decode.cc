@@ -307,6 +307,7 @@ ResultEvent ReadResult(const Fields& f, std::string* problem) {
     r.reused = f.Bool("reused");
     r.fingerprint = f.Text("fingerprint");
     r.allocation_granularity = f.Int("allocation_granularity", 1);
+    r.device_free_bytes = f.Int("device_free_bytes", 0);
     r.predicted = f.Objects<LedgerLine>("predicted", ReadLedgerLine);
     return {std::move(r)};
   }
@@ -449,6 +450,8 @@ Result<Job> DecodeJob(std::string_view line) {
                          job.plan_json = f.Text("plan_json");
                          job.deployment = ReadDeployment(f.Object("deployment"));
                          job.memory_cap_bytes = f.Int("memory_cap_bytes", 0);
+                         job.needed_free_bytes = f.Int("needed_free_bytes", 0);
+                         job.idle_wait_seconds = f.Measured("idle_wait_seconds");
                          return job;
                        }
                        *problem = "an unknown job type";

@@ -5,15 +5,19 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <new>
 #include <optional>
 #include <system_error>
 
+#include "base/bytes.h"
 #include "base/file.h"
 #include "quant/plan.h"
 #include "worker/batcher.h"
 #include "worker/deployment.h"
 #include "worker/engine.h"
+#include "worker/expert_pruning.h"
+#include "worker/idle_gate.h"
 #include "worker/loader.h"
 #include "worker/version.h"
 
@@ -154,6 +158,7 @@ class Session {
         OrFail(WriteFileAtomically(result.table_path, EncodeRateTable(rates)), ErrorKind::kInternal);
       }
       result.allocation_granularity = DeviceMemory::kGranularity;
+      result.device_free_bytes = FreeBytesOf(job.deployment.device).value_or(0);
       result.predicted = PredictedLines(table_, spec_, shape_, ThreadsFor(job.deployment));
     });
     events_.Write(ResultEvent{std::move(result)});
@@ -162,13 +167,25 @@ class Session {
     }
   }
 
+  // Waits until the device is as free as the job says it should be.
+  void PassIdleGate(const TrialJob& job) {
+    const std::optional<int64_t> free =
+        WaitForFreeBytes(job.needed_free_bytes, std::chrono::milliseconds(std::llround(job.idle_wait_seconds * 1000)),
+                         [&] { return FreeBytesOf(job.deployment.device); },
+                         [this] { events_.progress().fetch_add(1, std::memory_order_relaxed); });
+    if (!free || *free >= job.needed_free_bytes) return;
+    throw Failure{ErrorKind::kContaminated, job.deployment.device + " has " + FormatBytes(*free) + " free where " +
+                                                FormatBytes(job.needed_free_bytes) +
+                                                " were when the study began: another process holds the rest"};
+  }
+
   void Work(const TrialJob& job) {
     quant::Plan plan;
     std::optional<Tokenizer> tokenizer;
     InPhase(Phase::kInit, [&] {
+      PassIdleGate(job);
       OpenCheckpoint(job.model_dir, job.deployment);
       plan = OrFail(quant::PlanFromJson(job.plan_json), ErrorKind::kBadJob);
-      OrFail(CheckPlan(plan), ErrorKind::kBadJob);
       const std::filesystem::path file =
           OrFail(ResolveInFolder(checkpoint_->folder(), "tokenizer.json"), ErrorKind::kBadCheckpoint);
       tokenizer.emplace(OrFail(Tokenizer::FromFile(file), ErrorKind::kBadCheckpoint));
@@ -176,6 +193,9 @@ class Session {
     DeviceMemory memory(job.deployment.device, job.memory_cap_bytes);
     std::optional<LoadedModel> loaded;
     InPhase(Phase::kLoad, [&] {
+      OrFail(PruneExperts(*checkpoint_, plan, spec_, table_, *pool_, ReadingProgress(Phase::kLoad)),
+             ErrorKind::kBadCheckpoint);
+      OrFail(CheckPlan(plan), ErrorKind::kBadJob);
       loaded.emplace(OrFail(LoadModel(spec_, *checkpoint_, table_, plan, memory, *pool_, ReadingProgress(Phase::kLoad)),
                             ErrorKind::kBadCheckpoint));
     });

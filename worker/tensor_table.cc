@@ -93,6 +93,7 @@ class Builder {
 
   void AddMoe(int layer, const std::string& at, const MoeSpec& spec) {
     Add(TensorRole::kRouter, layer, at + "gate.weight", Family::kKept, spec.experts, spec_.hidden);
+    table_.tensors.back().spec.experts = spec.experts;
     AddExperts(layer, at + "experts.", spec);
     if (spec.shared_width > 0) {
       const std::string shared = at + "shared_expert.";
@@ -113,6 +114,7 @@ class Builder {
                                    spec.experts * 2 * spec.width, spec_.hidden);
     ModelTensor second =
         MakeTensor(TensorRole::kExpertsDown, layer, down, Family::kLazy, spec.experts * spec_.hidden, spec.width);
+    first.spec.experts = second.spec.experts = spec.experts;
     if (checkpoint_ == nullptr || InCheckpoint(gate_up)) {
       AddSource(first, gate_up, {spec.experts, 2 * spec.width, spec_.hidden}, first.spec.rows);
       AddSource(second, down, {spec.experts, spec_.hidden, spec.width}, second.spec.rows);
@@ -207,7 +209,7 @@ class Builder {
   TensorTable table_;
 };
 
-// Calls visit(source, row within the source, rows) for the pieces of a range of rows.
+// Calls visit(source, row of its checkpoint tensor, rows) for the pieces of a range of rows.
 template <typename Visit>
 Result<void> ForEachPiece(const ModelTensor& tensor, int64_t first_row, int64_t rows, Visit&& visit) {
   auto source = std::upper_bound(tensor.sources.begin(), tensor.sources.end(), first_row,
@@ -216,7 +218,7 @@ Result<void> ForEachPiece(const ModelTensor& tensor, int64_t first_row, int64_t 
   while (rows > 0) {
     const int64_t within = first_row - source->first_row;
     const int64_t count = std::min(rows, source->rows - within);
-    if (Result<void> read = visit(*source, within, count); !read.ok()) return read;
+    if (Result<void> read = visit(*source, source->source_row + within, count); !read.ok()) return read;
     first_row += count;
     rows -= count;
     ++source;
@@ -242,9 +244,9 @@ Result<void> ReadStoredRows(const Checkpoint& checkpoint, const ModelTensor& ten
   const int64_t row_bytes = tensor.spec.columns * tensor.spec.bytes_per_value;
   HPROC_CHECK(static_cast<int64_t>(bytes.size()) == rows * row_bytes, "room for the rows");
   std::byte* out = bytes.data();
-  return ForEachPiece(tensor, first_row, rows, [&](const TensorSource& source, int64_t within, int64_t count) {
+  return ForEachPiece(tensor, first_row, rows, [&](const TensorSource& source, int64_t row, int64_t count) {
     const auto size = static_cast<size_t>(count * row_bytes);
-    Result<void> read = checkpoint.Read(*source.info, within * row_bytes, {out, size});
+    Result<void> read = checkpoint.Read(*source.info, row * row_bytes, {out, size});
     out += size;
     return read;
   });
@@ -256,10 +258,10 @@ Result<void> ReadRows(const Checkpoint& checkpoint, const ModelTensor& tensor, i
   HPROC_CHECK(static_cast<int64_t>(values.size()) == rows * columns, "room for the rows");
   thread_local std::vector<std::byte> stored;
   float* out = values.data();
-  return ForEachPiece(tensor, first_row, rows, [&](const TensorSource& source, int64_t within, int64_t count) -> Result<void> {
+  return ForEachPiece(tensor, first_row, rows, [&](const TensorSource& source, int64_t row, int64_t count) -> Result<void> {
     const int64_t row_bytes = columns * tensor.spec.bytes_per_value;
     stored.resize(static_cast<size_t>(count * row_bytes));
-    if (Result<void> read = checkpoint.Read(*source.info, within * row_bytes, stored); !read.ok()) return read;
+    if (Result<void> read = checkpoint.Read(*source.info, row * row_bytes, stored); !read.ok()) return read;
     const auto size = static_cast<size_t>(count * columns);
     const int64_t bad = ConvertToFloat(tensor.dtype, stored, {out, size});
     if (bad > 0) {

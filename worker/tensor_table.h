@@ -57,11 +57,12 @@ enum class TensorRole {
   kSharedExpertGate,
 };
 
-// Rows [first_row, first_row + rows) of a model tensor, in order, in one checkpoint tensor.
+// Rows [first_row, first_row + rows) of a model tensor: rows [source_row, source_row + rows) of one checkpoint tensor.
 struct TensorSource {
   const TensorInfo* info = nullptr;
   int64_t first_row = 0;
   int64_t rows = 0;
+  int64_t source_row = 0;
 };
 
 struct ModelTensor {

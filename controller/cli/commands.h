@@ -46,6 +46,7 @@ struct TuneOptions {
   bool trust_plan = false;
   bool baseline_16bit = false;
   bool baseline_int4 = false;
+  bool baseline_int4_pruned = false;
   std::string tasks;       // empty: test.jsonl beside the model's folder
   std::string shots_file;  // empty: train.jsonl beside the tasks
   int shots = -1;          // -1: 5 where there is a shots file, else 0

@@ -86,6 +86,8 @@ int Main(int argc, char** argv) {
                          "Then run the checkpoint as stored too, fit or not, and compare answer by answer");
   tune_command->add_flag("--baseline-int4", tune.baseline_int4,
                          "Likewise with the weights rounded to nearest at 4 bits in groups of 128");
+  tune_command->add_flag("--baseline-int4-pruned", tune.baseline_int4_pruned,
+                         "Likewise, with so many routed experts left out that it is no larger than the recommended point");
   tune_command->add_option("--tasks", tune.tasks, "Questions, JSONL in GSM8K's layout; default test.jsonl beside the model");
   tune_command->add_option("--shots", tune.shots, "Worked examples a prompt; default 5 where there is a file of them, else 0")
       ->check(CLI::Range(0, 64));

@@ -173,6 +173,7 @@ int GoOn(const StudyOptions& options, std::optional<int> rerun, const std::strin
   if (Result<void> set = (*store)->SetStudyMeasure(study->id, MeasureToText(measured->result)); !set.ok()) {
     return Fail(kExitInfrastructure, set.error().message);
   }
+  setup->idle_free_bytes = measured->result.device_free_bytes;
   return Drive(**store, *study, **space, *questions, *setup, observer, guard, export_path,
                options.db, options.json);
 }
@@ -233,11 +234,12 @@ int RunTune(const TuneOptions& options) {
   spec.trust_plan = options.trust_plan;
   if (options.baseline_16bit) spec.baselines.push_back(TrialKind::kBaseline16Bit);
   if (options.baseline_int4) spec.baselines.push_back(TrialKind::kBaselineInt4);
+  if (options.baseline_int4_pruned) spec.baselines.push_back(TrialKind::kBaselineInt4Pruned);
   spec.eval = *protocol;
-
-  MeasureRun measure(*setup, &observer);
   // Before the checkpoint is read for minutes; what the worker will say of itself is checked when the study is created.
   if (Result<void> fit = CheckStudySpec(spec); !fit.ok()) return Fail(kExitUsage, fit.error().message);
+
+  MeasureRun measure(*setup, &observer);
   guard.SetStop([&measure] { measure.Stop(); });
   Result<Measured> measured = measure.Run(spec.model_dir, fs::absolute(TableFolderOf(options.store.db)), spec.deployment);
   guard.SetStop({});
@@ -254,6 +256,7 @@ int RunTune(const TuneOptions& options) {
   if (Result<void> set = (*store)->SetStudyMeasure(study->id, MeasureToText(measured->result)); !set.ok()) {
     return Fail(kExitInfrastructure, set.error().message);
   }
+  setup->idle_free_bytes = measured->result.device_free_bytes;
   return Drive(**store, *study, **space, *questions, *setup, observer, guard, options.export_path,
                options.store.db, options.store.json);
 }

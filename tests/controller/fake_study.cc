@@ -77,9 +77,11 @@ quant::RateTable FakeTable(bool has_lazy) {
   for (const auto& [layer, difficulty] : {std::pair("0", 1.0), std::pair("1", 1.2)}) {
     table.tensors.push_back(
         MakeTensor("attention." + std::string(layer), Family::kStrict, 256, difficulty));
-    if (has_lazy)
+    if (has_lazy) {
       table.tensors.push_back(
           MakeTensor("experts." + std::string(layer), Family::kLazy, 1024, difficulty));
+      table.tensors.back().spec.experts = 8;
+    }
   }
   table.tensors.push_back(MakeTensor("norm", Family::kKept, 1, 1));
   table.tensors.push_back(MakeTensor("lm_head", Family::kHead, 320, 1));

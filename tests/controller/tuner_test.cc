@@ -170,6 +170,41 @@ TEST(Tuner, RunsInt4AsOneMoreBaselineUnderNoCap) {
   EXPECT_EQ(json::parse(end.outcome_json)["baselines"][1]["kind"], "baseline_int4");
 }
 
+TEST(Tuner, PrunesInt4ToTheBytesOfTheRecommendedPoint) {
+  FakeStudy fake({.questions = 60, .settings = kSloping});
+  fake.spec.baselines = {TrialKind::kBaselineInt4Pruned};
+  fake.spec.memory_cap_bytes = 700'000;
+  WholeStudy study(fake);
+  const TuneEnd end = study.Run();
+  const std::vector<Trial> trials = study.Trials();
+  ASSERT_TRUE(end.outcome.done.recommended.has_value());
+  const int64_t bytes = trials[static_cast<size_t>(*end.outcome.done.recommended)].plan.predicted_weight_bytes;
+  const Trial& baseline = trials.back();
+  ASSERT_EQ(baseline.plan.kind, TrialKind::kBaselineInt4Pruned);
+  EXPECT_LE(baseline.plan.predicted_weight_bytes, bytes);
+  const Result<quant::Plan> plan = quant::PlanFromJson(baseline.plan.plan_json);
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  int64_t experts = 0;
+  for (const quant::TensorPlan& tensor : plan->tensors) experts = std::max(experts, tensor.spec.experts);
+  EXPECT_GE(experts, 1);
+  EXPECT_LT(experts, 8);
+  EXPECT_GT(quant::Int4PrunedPlan(fake.space().table(), experts + 1).total_bytes(), bytes) << "there was room for one more";
+  EXPECT_EQ(baseline.state, TrialState::kComplete);
+  ASSERT_THAT(end.outcome.baselines, SizeIs(1));
+  EXPECT_EQ(end.outcome.baselines[0].kind, TrialKind::kBaselineInt4Pruned);
+}
+
+TEST(Tuner, PrunesNothingWhereInt4FitsOrThereAreNoExperts) {
+  for (const FakeModel& model : {FakeModel{.settings = kSloping}, FakeModel{.has_lazy = false, .settings = kSloping}}) {
+    FakeStudy fake(model);
+    fake.spec.baselines = {TrialKind::kBaselineInt4Pruned};
+    if (model.has_lazy) fake.spec.memory_cap_bytes = 100'000'000;
+    WholeStudy study(fake);
+    EXPECT_THAT(study.Run().outcome.baselines, IsEmpty());
+    for (const Trial& trial : study.Trials()) EXPECT_EQ(trial.plan.kind, TrialKind::kPoint);
+  }
+}
+
 TEST(Tuner, IsDoneThoughABaselineCannotBeRun) {
   for (const json& script : {json{{"load", {"segv"}}}, json{{"load", {"oom"}}}}) {
     FakeStudy fake;
@@ -232,6 +267,30 @@ TEST(Tuner, InterruptsAStudyWhoseDeviceIsLostAndGoesOnOnceItIsBack) {
   const TuneEnd end = study.Run();
   EXPECT_TRUE(end.outcome.done.recommended.has_value());
   EXPECT_EQ(study.Stored().state, StudyState::kDone);
+}
+
+TEST(Tuner, WaitsOnceMoreForANeighbourThenLeavesTheStudyToBeResumed) {
+  const json held = {{"do", "error"}, {"kind", "contaminated"}, {"message", "cuda:0 has 1 GiB free"}};
+  FakeStudy fake({.settings = kSloping});
+  WholeStudy undisturbed(fake);
+  const TuneEnd expected = undisturbed.Run();
+
+  FakeStudy disturbed({.settings = kSloping, .script = {{"init", {held}}}});
+  WholeStudy study(disturbed);
+  EXPECT_THAT(ErrorOf(study.TryRun()), HasSubstr("the device is not free in trial 0: cuda:0 has 1 GiB free"));
+  ASSERT_THAT(study.Trials(), SizeIs(1));
+  EXPECT_EQ(study.Trials()[0].verdict.reason, Reason::kContaminated);
+  EXPECT_EQ(study.Trials()[0].attempts.size(), 2u);
+  EXPECT_EQ(study.Stored().state, StudyState::kInterrupted);
+
+  disturbed.SetScript(json::object());
+  const TuneEnd end = study.Run();
+  ASSERT_TRUE(end.outcome.done.recommended.has_value());
+  const std::vector<Trial> trials = study.Trials();
+  EXPECT_EQ(trials[static_cast<size_t>(*end.outcome.done.recommended)].plan.plan_digest,
+            undisturbed.Trials()[static_cast<size_t>(*expected.outcome.done.recommended)].plan.plan_digest)
+      << "the neighbour moved no boundary";
+  EXPECT_EQ(trials[1].plan.plan_digest, trials[0].plan.plan_digest) << "the point is asked for again";
 }
 
 TEST(Tuner, BelievesNothingOfAModelThatTalksGarbageAsStored) {

@@ -92,6 +92,8 @@ TEST(Judge, GivesEveryRowOfTheTable) {
        "what it said"},
       {"error: host", WithError(worker::ErrorKind::kHostOutOfMemory), Reason::kHostOutOfMemory,
        "what it said"},
+      {"error: neighbour", WithError(worker::ErrorKind::kContaminated), Reason::kContaminated,
+       "what it said"},
       {"error: device", WithError(worker::ErrorKind::kDeviceLost), Reason::kDeviceLost,
        "what it said"},
       {"error: internal", WithError(worker::ErrorKind::kInternal), Reason::kCrash, "what it said"},

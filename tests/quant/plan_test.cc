@@ -119,6 +119,23 @@ TEST(Int4Plan, RoundsEveryMatrixThatFloorsDecideOnAndKeepsTheRest) {
   EXPECT_EQ(plan.total_bytes(), 2 * 335'680 + 640 * 4);
 }
 
+TEST(Int4PrunedPlan, LeavesOutExpertsAndNothingElse) {
+  RateTable table = MakeTable();
+  table.tensors[1].spec.experts = 8;
+  const Plan all = Int4Plan(table);
+  const Plan pruned = Int4PrunedPlan(table, 6);
+  EXPECT_EQ(RoutedExperts(table), 8);
+  EXPECT_EQ(pruned.tensors[0], all.tensors[0]);
+  EXPECT_EQ(pruned.tensors[1].spec.rows, 750);
+  EXPECT_EQ(pruned.tensors[1].spec.experts, 6);
+  EXPECT_EQ(pruned.tensors[2], all.tensors[2]);
+  EXPECT_LT(pruned.total_bytes(), all.total_bytes());
+  EXPECT_EQ(Int4PrunedPlan(table, 8).Digest(), all.Digest());
+  const Result<Plan> read = PlanFromJson(PlanToJson(pruned));
+  ASSERT_TRUE(read.ok()) << read.error().message;
+  EXPECT_EQ(read->tensors, pruned.tensors);
+}
+
 TEST(Int4Plan, PromisesNothing) {
   const Plan plan = Int4Plan(MakeTable());
   EXPECT_EQ(plan.floors, (Floors{.strict = 0, .lazy = 0, .head = 0}));

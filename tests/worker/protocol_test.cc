@@ -71,12 +71,14 @@ TEST(ProtocolRoundTrip, Jobs) {
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).deployment, EveryFieldSet());
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).table_folder, "out/table");
 
-  const Job trial = TrialJob{"models/b", R"({"tensors":["é"]})", EveryFieldSet(), int64_t{7} << 40};
+  const Job trial = TrialJob{"models/b", R"({"tensors":["é"]})", EveryFieldSet(), int64_t{7} << 40, int64_t{6} << 40, 2.5};
   const TrialJob back = std::get<TrialJob>(RoundTrip(trial));
   EXPECT_EQ(back.model_dir, "models/b");
   EXPECT_EQ(back.plan_json, R"({"tensors":["é"]})");
   EXPECT_EQ(back.deployment, EveryFieldSet());
   EXPECT_EQ(back.memory_cap_bytes, int64_t{7} << 40);
+  EXPECT_EQ(back.needed_free_bytes, int64_t{6} << 40);
+  EXPECT_EQ(back.idle_wait_seconds, 2.5);
 }
 
 TEST(ProtocolRoundTrip, Commands) {
@@ -128,7 +130,7 @@ TEST(ProtocolRoundTrip, Events) {
   EXPECT_EQ(oom.what, "kv.3");
   for (const ErrorKind kind :
        {ErrorKind::kBadJob, ErrorKind::kBadCheckpoint, ErrorKind::kLoaderFault,
-        ErrorKind::kHostOutOfMemory, ErrorKind::kDeviceLost, ErrorKind::kInternal}) {
+        ErrorKind::kHostOutOfMemory, ErrorKind::kContaminated, ErrorKind::kDeviceLost, ErrorKind::kInternal}) {
     EXPECT_EQ(RoundTripBody(ErrorEvent{kind, "why"}).kind, kind);
   }
 }
@@ -152,7 +154,7 @@ TEST(ProtocolRoundTrip, SamplesOfEveryFinish) {
 }
 
 TEST(ProtocolRoundTrip, Results) {
-  EXPECT_EQ(RoundTripResult(MeasureResult{"out/table", true, "sha", 64, {{"kv_cache", 9}}}).fingerprint,
+  EXPECT_EQ(RoundTripResult(MeasureResult{"out/table", true, "sha", 64, 5, {{"kv_cache", 9}}}).fingerprint,
             "sha");
   const auto load = RoundTripResult(
       LoadResult{"digest",

@@ -106,6 +106,19 @@ class SessionTest : public testing::Test {
   ThreadPool pool_{kThreads};
 };
 
+TEST_F(SessionTest, BeginsNoTrialWhileOthersHoldTheMemory) {
+  Write(ByteModel());
+  TrialJob job = Kept();
+  job.needed_free_bytes = int64_t{1} << 60;  // no machine has it
+  job.idle_wait_seconds = 0.3;
+  const auto start = std::chrono::steady_clock::now();
+  const Transcript run = Work(job);
+  EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(300));
+  EXPECT_THAT(run.ErrorText(), AllOf(HasSubstr("contaminated: cpu has "), HasSubstr("another process holds the rest")));
+  EXPECT_THAT(run.Phases(), ElementsAre("init")) << "nothing was loaded";
+  EXPECT_EQ(run.end.signal, 0);
+}
+
 void ExpectLedgerAddsUp(const MemoryEvent& memory) {
   int64_t sum = 0;
   for (const LedgerLine& line : memory.lines) sum += line.name.ends_with("_peak") ? 0 : line.bytes;
