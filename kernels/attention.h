@@ -7,21 +7,37 @@
 #include "kernels/context.h"
 #include "kernels/matrix.h"
 #include "kernels/sequence.h"
+#include "quant/half.h"
 
 namespace hproc::kernels {
 
-// Keys and values of one layer, [slot][kv head][position][head_dim] each, float32 or float16. float16 holds what
-// exceeds its range at its largest finite value; NaN stays NaN.
+// Keys and values of one layer, [slot][kv head][position][head_dim] each, float32, float16 or int8. float16 holds what
+// exceeds its range at its largest finite value; NaN stays NaN. int8 is in units of a bfloat16 scale for every position of a
+// head, a 127th of its largest magnitude; where one is NaN or infinite, so is the scale, and all of that position is NaN.
 struct KvCache {
   Storage storage = Storage::kFloat16;
   void* keys = nullptr;
   void* values = nullptr;
+  uint16_t* key_scales = nullptr;  // [slot][kv head][position], of int8
+  uint16_t* value_scales = nullptr;
   int64_t context = 0;  // positions a slot holds
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
 
   int64_t values_per_slot() const { return kv_heads * context * head_dim; }
+  int64_t scales_per_slot() const { return kv_heads * context; }
 };
+
+// Bytes of the keys, or the values, of one position of one head, scales included.
+int64_t KvRowBytes(Storage storage, int64_t head_dim);
+
+// The scale for values of which `largest` is the largest magnitude: rounded up, so that none is beyond 127 scales.
+inline uint16_t KvScale(float largest) {
+  const float exact = largest / 127;
+  uint16_t scale = quant::FloatToBfloat16(exact);
+  if (quant::Bfloat16ToFloat(scale) < exact) ++scale;
+  return scale;
+}
 
 // cosines[i] and sines[i] of position * inverse_frequencies[i], in float32 as the models were trained with.
 void RotaryAngles(int32_t position, std::span<const float> inverse_frequencies, float* cosines, float* sines);

@@ -46,6 +46,41 @@ void RotateRows(const RotateCall& call, int64_t begin, int64_t end) {
   }
 }
 
+// A row as int8 in units of its scale, which is returned.
+HWY_INLINE uint16_t StoreInt8Row(const float* HWY_RESTRICT from, int64_t size, int8_t* HWY_RESTRICT to) {
+  const TagF d;
+  auto most = hn::Zero(d);
+  float most_at_tail = 0;
+  bool is_finite = true;
+  OverRow(
+      size,
+      [&](int64_t i) HWY_ATTR {
+        const auto v = hn::LoadU(d, from + i);
+        is_finite = is_finite && hn::AllTrue(d, hn::IsFinite(v));
+        most = hn::Max(most, hn::Abs(v));
+      },
+      [&](int64_t i) {
+        is_finite = is_finite && std::isfinite(from[i]);
+        most_at_tail = std::max(most_at_tail, std::abs(from[i]));
+      });
+  const float largest = std::max(most_at_tail, hn::GetLane(hn::MaxOfLanes(d, most)));
+  const uint16_t stored = is_finite ? KvScale(largest) : quant::FloatToBfloat16(std::numeric_limits<float>::quiet_NaN());
+  const float scale = quant::Bfloat16ToFloat(stored);
+  if (!(scale > 0)) {
+    std::fill_n(to, size, int8_t{0});
+    return stored;
+  }
+  const hn::Rebind<int8_t, TagF> bytes;
+  const auto scales = hn::Set(d, scale);
+  OverRow(
+      size,
+      [&](int64_t i) HWY_ATTR {
+        hn::StoreU(hn::DemoteTo(bytes, hn::NearestInt(hn::LoadU(d, from + i) / scales)), bytes, to + i);
+      },
+      [&](int64_t i) { to[i] = static_cast<int8_t>(std::nearbyint(from[i] / scale)); });
+  return stored;
+}
+
 // float32 to the cache's dtype and back, a row at a time.
 HWY_INLINE void StoreRow(const float* HWY_RESTRICT from, int64_t size, Storage storage, void* base, int64_t index) {
   const TagF d;
@@ -70,6 +105,7 @@ HWY_INLINE void StoreRow(const float* HWY_RESTRICT from, int64_t size, Storage s
 
 // Reads one register of the cache, or the single value at the tail.
 struct HalfReader {
+  static constexpr bool kScaled = false;
   const uint16_t* base;
   HWY_INLINE VecF Load(int64_t i) const {
     const TagF d;
@@ -79,9 +115,24 @@ struct HalfReader {
   HWY_INLINE float At(int64_t i) const { return quant::HalfToFloat(base[i]); }
 };
 struct FloatReader {
+  static constexpr bool kScaled = false;
   const float* base;
   HWY_INLINE VecF Load(int64_t i) const { return hn::LoadU(TagF(), base + i); }
   HWY_INLINE float At(int64_t i) const { return base[i]; }
+};
+
+// In units of the position's scale.
+struct Int8Reader {
+  static constexpr bool kScaled = true;
+  const int8_t* base;
+  const uint16_t* scales;
+  HWY_INLINE VecF Load(int64_t i) const {
+    const TagF d;
+    const hn::Rebind<int8_t, TagF> bytes;
+    return hn::ConvertTo(d, hn::PromoteTo(hn::RebindToSigned<TagF>(), hn::LoadU(bytes, base + i)));
+  }
+  HWY_INLINE float At(int64_t i) const { return base[i]; }
+  HWY_INLINE float Scale(int64_t position) const { return quant::Bfloat16ToFloat(scales[position]); }
 };
 
 // All query heads of one row that share a kv head.
@@ -104,6 +155,7 @@ HWY_INLINE void AttendHeads(const AttendCall& call, int64_t row, int64_t positio
       for (; i + lanes <= dim; i += lanes) sum = hn::MulAdd(hn::LoadU(d, query + i), keys.Load(at + i), sum);
       float dot = hn::GetLane(hn::SumOfLanes(d, sum));
       for (; i < dim; ++i) dot += query[i] * keys.At(at + i);
+      if constexpr (Reader::kScaled) dot *= keys.Scale(p);
       weights[p] = dot * call.scale;
       is_nan = is_nan || std::isnan(weights[p]);
       largest = std::max(largest, weights[p]);
@@ -120,6 +172,9 @@ HWY_INLINE void AttendHeads(const AttendCall& call, int64_t row, int64_t positio
       }
       sum = hn::GetLane(hn::SumOfLanes(d, sums));
       for (; p < positions; ++p) sum += weights[p] = std::exp(weights[p] - largest);
+    }
+    if constexpr (Reader::kScaled) {
+      for (int64_t p = 0; p < positions; ++p) weights[p] *= values.Scale(p);
     }
     const float inverse = is_nan ? std::numeric_limits<float>::quiet_NaN() : 1.0f / sum;
     float* out = call.output + (row * call.heads + h) * dim;
@@ -161,8 +216,13 @@ void StoreRun(const StoreKvCall& call, const SequenceRun& run) {
   for (int64_t t = 0; t < run.tokens; ++t) {
     for (int64_t h = 0; h < cache.kv_heads; ++h) {
       const int64_t from = ((run.first_row + t) * cache.kv_heads + h) * cache.head_dim;
-      const int64_t to =
-          run.slot * cache.values_per_slot() + (h * cache.context + run.first_position + t) * cache.head_dim;
+      const int64_t row = run.slot * cache.scales_per_slot() + h * cache.context + run.first_position + t;
+      const int64_t to = row * cache.head_dim;
+      if (cache.storage == Storage::kInt8) {
+        cache.key_scales[row] = StoreInt8Row(call.keys + from, cache.head_dim, static_cast<int8_t*>(cache.keys) + to);
+        cache.value_scales[row] = StoreInt8Row(call.values + from, cache.head_dim, static_cast<int8_t*>(cache.values) + to);
+        continue;
+      }
       StoreRow(call.keys + from, cache.head_dim, cache.storage, cache.keys, to);
       StoreRow(call.values + from, cache.head_dim, cache.storage, cache.values, to);
     }
@@ -179,6 +239,11 @@ void AttendTask(const AttendCall& call, const SequenceRun& run, int64_t token, i
     AttendHeads(call, run.first_row + token, positions, kv_head,
                 FloatReader{static_cast<const float*>(cache.keys) + base},
                 FloatReader{static_cast<const float*>(cache.values) + base}, weights.data());
+  } else if (cache.storage == Storage::kInt8) {
+    const int64_t first = run.slot * cache.scales_per_slot() + kv_head * cache.context;
+    AttendHeads(call, run.first_row + token, positions, kv_head,
+                Int8Reader{static_cast<const int8_t*>(cache.keys) + base, cache.key_scales + first},
+                Int8Reader{static_cast<const int8_t*>(cache.values) + base, cache.value_scales + first}, weights.data());
   } else {
     AttendHeads(call, run.first_row + token, positions, kv_head,
                 HalfReader{static_cast<const uint16_t*>(cache.keys) + base},

@@ -1,5 +1,6 @@
 #include "kernels/matrix.h"
 
+#include "base/check.h"
 #include "quant/half.h"
 
 namespace hproc::kernels {
@@ -23,7 +24,9 @@ void DecodeMatrixRow(const Matrix& matrix, int64_t row, float* values) {
     case Storage::kXfp:
       quant::DecodeRow(matrix.xfp, row, {values, static_cast<size_t>(matrix.columns)});
       return;
+    case Storage::kInt8: break;
   }
+  HPROC_CHECK(false, "no weights are stored so");
 }
 
 }  // namespace hproc::kernels

@@ -7,7 +7,7 @@
 
 namespace hproc::kernels {
 
-enum class Storage { kFloat32, kFloat16, kBfloat16, kXfp };
+enum class Storage { kFloat32, kFloat16, kBfloat16, kXfp, kInt8 };  // int8: keys and values only, kernels/attention.h
 
 // A view; the bytes belong to the model. Row r of a plain matrix is at data + r * columns * bytes per value.
 struct Matrix {

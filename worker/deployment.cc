@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <fstream>
+#include <optional>
+#include <string_view>
 #include <thread>
 
 #include "base/printable.h"
@@ -23,6 +25,13 @@ std::string ProcessorName() {
     if (colon != std::string::npos) return line.substr(colon + 2);
   }
   return "CPU";
+}
+
+std::optional<kernels::Storage> KvStorageOf(std::string_view dtype) {
+  if (dtype == "f16") return kernels::Storage::kFloat16;
+  if (dtype == "f32") return kernels::Storage::kFloat32;
+  if (dtype == "i8") return kernels::Storage::kInt8;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -49,8 +58,8 @@ Result<void> CheckDeployment(const Deployment& deployment) {
                  " allowed"};
   }
   if (deployment.batch < 1) return Error{"a batch of " + std::to_string(deployment.batch) + " sequences is none"};
-  if (deployment.kv_dtype != "f16" && deployment.kv_dtype != "f32") {
-    return Error{"kv dtype '" + Printable(deployment.kv_dtype) + "' is neither f16 nor f32"};
+  if (!KvStorageOf(deployment.kv_dtype)) {
+    return Error{"kv dtype '" + Printable(deployment.kv_dtype) + "' is none of f16, f32, i8"};
   }
   return Ok();
 }
@@ -67,7 +76,7 @@ Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deplo
   const int chunk = deployment.prefill_chunk > 0 ? deployment.prefill_chunk : kDefaultPrefillChunk;
   shape.pass_tokens = std::max(std::min(chunk, deployment.context), deployment.batch);
   shape.logit_rows = deployment.batch;
-  shape.kv_storage = deployment.kv_dtype == "f16" ? kernels::Storage::kFloat16 : kernels::Storage::kFloat32;
+  shape.kv_storage = *KvStorageOf(deployment.kv_dtype);
   return shape;
 }
 

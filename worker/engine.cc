@@ -158,11 +158,9 @@ struct Engine::Buffers {
 
 namespace {
 
-int64_t KvValueBytes(kernels::Storage storage) { return storage == kernels::Storage::kFloat32 ? 4 : 2; }
-
 // Keys or values of one attention layer.
 int64_t KvBytes(const AttentionSpec& spec, const EngineShape& shape) {
-  return shape.slots * spec.kv_columns() * shape.context * KvValueBytes(shape.kv_storage);
+  return shape.slots * spec.kv_heads * shape.context * kernels::KvRowBytes(shape.kv_storage, spec.head_dim);
 }
 int64_t ConvStateBytes(const GatedDeltaSpec& spec, const EngineShape& shape) {
   return shape.slots * spec.conv_channels() * (spec.conv_kernel - 1) * 4;
@@ -297,12 +295,17 @@ void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const Seq
   shape_heads(TensorRole::kQueryNorm, query, spec.heads, head_stride);
   shape_heads(TensorRole::kKeyNorm, key, spec.kv_heads, spec.head_dim);
 
-  const kernels::KvCache cache{.storage = shape_.kv_storage,
-                               .keys = keys_[static_cast<size_t>(layer)].data(),
-                               .values = values_[static_cast<size_t>(layer)].data(),
-                               .context = shape_.context,
-                               .kv_heads = spec.kv_heads,
-                               .head_dim = spec.head_dim};
+  kernels::KvCache cache{.storage = shape_.kv_storage,
+                         .keys = keys_[static_cast<size_t>(layer)].data(),
+                         .values = values_[static_cast<size_t>(layer)].data(),
+                         .context = shape_.context,
+                         .kv_heads = spec.kv_heads,
+                         .head_dim = spec.head_dim};
+  if (cache.storage == kernels::Storage::kInt8) {  // the scales stand behind the values
+    const int64_t bytes = shape_.slots * cache.values_per_slot();
+    cache.key_scales = reinterpret_cast<uint16_t*>(static_cast<std::byte*>(cache.keys) + bytes);
+    cache.value_scales = reinterpret_cast<uint16_t*>(static_cast<std::byte*>(cache.values) + bytes);
+  }
   StoreKeysValues(context_, {.runs = runs, .keys = key, .values = value, .cache = cache});
   const Activations attended = buffers_->At(at.attended, rows, spec.heads * spec.head_dim);
   Attend(context_, {.runs = runs, .queries = query, .query_stride = spec.query_columns(),

@@ -26,7 +26,7 @@ struct EngineShape {
   int context = 1;      // positions a slot holds
   int pass_tokens = 1;  // tokens of one pass at most; at least `slots`
   int logit_rows = 1;   // rows of one pass whose logits may be asked for
-  kernels::Storage kv_storage = kernels::Storage::kFloat16;
+  kernels::Storage kv_storage = kernels::Storage::kFloat16;  // float32, float16 or int8
 };
 
 // Bytes the engine will take, by line of the ledger; the allocations are made from the same sums.

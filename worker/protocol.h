@@ -73,7 +73,7 @@ struct Deployment {
   int context = 0;       // tokens a sequence may hold, prompt and answer; >= 1
   int batch = 1;         // sequences decoded together
   int prefill_chunk = 0;  // prompt tokens run at once; 0: the worker's default
-  std::string kv_dtype = "f16";  // "f16", "f32"
+  std::string kv_dtype = "f16";  // "f16", "f32", "i8"
 
   bool operator==(const Deployment&) const = default;
 };

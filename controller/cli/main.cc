@@ -54,7 +54,7 @@ void AddDeployment(CLI::App* app, DeploymentOptions& options) {
   app->add_option("--batch", options.batch, "Sequences decoded together")->check(CLI::Range(1, 65536))->capture_default_str();
   app->add_option("--prefill-chunk", options.prefill_chunk, "Prompt tokens run at once; 0: the worker's default")
       ->check(CLI::Range(0, 65536));
-  app->add_option("--kv-dtype", options.kv_dtype, "f16 or f32")->check(CLI::IsMember({"f16", "f32"}))->capture_default_str();
+  app->add_option("--kv-dtype", options.kv_dtype, "f16, f32, or i8: 8 bits and a scale a head")->check(CLI::IsMember({"f16", "f32", "i8"}))->capture_default_str();
 }
 
 int Main(int argc, char** argv) {

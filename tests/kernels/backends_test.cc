@@ -157,6 +157,78 @@ TEST_F(Backends, AttentionAgreesOverAMixedBatch) {
   }
 }
 
+// Keys and values in 8 bits: both backends store the same and read the same.
+TEST_F(Backends, Int8CachesAgreeOverAMixedBatch) {
+  for (int64_t dim : {5, 16, 40, 128}) {
+    constexpr int64_t kContext = 30;
+    constexpr int64_t kSlots = 3;
+    constexpr int64_t kKvHeads = 2;
+    constexpr int64_t kHeads = 4;
+    const std::vector<SequenceRun> runs = {{.slot = 2, .first_position = 0, .first_row = 0, .tokens = 7},
+                                           {.slot = 0, .first_position = 0, .first_row = 7, .tokens = 20}};
+    constexpr int64_t kRows = 27;
+    const std::vector<float> queries = Random(kRows * kHeads * dim);
+    const std::vector<float> keys = Random(kRows * kKvHeads * dim, 0.3f);
+    const std::vector<float> values = Random(kRows * kKvHeads * dim);
+    std::vector<float> results[2];
+    std::vector<int8_t> stored[2];
+    for (const Context* context : {&cpu_, &reference_}) {
+      const size_t which = context == &cpu_ ? 0 : 1;
+      std::vector<int8_t> cached_keys(static_cast<size_t>(kSlots * kKvHeads * kContext * dim));
+      std::vector<int8_t> cached_values(cached_keys.size());
+      std::vector<uint16_t> key_scales(static_cast<size_t>(kSlots * kKvHeads * kContext));
+      std::vector<uint16_t> value_scales(key_scales.size());
+      const KvCache cache{.storage = Storage::kInt8, .keys = cached_keys.data(), .values = cached_values.data(),
+                          .key_scales = key_scales.data(), .value_scales = value_scales.data(), .context = kContext,
+                          .kv_heads = kKvHeads, .head_dim = dim};
+      StoreKeysValues(*context, {.runs = runs, .keys = keys.data(), .values = values.data(), .cache = cache});
+      results[which].assign(static_cast<size_t>(kRows * kHeads * dim), std::numeric_limits<float>::quiet_NaN());
+      Attend(*context, {.runs = runs, .queries = queries.data(), .query_stride = kHeads * dim, .query_head_stride = dim,
+                        .heads = kHeads, .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim))),
+                        .cache = cache, .output = results[which].data()});
+      stored[which] = cached_keys;
+      stored[which].insert(stored[which].end(), cached_values.begin(), cached_values.end());
+    }
+    EXPECT_EQ(stored[0], stored[1]) << dim;
+    EXPECT_LT(RelativeError(results[0], results[1]), kTolerance) << dim;
+  }
+}
+
+// With keys of zero the output is the mean of the values, each off by half a step of its position at most: a step is a
+// 127th of the largest magnitude there, rounded up to 8 bits.
+TEST_F(Backends, Int8CacheIsWithinHalfAStepOfEachPosition) {
+  constexpr int64_t kDim = 24;
+  constexpr int64_t kPositions = 9;
+  const std::vector<SequenceRun> runs = {{.slot = 0, .first_position = 0, .first_row = 0, .tokens = kPositions}};
+  const std::vector<float> keys(kPositions * kDim, 0.0f);
+  std::vector<float> values = Random(kPositions * kDim);
+  for (int64_t p = 0; p < kPositions; ++p) {  // positions of very different size do not share a scale
+    for (int64_t i = 0; i < kDim; ++i) values[static_cast<size_t>(p * kDim + i)] *= std::pow(10.0f, static_cast<float>(p - 4));
+  }
+  for (const Context* context : {&cpu_, &reference_}) {
+    std::vector<int8_t> cached_keys(kPositions * kDim);
+    std::vector<int8_t> cached_values(kPositions * kDim);
+    std::vector<uint16_t> key_scales(kPositions);
+    std::vector<uint16_t> value_scales(kPositions);
+    const KvCache cache{.storage = Storage::kInt8, .keys = cached_keys.data(), .values = cached_values.data(),
+                        .key_scales = key_scales.data(), .value_scales = value_scales.data(), .context = kPositions,
+                        .kv_heads = 1, .head_dim = kDim};
+    StoreKeysValues(*context, {.runs = runs, .keys = keys.data(), .values = values.data(), .cache = cache});
+    for (int64_t p = 0; p < kPositions; ++p) {
+      float largest = 0;
+      for (int64_t i = 0; i < kDim; ++i) largest = std::max(largest, std::abs(values[static_cast<size_t>(p * kDim + i)]));
+      const float scale = quant::Bfloat16ToFloat(value_scales[static_cast<size_t>(p)]);
+      EXPECT_GE(scale * 127, largest);
+      EXPECT_LE(scale * 127, largest * (1 + 0x1p-7f));
+      for (int64_t i = 0; i < kDim; ++i) {
+        const auto at = static_cast<size_t>(p * kDim + i);
+        EXPECT_LE(std::abs(static_cast<float>(cached_values[at]) * scale - values[at]), scale * 0.5001f) << p;
+      }
+    }
+    for (int8_t k : cached_keys) EXPECT_EQ(k, 0);
+  }
+}
+
 TEST_F(Backends, Float16CacheHoldsLargeValuesAtItsLargest) {
   const std::vector<SequenceRun> runs = {{.slot = 0, .first_position = 0, .first_row = 0, .tokens = 1}};
   const std::vector<float> keys(20, 1e6f);

@@ -163,6 +163,36 @@ std::vector<float> Extremes() {
   return values;
 }
 
+// 8 bits have no NaN of their own: the scale has it, and with it the whole position.
+TEST_F(Limits, Int8CacheKeepsNanAndInfinity) {
+  constexpr int64_t kDim = 37;
+  const std::vector<SequenceRun> runs = {{.slot = 0, .first_position = 0, .first_row = 0, .tokens = 2}};
+  const std::vector<float> queries = Random(2 * kDim);
+  for (const Context* context : {&cpu_, &reference_}) {
+    for (int64_t bad = 0; bad < kDim; ++bad) {
+      for (const bool in_keys : {true, false}) {
+        for (const float value : {kNan, -kNan, std::numeric_limits<float>::infinity()}) {
+          std::vector<float> keys = Random(2 * kDim);
+          std::vector<float> values = Random(2 * kDim);
+          (in_keys ? keys : values)[static_cast<size_t>(kDim + bad)] = value;
+          std::vector<int8_t> held_keys(2 * kDim);
+          std::vector<int8_t> held_values(2 * kDim);
+          std::vector<uint16_t> key_scales(2);
+          std::vector<uint16_t> value_scales(2);
+          const KvCache cache{.storage = Storage::kInt8, .keys = held_keys.data(), .values = held_values.data(),
+                              .key_scales = key_scales.data(), .value_scales = value_scales.data(), .context = 2,
+                              .kv_heads = 1, .head_dim = kDim};
+          StoreKeysValues(*context, {.runs = runs, .keys = keys.data(), .values = values.data(), .cache = cache});
+          std::vector<float> out(2 * kDim);
+          Attend(*context, {.runs = runs, .queries = queries.data(), .query_stride = kDim, .query_head_stride = kDim, .heads = 1,
+                            .scale = 0.1f, .cache = cache, .output = out.data()});
+          for (int64_t i = 0; i < 2 * kDim; ++i) ASSERT_EQ(std::isnan(out[static_cast<size_t>(i)]), i >= kDim) << bad << " at " << i;
+        }
+      }
+    }
+  }
+}
+
 // In whole registers and in the tail behind them: what the cache makes a number of is lost to every later token.
 TEST_F(Limits, Float16CacheKeepsNan) {
   constexpr int64_t kDim = 37;

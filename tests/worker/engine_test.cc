@@ -255,5 +255,39 @@ TEST(Engine, Float16CachesCostLittle) {
   EXPECT_GT(error, 0);
 }
 
+// A step is a 127th of a position's largest magnitude, some three standard deviations of its values here, so that rounding
+// leaves 3 / 127 / sqrt(12) = 0.7 % of them: of the scores and of the outputs, in two layers, twice for what follows.
+TEST(Engine, Int8CachesCostLittleAndHalfTheBytes) {
+  const TestFolder folder;
+  SmallCheckpoint({.layers = "FF"}).WriteTo(folder);
+  EngineShape bytes = kShape;
+  bytes.kv_storage = Storage::kInt8;
+  const std::vector<int32_t> tokens = RandomTokens(40, 70, 9);
+  SmallEngine a(folder.path(), bytes);
+  SmallEngine b(folder.path(), kShape);
+  const double error = RelativeError(a.Feed(0, tokens), b.Feed(0, tokens));
+  EXPECT_LT(error, 2 * 2 * 2 * 0.007);
+  EXPECT_GT(error, 0);
+  EXPECT_EQ(kernels::KvRowBytes(Storage::kInt8, 12), 12 + 2);
+  EXPECT_LT(EngineBytesOf(b.engine().spec(), bytes).kv_cache, EngineBytesOf(b.engine().spec(), kShape).kv_cache / 2);
+}
+
+// A sequence's result does not depend on how it was cut, in 8 bits neither.
+TEST(Engine, Int8CachesGiveTheSameBitsHoweverAPromptIsCut) {
+  const TestFolder folder;
+  SmallCheckpoint({.layers = "LF"}).WriteTo(folder);
+  EngineShape shape = kShape;
+  shape.kv_storage = Storage::kInt8;
+  const std::vector<int32_t> tokens = RandomTokens(30, 70, 5);
+  SmallEngine whole(folder.path(), shape);
+  SmallEngine cut(folder.path(), shape);
+  const std::vector<float> expected = whole.Feed(0, tokens);
+  const std::vector<float> first = cut.Feed(0, std::span(tokens).first(11));
+  const std::vector<float> rest = cut.Feed(0, std::span(tokens).subspan(11), 11);
+  std::vector<float> both = first;
+  both.insert(both.end(), rest.begin(), rest.end());
+  EXPECT_TRUE(both == expected);
+}
+
 }  // namespace
 }  // namespace hproc::worker
