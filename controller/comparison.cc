@@ -10,11 +10,9 @@ namespace {
 
 using Outcomes = std::map<std::pair<int, int>, bool>;  // question, seed: right?
 
-Result<Outcomes> OutcomesOf(Store& store, const Trial& trial) {
-  Result<std::vector<Answer>> answers = store.ListAnswers(trial.id);
-  if (!answers.ok()) return answers.error();
+Outcomes OutcomesOf(std::span<const Answer> answers) {
   Outcomes outcomes;
-  for (const Answer& answer : *answers) {
+  for (const Answer& answer : answers) {
     if (answer.stage != "probe") outcomes[{answer.question, answer.seed}] = answer.strict_correct;
   }
   return outcomes;
@@ -22,30 +20,43 @@ Result<Outcomes> OutcomesOf(Store& store, const Trial& trial) {
 
 }  // namespace
 
+PairedOutcome CompareAnswers(std::span<const Answer> first, std::span<const Answer> second) {
+  PairedOutcome paired;
+  const Outcomes others = OutcomesOf(second);
+  for (const auto& [key, right] : OutcomesOf(first)) {
+    const auto other = others.find(key);
+    if (other == others.end()) continue;
+    int& count = right ? (other->second ? paired.both_right : paired.only_first_right)
+                       : (other->second ? paired.only_second_right : paired.neither_right);
+    ++count;
+    if (right != other->second) paired.differences.push_back({.question = key.first, .seed = key.second, .first_right = right});
+  }
+  paired.p = evals::McNemar(paired.only_first_right, paired.only_second_right).mid_p;
+  return paired;
+}
+
 Result<std::vector<Comparison>> CompareWithBaselines(Store& store, const StudySpec& spec,
                                                      const std::vector<Trial>& trials, int recommended) {
   std::vector<Comparison> comparisons;
-  Result<Outcomes> point = Outcomes{};
+  std::vector<Answer> point;
   for (const Trial& trial : trials) {
     if (trial.plan.kind == TrialKind::kPoint || trial.state != TrialState::kComplete) continue;
     if (!trial.measured.accuracy.all_questions || !trial.measured.memory) continue;
-    if (point->empty()) {
-      point = OutcomesOf(store, trials[static_cast<size_t>(recommended)]);
-      if (!point.ok()) return point.error();
+    if (point.empty()) {
+      Result<std::vector<Answer>> answers = store.ListAnswers(trials[static_cast<size_t>(recommended)].id);
+      if (!answers.ok()) return answers.error();
+      point = *std::move(answers);
     }
-    Result<Outcomes> baseline = OutcomesOf(store, trial);
+    const Result<std::vector<Answer>> baseline = store.ListAnswers(trial.id);
     if (!baseline.ok()) return baseline.error();
+    const PairedOutcome paired = CompareAnswers(*baseline, point);
     Comparison comparison;
     comparison.baseline = trial.number;
     comparison.kind = trial.plan.kind;
     comparison.fits = trial.measured.memory->live_bytes <= spec.budget_bytes();
-    for (const auto& [question, right] : *baseline) {
-      const auto ours = point->find(question);
-      if (ours == point->end()) continue;
-      comparison.only_baseline_right += right && !ours->second ? 1 : 0;
-      comparison.only_point_right += !right && ours->second ? 1 : 0;
-    }
-    comparison.p = evals::McNemar(comparison.only_baseline_right, comparison.only_point_right).mid_p;
+    comparison.only_baseline_right = paired.only_first_right;
+    comparison.only_point_right = paired.only_second_right;
+    comparison.p = paired.p;
     comparisons.push_back(comparison);
   }
   return comparisons;

@@ -1,4 +1,4 @@
-// Comparison: a baseline against the recommended point, on the same questions.
+// Comparison: two trials, a baseline and the recommended point above all, on the same questions.
 #pragma once
 
 #include <span>
@@ -9,6 +9,26 @@
 #include "controller/study.h"
 
 namespace hproc::controller {
+
+// Two trials on the questions that both of them answered, seed by seed; probes left out.
+struct PairedOutcome {
+  int both_right = 0;
+  int only_first_right = 0;
+  int only_second_right = 0;
+  int neither_right = 0;
+  double p = 1;  // McNemar's, mid-p, two-sided: of a difference at least as large if there were none
+
+  // Each of those on which the two differ: by question, then seed.
+  struct Difference {
+    int question = 0;
+    int seed = 0;
+    bool first_right = false;
+  };
+  std::vector<Difference> differences;
+
+  int questions() const { return both_right + only_first_right + only_second_right + neither_right; }
+};
+PairedOutcome CompareAnswers(std::span<const Answer> first, std::span<const Answer> second);
 
 struct Comparison {
   int baseline = 0;  // trial number

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <climits>
 #include <string>
 #include <system_error>
@@ -71,6 +72,32 @@ Result<FileLock> FileLock::Acquire(const std::filesystem::path& file, std::strin
     WriteHolder(fd.get(), now_utc);
     return FileLock(std::move(fd));
   }
+}
+
+std::optional<LockHolder> HolderOf(const std::filesystem::path& file) {
+  std::error_code code;
+  std::filesystem::path path = std::filesystem::canonical(file, code);
+  if (code) return std::nullopt;
+  path += ".lock";
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!fd) return std::nullopt;
+  LockHolder holder{.pid = -1, .text = Holder(fd.get())};
+  constexpr std::string_view kBefore = "hproc pid ";
+  if (!holder.text.starts_with(kBefore)) return std::nullopt;
+  const char* number = holder.text.c_str() + kBefore.size();
+  if (std::from_chars(number, holder.text.c_str() + holder.text.size(), holder.pid).ec != std::errc{} || holder.pid <= 0) {
+    return std::nullopt;
+  }
+  struct stat named {};
+  if (::fstat(fd.get(), &named) != 0) return std::nullopt;
+  const std::filesystem::path descriptors = "/proc/" + std::to_string(holder.pid) + "/fd";
+  for (std::filesystem::directory_iterator entry(descriptors, code), end; !code && entry != end; entry.increment(code)) {
+    struct stat opened {};
+    if (::stat(entry->path().c_str(), &opened) != 0) continue;
+    if (holder.pid == ::getpid() && entry->path().filename() == std::to_string(fd.get())) continue;  // ours, just opened
+    if (opened.st_ino == named.st_ino && opened.st_dev == named.st_dev) return holder;
+  }
+  return std::nullopt;
 }
 
 FileLock::~FileLock() {

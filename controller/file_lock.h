@@ -10,7 +10,11 @@
 // trusted.
 #pragma once
 
+#include <sys/types.h>
+
 #include <filesystem>
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include "base/result.h"
@@ -33,5 +37,15 @@ class FileLock {
 
   UniqueFd fd_;
 };
+
+// Who holds the lock of a study file, seen without touching the lock.
+struct LockHolder {
+  pid_t pid = -1;
+  std::string text;  // "hproc pid 123 on host since …", printable
+};
+
+// None where nobody does, or somebody whom this process may not look at (another user's, another machine's). The name
+// inside the lock file counts only where that process has the lock file open.
+std::optional<LockHolder> HolderOf(const std::filesystem::path& file);
 
 }  // namespace hproc::controller

@@ -166,12 +166,14 @@ class MemoryStore final : public Store {
     return kept->trial;
   }
 
-  Result<std::vector<Trial>> ListTrials(int64_t study_id) override {
+  Result<std::vector<Trial>> ListTrials(int64_t study_id, Plans plans) override {
     const std::scoped_lock hold(mutex_);
     if (At(studies_, study_id) == nullptr) return NoSuchStudy(study_id);
     std::vector<Trial> trials;  // kept in the order of their numbers
     for (const Kept& kept : trials_) {
-      if (kept.trial.study_id == study_id) trials.push_back(kept.trial);
+      if (kept.trial.study_id != study_id) continue;
+      trials.push_back(kept.trial);
+      if (plans == Plans::kLeftOut) trials.back().plan.plan_json.clear();
     }
     return trials;
   }

@@ -90,4 +90,14 @@ std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, co
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+std::optional<int> RecommendedOf(const Study& study, const std::vector<Trial>& trials) {
+  const Json outcome = Json::parse(study.outcome_json, nullptr, false);
+  if (!outcome.is_object() || !outcome.contains("recommended") || !outcome["recommended"].is_object()) return std::nullopt;
+  const auto trial = outcome["recommended"].find("trial");
+  if (trial == outcome["recommended"].end() || !trial->is_number_integer()) return std::nullopt;
+  const auto number = trial->get<int64_t>();
+  if (number < 0 || number >= static_cast<int64_t>(trials.size())) return std::nullopt;
+  return static_cast<int>(number);
+}
+
 }  // namespace hproc::controller

@@ -1,6 +1,7 @@
 // What a study comes to, as the JSON that `tune --json` prints and the store keeps.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,5 +21,8 @@ struct StudyOutcome {
 // One object: recommended {…} or null, bound, why, fault, alarms [text], loads, trials, study, baselines [{…}], int4_g128 {…}. A figure
 // that was not measured is null.
 std::string OutcomeJson(const Study& study, const std::vector<Trial>& trials, const StudyOutcome& outcome);
+
+// The recommended trial's number, where the study's outcome names one that is there.
+std::optional<int> RecommendedOf(const Study& study, const std::vector<Trial>& trials);
 
 }  // namespace hproc::controller

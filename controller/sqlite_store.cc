@@ -187,10 +187,10 @@ Result<Trial> SqliteStore::GetTrial(int64_t trial_id) {
   });
 }
 
-Result<std::vector<Trial>> SqliteStore::ListTrials(int64_t study_id) {
+Result<std::vector<Trial>> SqliteStore::ListTrials(int64_t study_id, Plans plans) {
   return Read([&]() -> Result<std::vector<Trial>> {
     if (!ReadStudyName(database_, study_id)) return NoSuchStudy(study_id);
-    return ReadTrials(database_, study_id);
+    return ReadTrials(database_, study_id, plans);
   });
 }
 

@@ -46,7 +46,7 @@ class SqliteStore final : public Store {
                            const TrialMeasurements& measurements) override;
 
   Result<Trial> GetTrial(int64_t trial_id) override;
-  Result<std::vector<Trial>> ListTrials(int64_t study_id) override;
+  Result<std::vector<Trial>> ListTrials(int64_t study_id, Plans plans) override;
   Result<std::vector<Answer>> ListAnswers(int64_t trial_id) override;
 
  private:

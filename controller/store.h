@@ -39,6 +39,9 @@
 
 namespace hproc::controller {
 
+// Whether a list of trials comes with its plans, which may be megabytes each.
+enum class Plans { kWhole, kLeftOut };
+
 class Store {
  public:
   virtual ~Store() = default;
@@ -68,8 +71,9 @@ class Store {
                                    const TrialMeasurements& measurements) = 0;
 
   virtual Result<Trial> GetTrial(int64_t trial_id) = 0;
-  // By number, each with its whole plan_json: a millisecond or two for each megabyte of plans.
-  virtual Result<std::vector<Trial>> ListTrials(int64_t study_id) = 0;
+  // By number. Each with its whole plan_json, a millisecond or two for each megabyte of plans, or with an empty one.
+  virtual Result<std::vector<Trial>> ListTrials(int64_t study_id, Plans plans) = 0;
+  Result<std::vector<Trial>> ListTrials(int64_t study_id) { return ListTrials(study_id, Plans::kWhole); }
   // By stage (as text), question, seed.
   virtual Result<std::vector<Answer>> ListAnswers(int64_t trial_id) = 0;
 };

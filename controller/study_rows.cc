@@ -69,15 +69,22 @@ Verdict ReadVerdict(Row& row) {
   return verdict;
 }
 
-constexpr std::string_view kSelectTrials =
-    "SELECT id, number, study_id, state, created_utc, finished_utc,"
-    " kind, strict_floor, lazy_floor, head_floor, plan_digest, plan_json, predicted_bytes,"
-    " predicted_weight_bytes, bits_per_weight, purpose,"
-    " reason, phase, device, short_bytes, message,"
-    " loaded_plan_digest, weight_bytes, loaded_bits_per_weight, load_seconds,"
-    " memory_device, live_bytes, peak_bytes, cap_bytes,"
-    " answers_total, strict_correct, flexible_correct, invalid, truncated, all_questions"
-    " FROM trials JOIN trial_plans ON trial_id = id ";
+// With their plans, or with an empty text in their place.
+std::string SelectTrials(Plans plans) {
+  const bool whole = plans == Plans::kWhole;
+  return std::string(
+             "SELECT id, number, study_id, state, created_utc, finished_utc,"
+             " kind, strict_floor, lazy_floor, head_floor, plan_digest, ") +
+         (whole ? "plan_json" : "''") +
+         ", predicted_bytes,"
+         " predicted_weight_bytes, bits_per_weight, purpose,"
+         " reason, phase, device, short_bytes, message,"
+         " loaded_plan_digest, weight_bytes, loaded_bits_per_weight, load_seconds,"
+         " memory_device, live_bytes, peak_bytes, cap_bytes,"
+         " answers_total, strict_correct, flexible_correct, invalid, truncated, all_questions"
+         " FROM trials " +
+         (whole ? "JOIN trial_plans ON trial_id = id " : "");
+}
 
 Trial ReadTrialRow(const Statement& statement) {
   Row row(statement);
@@ -364,9 +371,9 @@ int64_t InsertTrial(Database& database, const Trial& trial) {
   return id;
 }
 
-std::vector<Trial> ReadTrials(Database& database, int64_t study_id) {
+std::vector<Trial> ReadTrials(Database& database, int64_t study_id, Plans plans) {
   Statement select =
-      database.Prepare(std::string(kSelectTrials) + "WHERE study_id = ? ORDER BY number");
+      database.Prepare(SelectTrials(plans) + "WHERE study_id = ? ORDER BY number");
   select.Bind(study_id);
   std::vector<Trial> trials;
   while (select.Step()) trials.push_back(ReadTrialRow(select));
@@ -375,7 +382,7 @@ std::vector<Trial> ReadTrials(Database& database, int64_t study_id) {
 }
 
 std::optional<Trial> ReadTrial(Database& database, int64_t trial_id) {
-  Statement select = database.Prepare(std::string(kSelectTrials) + "WHERE id = ?");
+  Statement select = database.Prepare(SelectTrials(Plans::kWhole) + "WHERE id = ?");
   if (!select.Bind(trial_id).Step()) return std::nullopt;
   std::vector<Trial> trials = {ReadTrialRow(select)};
   ReadDetails(database, kOfTrial, trial_id, trials);

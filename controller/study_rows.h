@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "controller/database.h"
+#include "controller/store.h"
 #include "controller/store_rules.h"
 #include "controller/study.h"
 
@@ -25,7 +26,7 @@ std::optional<std::string> ReadStudyName(Database& database, int64_t study_id);
 
 // ---- trials ----
 int64_t InsertTrial(Database& database, const Trial& trial);  // new: state waiting, id ignored
-std::vector<Trial> ReadTrials(Database& database, int64_t study_id);  // by number
+std::vector<Trial> ReadTrials(Database& database, int64_t study_id, Plans plans);  // by number
 std::optional<Trial> ReadTrial(Database& database, int64_t trial_id);
 std::optional<TrialHead> ReadTrialHead(Database& database, int64_t trial_id);
 // The trial of the study, not failed, that has this kind and plan.

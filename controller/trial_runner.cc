@@ -35,7 +35,10 @@ struct TrialRunner::Attempt : WorkerObserver {
     runner.observer_->OnPhase(phase);
   }
   void OnProgress(const worker::ProgressEvent& progress) override { runner.observer_->OnProgress(progress); }
-  void OnMemory(const worker::MemoryEvent& memory) override { measured.memory = memory; }
+  void OnMemory(const worker::MemoryEvent& memory) override {
+    measured.memory = memory;
+    runner.observer_->OnMemory(memory);
+  }
   void OnLoad(const worker::LoadResult& load) override { measured.load = load; }  // the cache may still not fit
 
   // How the attempt ended: a state where the trial is decided, none where the attempt says nothing about the point.
@@ -133,7 +136,10 @@ struct TrialRunner::Attempt : WorkerObserver {
             runner.questions_.task, std::span(order).subspan(from, to - from), *answered, evaluation, generator,
             [&](const Answer& answer, bool is_new) {
               evals::AddToTally(answer, measured.accuracy);
-              if (is_new) batch.push_back(answer);
+              if (is_new) {
+                batch.push_back(answer);
+                runner.observer_->OnAnswer(answer);
+              }
               if (batch.size() >= kAnswersPerTransaction) flush();
               runner.observer_->OnQuestions(++asked, questions, measured.accuracy.strict_correct);
               stopped_early = screening.Add(answer);

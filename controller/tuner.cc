@@ -83,6 +83,15 @@ Result<std::unique_ptr<PlanSpace>> LoadPlanSpace(const worker::MeasureResult& me
                                      measured.allocation_granularity);
 }
 
+Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study) {
+  const Result<worker::Event> event = worker::DecodeEvent(
+      std::string_view(study.measure_json).substr(0, study.measure_json.find_last_not_of('\n') + 1));
+  const worker::ResultEvent* result = event.ok() ? std::get_if<worker::ResultEvent>(&event->body) : nullptr;
+  const auto* measured = result != nullptr ? std::get_if<worker::MeasureResult>(&result->result) : nullptr;
+  if (measured == nullptr) return Error{"study \"" + study.spec.name + "\" was not measured yet"};
+  return LoadPlanSpace(*measured, study.spec.mode, study.spec.highest.head);
+}
+
 Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol) {
   Result<evals::Gsm8kTask> task = evals::ReadGsm8kTask(protocol.tasks_path, protocol.shots_path, protocol.shots);
   if (!task.ok()) return task.error();
@@ -255,6 +264,7 @@ Result<TrialRun> Tuner::Prepare(Trial trial, std::optional<int> incumbent, const
 
 Result<TuneEnd> Tuner::Run() {
   if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kRunning); !set.ok()) return set.error();
+  observer_->OnStudyStart(study_);
   for (;;) {
     Result<std::vector<Trial>> trials = store_.ListTrials(study_.id);
     if (!trials.ok()) return trials.error();
@@ -293,6 +303,7 @@ Result<TuneEnd> Tuner::Run() {
     }
     if (result->interrupted) {
       if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();
+      observer_->OnStudyEnd(study_, true);
       TuneEnd end;
       end.interrupted = true;
       return end;
@@ -310,6 +321,7 @@ Result<TuneEnd> Tuner::Finish(const SearchDone& done) {
   end.outcome_json = OutcomeJson(study_, *trials, end.outcome);
   if (Result<void> set = store_.SetStudyOutcome(study_.id, end.outcome_json); !set.ok()) return set.error();
   if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kDone); !set.ok()) return set.error();
+  observer_->OnStudyEnd(study_, false);
   return end;
 }
 

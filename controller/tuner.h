@@ -51,6 +51,8 @@ class MeasureRun {
 // The plane of a study from its measured table; the file is read and checked.
 Result<std::unique_ptr<PlanSpace>> LoadPlanSpace(const worker::MeasureResult& measured, const std::string& mode,
                                                  double head_floor);
+// The plane of a study that was measured; its rate table is read again.
+Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study);
 
 // Reads the questions that a protocol asks for and checks them against its digests, where those are set.
 Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol);

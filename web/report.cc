@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "controller/describe.h"
+#include "controller/plane_text.h"
 #include "controller/search.h"
 #include "controller/tuner.h"
 #include "evals/statistics.h"
@@ -297,5 +298,23 @@ class Report {
 }  // namespace
 
 Result<Document> MakeReport(controller::Store& store, const ReportInput& input) { return Report(store, input).Make(); }
+
+Result<Document> ReportOf(controller::Store& store, const controller::Study& study, const std::vector<Trial>& trials,
+                          const controller::PlanSpace& space) {
+  const controller::SearchSpec spec = controller::SearchSpecOf(study.spec, space);
+  const std::vector<controller::TrialFact> facts = controller::FactsOf(trials, space);
+  const controller::SearchStep step = NextStep(spec, space, facts);
+  const auto* done = std::get_if<controller::SearchDone>(&step);
+  Result<controller::StudyOutcome> outcome =
+      OutcomeOf(store, study.spec, space, trials, done != nullptr ? *done : ConcludeNow(spec, space, facts));
+  if (!outcome.ok()) return outcome.error();
+  const std::optional<int> recommended = outcome->done.recommended;
+  return MakeReport(store, {.study = study,
+                            .trials = trials,
+                            .space = space,
+                            .outcome = std::move(*outcome),
+                            .finished = done != nullptr,
+                            .plane_text = PlaneText(study, space, trials, recommended)});
+}
 
 }  // namespace hproc::web

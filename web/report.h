@@ -24,4 +24,8 @@ struct ReportInput {
 // Reads the transcripts of what was called garbage from `store`; errors are the store's.
 Result<Document> MakeReport(controller::Store& store, const ReportInput& input);
 
+// The report of a study as it stands: its outcome, or what is known so far, worked out anew.
+Result<Document> ReportOf(controller::Store& store, const controller::Study& study,
+                          const std::vector<controller::Trial>& trials, const controller::PlanSpace& space);
+
 }  // namespace hproc::web

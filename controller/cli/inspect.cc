@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "base/bytes.h"
 #include "base/file.h"
@@ -13,27 +12,14 @@
 #include "controller/cli/terminal_observer.h"
 #include "controller/cli/text.h"
 #include "controller/describe.h"
-#include "controller/operating_point.h"
+#include "controller/export_point.h"
+#include "controller/outcome_json.h"
+#include "controller/plane_text.h"
 #include "controller/tuner.h"
 #include "evals/score_file.h"
 #include "web/views.h"
 
 namespace hproc::controller {
-namespace {
-
-// The recommended trial, where the outcome names one that is there.
-std::optional<int> RecommendedOf(const Study& study, const std::vector<Trial>& trials) {
-  const nlohmann::json outcome = nlohmann::json::parse(study.outcome_json, nullptr, false);
-  if (!outcome.is_object() || !outcome.contains("recommended") || !outcome["recommended"].is_object()) return std::nullopt;
-  const auto trial = outcome["recommended"].find("trial");
-  if (trial == outcome["recommended"].end() || !trial->is_number_integer()) return std::nullopt;
-  const auto number = trial->get<int64_t>();
-  if (number < 0 || number >= static_cast<int64_t>(trials.size())) return std::nullopt;
-  return static_cast<int>(number);
-}
-
-}  // namespace
-
 int RunStatus(const StudyOptions& options) {
   Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadOnly);
   if (!store.ok()) return Fail(kExitInfrastructure, store.error().message);
@@ -158,16 +144,9 @@ int RunExport(const StudyOptions& options, std::optional<int> number, const std:
     return Fail(kExitUsage, fmt::format("study \"{}\" has no trial {}", opened->study.spec.name, *number));
   }
   const Trial& trial = opened->trials[static_cast<size_t>(*number)];
-  Result<StudyQuestions> questions = LoadQuestions(opened->study.spec.eval);
-  if (!questions.ok()) return Fail(kExitInfrastructure, questions.error().message);
-  Result<std::vector<Answer>> answers = opened->store->ListAnswers(trial.id);
-  if (!answers.ok()) return Fail(kExitInfrastructure, answers.error().message);
-  Result<OperatingPoint> point =
-      MakeOperatingPoint(opened->study, opened->trials, trial, *answers, questions->order, FormatUtc(SystemClock()()));
-  // A trial that cannot be exported was a wrong choice; anything else is the store's fault.
-  const bool exportable = trial.plan.kind == TrialKind::kPoint && trial.state == TrialState::kComplete &&
-                          trial.measured.accuracy.all_questions;
-  if (!point.ok()) return Fail(exportable ? kExitInfrastructure : kExitUsage, point.error().message);
+  const Result<OperatingPoint> point = ExportPoint(*opened->store, opened->study, opened->trials, *number);
+  // A trial that cannot be exported was a wrong choice; anything else is the store's fault or that of the questions' files.
+  if (!point.ok()) return Fail(IsExportable(trial) ? kExitInfrastructure : kExitUsage, point.error().message);
   const std::string json = OperatingPointToJson(*point);
   if (path.empty() || path == "-") {
     fmt::print("{}", json);

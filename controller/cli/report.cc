@@ -6,7 +6,6 @@
 #include "base/file.h"
 #include "controller/cli/commands.h"
 #include "controller/cli/setup.h"
-#include "controller/cli/text.h"
 #include "controller/tuner.h"
 #include "web/report.h"
 
@@ -18,21 +17,7 @@ int RunReport(const StudyOptions& options, const std::string& stem) {
   if (!opened.ok()) return Fail(code, opened.error().message);
   Result<std::unique_ptr<PlanSpace>> space = SpaceOf(opened->study);
   if (!space.ok()) return Fail(kExitInfrastructure, space.error().message);
-  const SearchSpec spec = SearchSpecOf(opened->study.spec, **space);
-  const std::vector<TrialFact> facts = FactsOf(opened->trials, **space);
-  const SearchStep step = NextStep(spec, **space, facts);
-  const auto* done = std::get_if<SearchDone>(&step);
-  Result<StudyOutcome> outcome = OutcomeOf(*opened->store, opened->study.spec, **space, opened->trials,
-                                           done != nullptr ? *done : ConcludeNow(spec, **space, facts));
-  if (!outcome.ok()) return Fail(kExitInfrastructure, outcome.error().message);
-  const std::optional<int> recommended = outcome->done.recommended;
-  Result<web::Document> report = web::MakeReport(
-      *opened->store, {.study = opened->study,
-                       .trials = opened->trials,
-                       .space = **space,
-                       .outcome = std::move(*outcome),
-                       .finished = done != nullptr,
-                       .plane_text = PlaneText(opened->study, **space, opened->trials, recommended)});
+  const Result<web::Document> report = web::ReportOf(*opened->store, opened->study, opened->trials, **space);
   if (!report.ok()) return Fail(kExitInfrastructure, report.error().message);
   const std::string html = stem + ".html";
   const std::string markdown = stem + ".md";

@@ -82,15 +82,6 @@ Result<Opened> OpenStudy(const StudyOptions& options, ExitCode& exit_code) {
   return Opened{.store = std::move(*store), .study = std::move(*study), .trials = std::move(*trials)};
 }
 
-Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study) {
-  const Result<worker::Event> event = worker::DecodeEvent(
-      std::string_view(study.measure_json).substr(0, study.measure_json.find_last_not_of('\n') + 1));
-  const worker::ResultEvent* result = event.ok() ? std::get_if<worker::ResultEvent>(&event->body) : nullptr;
-  const auto* measured = result != nullptr ? std::get_if<worker::MeasureResult>(&result->result) : nullptr;
-  if (measured == nullptr) return Error{"study \"" + study.spec.name + "\" was not measured yet"};
-  return LoadPlanSpace(*measured, study.spec.mode, study.spec.highest.head);
-}
-
 worker::Deployment DeploymentOf(const DeploymentOptions& options, int shots) {
   worker::Deployment deployment;
   deployment.device = options.device;

@@ -40,9 +40,6 @@ struct Opened {
 // `exit_code`: as ChooseStudy's.
 Result<Opened> OpenStudy(const StudyOptions& options, ExitCode& exit_code);
 
-// The plane of a study that was measured; its rate table is read again.
-Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study);
-
 worker::Deployment DeploymentOf(const DeploymentOptions& options, int shots);
 
 // While it lives, SIGINT and SIGTERM call `stop` from a thread of its own instead of ending the program; a second one ends

@@ -9,8 +9,10 @@
 #include "controller/cli/setup.h"
 #include "controller/cli/terminal_observer.h"
 #include "controller/cli/text.h"
-#include "controller/operating_point.h"
+#include "controller/export_point.h"
+#include "controller/plane_text.h"
 #include "controller/store_rules.h"
+#include "controller/tune_journal.h"
 #include "controller/tuner.h"
 
 namespace hproc::controller {
@@ -70,20 +72,9 @@ Result<std::string> FreshName(Store& store, const TuneOptions& options) {
   }
 }
 
-// Writes the recommended point's file.
-Result<void> ExportTo(Store& store, const Study& study, const StudyQuestions& questions, const std::vector<Trial>& trials,
-                      int number, const std::string& path) {
-  const Trial& trial = trials[static_cast<size_t>(number)];
-  Result<std::vector<Answer>> answers = store.ListAnswers(trial.id);
-  if (!answers.ok()) return answers.error();
-  Result<OperatingPoint> point = MakeOperatingPoint(study, trials, trial, *answers, questions.order, FormatUtc(SystemClock()()));
-  if (!point.ok()) return point.error();
-  return WriteFileAtomically(path, OperatingPointToJson(*point));
-}
-
 // Everything behind the creation of the study; the same for tune and resume.
 int Drive(Store& store, const Study& study, const PlanSpace& space,
-          const StudyQuestions& questions, const WorkerSetup& setup, TerminalObserver& observer, InterruptGuard& guard,
+          const StudyQuestions& questions, const WorkerSetup& setup, TuneObserver& observer, InterruptGuard& guard,
           const std::string& export_path, const std::string& db, bool json) {
   Result<TuneEnd> end = Error{"not run"};
   {
@@ -112,7 +103,9 @@ int Drive(Store& store, const Study& study, const PlanSpace& space,
   std::fflush(stdout);
   const SearchDone& done = end->outcome.done;
   if (done.recommended && !export_path.empty()) {
-    Result<void> exported = ExportTo(store, **finished, questions, *trials, *done.recommended, export_path);
+    const Result<OperatingPoint> point = ExportPoint(store, **finished, *trials, *done.recommended);
+    if (!point.ok()) return Fail(kExitInfrastructure, point.error().message);
+    const Result<void> exported = WriteFileAtomically(export_path, OperatingPointToJson(*point));
     if (!exported.ok()) return Fail(kExitInfrastructure, exported.error().message);
     observer.OnNote("operating point written to " + export_path);
   }
@@ -138,10 +131,12 @@ Result<void> AddAgain(Store& store, const Study& study, int number) {
 
 // Goes on with a study, after a further go at trial `rerun` where one is asked for.
 int GoOn(const StudyOptions& options, std::optional<int> rerun, const std::string& export_path) {
-  TerminalObserver observer(::isatty(STDERR_FILENO) == 1, false);
+  TerminalObserver terminal(::isatty(STDERR_FILENO) == 1, false);
   InterruptGuard guard({});
   Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadWrite);
   if (!store.ok()) return Fail(kExitInfrastructure, store.error().message);
+  TuneJournal journal(EventsFileOf(options.db));
+  TuneObservers observer({&terminal, &journal});
   ExitCode code{};
   Result<Study> study = ChooseStudy(**store, options, code);
   if (!study.ok()) return Fail(code, study.error().message);
@@ -181,7 +176,7 @@ int GoOn(const StudyOptions& options, std::optional<int> rerun, const std::strin
 }  // namespace
 
 int RunTune(const TuneOptions& options) {
-  TerminalObserver observer(::isatty(STDERR_FILENO) == 1, false);
+  TerminalObserver terminal(::isatty(STDERR_FILENO) == 1, false);
   if (options.launcher != "local") return Fail(kExitUsage, "--launcher " + options.launcher + " is not available; use local");
   if (options.headroom_bytes >= options.memory_bytes) {
     return Fail(kExitUsage, "the headroom asked for leaves nothing of the memory cap");
@@ -204,6 +199,8 @@ int RunTune(const TuneOptions& options) {
   InterruptGuard guard({});
   Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.store.db, OpenMode::kReadWrite);
   if (!store.ok()) return Fail(kExitInfrastructure, store.error().message);
+  TuneJournal journal(EventsFileOf(options.store.db));
+  TuneObservers observer({&terminal, &journal});
   StudySpec spec;
   if (options.store.study.empty()) {
     Result<std::string> name = FreshName(**store, options);

@@ -56,6 +56,19 @@ TEST_P(StoreContract, ListsTrialsAsGetTrialGivesThem) {
   }
 }
 
+TEST_P(StoreContract, ListsTrialsWithoutTheirPlans) {
+  const int64_t study = NewStudy();
+  for (int n = 0; n < 4; ++n) ASSERT_TRUE(AddFinishedTrial(store(), study, n).ok());
+  std::vector<Trial> whole = store().ListTrials(study).value();
+  const std::vector<Trial> light = store().ListTrials(study, Plans::kLeftOut).value();
+  ASSERT_EQ(light.size(), whole.size());
+  for (size_t i = 0; i < whole.size(); ++i) {
+    EXPECT_NE(whole[i].plan.plan_json, "");
+    whole[i].plan.plan_json.clear();
+    EXPECT_EQ(ToJson(light[i]), ToJson(whole[i]));
+  }
+}
+
 TEST_P(StoreContract, KeepsWhatWasNeverMeasuredAbsent) {
   const Trial trial = RunningTrial(NewStudy(), 0);
   ASSERT_TRUE(store().FinishTrial(trial.id, TrialState::kFailed, kCrash, {}).ok());
