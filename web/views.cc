@@ -1,9 +1,12 @@
 #include "web/views.h"
 
+#include <fmt/core.h>
+
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "controller/plane_window.h"
 #include "controller/study_json.h"
 #include "controller/tuner.h"
 #include "evals/statistics.h"
@@ -101,33 +104,115 @@ Json Pair(const PlanSpace& space, FloorPair at) {
   return {{"strict", floors.strict}, {"lazy", floors.lazy}, {"needed_bytes", space.NeededBytes(at)}};
 }
 
+Json StudyRowOf(const Study& study, const std::vector<Trial>& trials) {
+  std::map<std::string, int> states;
+  for (const Trial& trial : trials) ++states[std::string(controller::TrialStateName(trial.state))];
+  Json row = {{"id", study.id},
+              {"study", study.spec.name},
+              {"state", controller::StudyStateName(study.state)},
+              {"model", study.spec.model_dir},
+              {"memory_cap_bytes", study.spec.memory_cap_bytes},
+              {"context", study.spec.deployment.context},
+              {"batch", study.spec.deployment.batch},
+              {"task", study.spec.eval.task_id},
+              {"created_utc", study.created_utc},
+              {"trials", states}};
+  row["outcome"] = Kept(study.outcome_json);
+  return row;
+}
+
+// A cell of a CSV file.
+std::string Cell(std::string text) {
+  if (!text.empty() && std::string_view("=+-@\t\r").find(text.front()) != std::string_view::npos) text.insert(0, 1, '\'');
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"') quoted += '"';
+    quoted += c;
+  }
+  return quoted + '"';
+}
+
+std::string NumberCell(const Json& value) { return value.is_null() ? std::string() : value.dump(); }
+
 }  // namespace
 
 std::string StudiesView(const std::vector<Study>& studies, const std::vector<std::vector<Trial>>& trials) {
   Json rows = Json::array();
-  for (size_t i = 0; i < studies.size(); ++i) {
-    const Study& study = studies[i];
-    std::map<std::string, int> states;
-    for (const Trial& trial : trials[i]) ++states[std::string(controller::TrialStateName(trial.state))];
-    Json row = {{"study", study.spec.name},
-                {"state", controller::StudyStateName(study.state)},
-                {"model", study.spec.model_dir},
-                {"memory_cap_bytes", study.spec.memory_cap_bytes},
-                {"context", study.spec.deployment.context},
-                {"batch", study.spec.deployment.batch},
-                {"task", study.spec.eval.task_id},
-                {"created_utc", study.created_utc},
-                {"trials", states}};
-    row["outcome"] = Kept(study.outcome_json);
-    rows.push_back(std::move(row));
-  }
+  for (size_t i = 0; i < studies.size(); ++i) rows.push_back(StudyRowOf(studies[i], trials[i]));
   return Dump(rows);
+}
+
+std::string StudyView(const Study& study, const std::vector<Trial>& trials) {
+  Json view = StudyRowOf(study, trials);
+  view["spec"] = Json::parse(controller::ToJson(study.spec));
+  view["measure"] = Kept(study.measure_json);
+  return Dump(view);
 }
 
 std::string TrialsView(const std::vector<Trial>& trials) {
   Json rows = Json::array();
   for (const Trial& trial : trials) rows.push_back(RowOf(trial));
   return Dump(rows);
+}
+
+std::string TrialsCsv(const std::vector<Trial>& trials) {
+  std::string csv =
+      "trial,kind,purpose,state,strict,lazy,head,plan_digest,bits_per_weight,predicted_bytes,measured_bytes,peak_bytes,"
+      "reason,phase,short_bytes,message,correct,answered,all_questions,rate,low,high,decode_tok_per_s,prefill_tok_per_s,"
+      "attempts,created_utc,finished_utc\r\n";
+  for (const Trial& trial : trials) {
+    const Json row = RowOf(trial);
+    const auto accuracy = [&](const char* key) {
+      return row["accuracy"].is_null() || !row["accuracy"].contains(key) ? std::string() : NumberCell(row["accuracy"][key]);
+    };
+    const auto rate = [&](evals::ThroughputKind kind) {
+      const auto found = row["throughput"].find(evals::ThroughputKindName(kind));
+      return found == row["throughput"].end() ? std::string() : NumberCell((*found)["mean_tok_per_s"]);
+    };
+    const auto number = [&](const char* key) { return NumberCell(row[key]); };
+    const auto text = [&](const Json& value) { return Cell(value.get<std::string>()); };
+    csv += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},", number("trial"), text(row["kind"]), text(row["purpose"]),
+                       text(row["state"]), number("strict"), number("lazy"), number("head"), text(row["plan_digest"]),
+                       number("bits_per_weight"), number("predicted_bytes"), number("measured_bytes"), number("peak_bytes"));
+    const Json& verdict = row["verdict"];
+    csv += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},", text(verdict["reason"]), text(verdict["phase"]),
+                       NumberCell(verdict["short_bytes"]), text(verdict["message"]), accuracy("correct"),
+                       accuracy("answered"), accuracy("all_questions"), accuracy("rate"), accuracy("low"),
+                       accuracy("high"), rate(evals::ThroughputKind::kLongDecode), rate(evals::ThroughputKind::kPrefill));
+    csv += fmt::format("{},{},{}\r\n", number("attempts"), text(row["created_utc"]), text(row["finished_utc"]));
+  }
+  return csv;
+}
+
+std::string ComparisonView(const Trial& first, const Trial& second, const controller::PairedOutcome& paired) {
+  Json differences = Json::array();
+  for (const auto& [question, seed, first_right] : paired.differences) {
+    differences.push_back({{"question", question}, {"seed", seed}, {"right", first_right ? "first" : "second"}});
+  }
+  return Dump({{"first", RowOf(first)},
+               {"second", RowOf(second)},
+               {"questions", paired.questions()},
+               {"both_right", paired.both_right},
+               {"only_first_right", paired.only_first_right},
+               {"only_second_right", paired.only_second_right},
+               {"neither_right", paired.neither_right},
+               {"mcnemar_p", paired.questions() > 0 ? Json(paired.p) : Json(nullptr)},
+               {"differences", std::move(differences)}});
+}
+
+std::string QuestionsView(const evals::Gsm8kTask& task) {
+  Json rows = Json::array();
+  for (int i = 0; i < task.size(); ++i) {
+    rows.push_back({{"question", i}, {"text", task.item(i).question}, {"answer", task.item(i).answer}});
+  }
+  return Dump(rows);
+}
+
+std::string LadderView() {
+  Json floors = Json::array();
+  for (int rung = 0; rung < quant::kLadderSize; ++rung) floors.push_back(quant::LadderFloor(rung));
+  return Dump(floors);
 }
 
 std::string TrialView(const Trial& trial, const std::vector<controller::Answer>& answers) {
@@ -144,6 +229,7 @@ std::string TrialView(const Trial& trial, const std::vector<controller::Answer>&
 std::string FrontierView(const Study& study, const PlanSpace& space, const std::vector<Trial>& trials) {
   const controller::SearchSpec spec = controller::SearchSpecOf(study.spec, space);
   const std::vector<controller::TrialFact> facts = controller::FactsOf(trials, space);
+  const controller::PlaneWindow window = WindowOf(study, space, trials);
   Json predicted = Json::array();
   for (FloorPair corner : PredictedFrontier(spec, space, spec.budget_bytes)) predicted.push_back(Pair(space, corner));
   Json points = Json::array();
@@ -166,6 +252,8 @@ std::string FrontierView(const Study& study, const PlanSpace& space, const std::
   return Dump({{"study", study.spec.name},
                {"lowest", Pair(space, spec.lowest)},
                {"highest", Pair(space, spec.highest)},
+               {"window", {{"lowest", Pair(space, window.lowest)}, {"highest", Pair(space, window.highest)}}},
+               {"has_lazy", space.has_lazy()},
                {"budget_bytes", spec.budget_bytes},
                {"predicted_fit_frontier", std::move(predicted)},
                {"fit_frontier", {{"inside", std::move(inside)}, {"outside", std::move(outside)}}},

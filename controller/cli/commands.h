@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "controller/cli/exit_codes.h"
 #include "quant/floors.h"
@@ -79,6 +80,16 @@ struct VerifyOptions {
   bool json = false;
 };
 
+struct ServeOptions {
+  std::string db = "hproc.db";
+  std::vector<std::string> roots;          // folders whose checkpoints the browser may name
+  std::string bind = "127.0.0.1";
+  int port = 8377;                         // 0: any that is free
+  std::vector<std::string> allowed_hosts;  // further names of this server, behind a proxy
+  std::string token_file;                  // empty: a new token
+  bool json = false;
+};
+
 int RunTune(const TuneOptions& options);
 int RunResume(const StudyOptions& options, const std::string& export_path);
 // A further go at a trial that failed, then on with the study.
@@ -92,6 +103,8 @@ int RunExport(const StudyOptions& options, std::optional<int> trial, const std::
 // Writes STEM.html and STEM.md and prints their names.
 int RunReport(const StudyOptions& options, const std::string& stem);
 int RunVerify(const VerifyOptions& options);
+// Until SIGINT or SIGTERM; searches that it began are interrupted then.
+int RunServe(const ServeOptions& options);
 int RunScore(const std::string& answers);
 
 }  // namespace hproc::controller

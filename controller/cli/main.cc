@@ -153,6 +153,16 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   verify_command->add_flag("--json", verify.json, "JSON on standard output");
 
+  ServeOptions serve;
+  CLI::App* serve_command = app.add_subcommand("serve", "The dashboard: start, watch, compare, choose and export in the browser");
+  serve_command->add_option("--db", serve.db, "Study file; need not be there yet")->capture_default_str();
+  serve_command->add_option("--root", serve.roots, "Folder whose checkpoints may be tuned from the browser; may be repeated");
+  serve_command->add_option("--port", serve.port, "0: any that is free")->check(CLI::Range(0, 65535))->capture_default_str();
+  serve_command->add_option("--bind", serve.bind, "Address to listen on")->capture_default_str();
+  serve_command->add_option("--allow-host", serve.allowed_hosts, "A further name of this server, HOST or HOST:PORT, as a proxy passes it on");
+  serve_command->add_option("--token-file", serve.token_file, "File with the token for changes; default a new one each time");
+  serve_command->add_flag("--json", serve.json, "JSON on standard output: url, port, token");
+
   std::string answers;
   CLI::App* score = app.add_subcommand("score", "Score a file of answers; prints JSON");
   score->add_option("--answers", answers, "JSON lines {\"answer\" gold, \"output\" model text}")->required();
@@ -176,6 +186,7 @@ int Main(int argc, char** argv) {
   if (*report) return RunReport(store, stem);
   if (*plan_command) return RunPlan(plan);
   if (*verify_command) return RunVerify(verify);
+  if (*serve_command) return RunServe(serve);
   return RunScore(answers);
 }
 

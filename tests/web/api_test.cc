@@ -1,0 +1,261 @@
+// The API's answers, and a search begun, watched, paused, resumed and exported through it.
+#include "web/api.h"
+
+#include <signal.h>
+
+#include <fstream>
+
+#include "controller/operating_point.h"
+#include "tests/web/service_fixture.h"
+#include "web/assets.h"
+#include "web/start_arguments.h"
+
+namespace hproc::web {
+namespace {
+
+using controller::TrialState;
+using nlohmann::json;
+using testing::HasSubstr;
+
+class ApiTest : public ServiceTest {
+ protected:
+  std::string StartBody(json more = json::object()) const {
+    json body = {{"model", fake_.model_dir()}, {"memory", 1'000'000}, {"tasks", fake_.tasks_path()}, {"context", 128}};
+    body.update(more);
+    return body.dump();
+  }
+  bool IsIdle() { return !GetJson("/api/v1/state")["running"].get<bool>(); }
+  // The worker blocks at the step; `marker` is there once it does.
+  void BlockAt(const std::string& step) {
+    fake_.SetScript({{step, {{{"do", "write_file"}, {"file", fake_.File("blocked")}, {"text", "here"}}, {{"do", "hang"}}}}});
+  }
+  bool IsBlocked() const { return std::filesystem::exists(fake_.File("blocked")); }
+};
+
+// ---- reading ----
+
+TEST_F(ApiTest, GivesTheShapesOfTheCommandLine) {
+  WriteExamples(4);
+  Start();
+  const json studies = GetJson("/api/v1/studies");
+  ASSERT_EQ(studies.size(), 1U);
+  EXPECT_EQ(studies[0]["id"], 1);
+  EXPECT_EQ(studies[0]["trials"]["complete"], 2);
+  const json study = GetJson("/api/v1/studies/1");
+  EXPECT_EQ(study["spec"]["name"], "demo");
+  const json trials = GetJson("/api/v1/studies/1/trials");
+  ASSERT_EQ(trials.size(), 4U);
+  EXPECT_FALSE(trials[0].contains("plan"));
+  const json trial = GetJson("/api/v1/studies/1/trials/0");
+  EXPECT_EQ(trial["trial"], 0);
+  EXPECT_TRUE(trial.contains("answers"));
+  EXPECT_TRUE(trial["plan"].is_object()) << "with its plan";
+  EXPECT_EQ(GetJson("/api/v1/ladder").size(), static_cast<size_t>(quant::kLadderSize));
+}
+
+TEST_F(ApiTest, SaysWhatIsNotThere) {
+  WriteExamples(1);
+  Start();
+  for (const char* target : {"/api/v1/studies/2", "/api/v1/studies/x", "/api/v1/studies/-1", "/api/v1/studies/1/trials/1",
+                             "/api/v1/studies/1/nothing", "/api/v1/nothing", "/api/v1/", "/api/v2/studies", "/api/v1/studies/1/trials/0/x",
+                             "/api/v1/studies/99999999999999999999"}) {
+    const Reply reply = Get(target);
+    EXPECT_EQ(reply.status, 404) << target;
+    EXPECT_TRUE(json::parse(reply.body).contains("error")) << target;
+  }
+  EXPECT_EQ(Get("/api/v1/studies/1/frontier").status, 409) << "not measured";
+  EXPECT_EQ(Get("/api/v1/studies/1/compare?a=0&b=7").status, 422);
+  EXPECT_EQ(Get("/api/v1/studies/1/plan?strict=2&lazy=0.5").status, 422);
+}
+
+TEST_F(ApiTest, SeesWhatOthersWrite) {
+  Start();
+  EXPECT_EQ(GetJson("/api/v1/studies").size(), 0U);
+  WriteExamples(2);
+  EXPECT_EQ(GetJson("/api/v1/studies").size(), 1U);
+  {
+    auto store = *OpenSqliteStore(db(), controller::OpenMode::kReadWrite);
+    ASSERT_TRUE(AddFinishedTrial(*store, 1, 2).ok());
+    EXPECT_EQ(GetJson("/api/v1/studies/1/trials").size(), 3U) << "while it is being written";
+    EXPECT_EQ(GetJson("/api/v1/state")["running"], true);
+  }
+  EXPECT_EQ(GetJson("/api/v1/state")["running"], false);
+}
+
+TEST_F(ApiTest, DescribesEveryRouteItHas) {
+  const json api = json::parse(OpenApi());
+  EXPECT_EQ(api["openapi"], "3.1.0");
+  for (const char* path :
+       {"/api/v1/state", "/api/v1/studies", "/api/v1/models", "/api/v1/ladder", "/api/v1/events", "/api/v1/forecast",
+        "/api/v1/run/pause", "/api/v1/run/stop", "/api/v1/studies/{id}", "/api/v1/studies/{id}/trials",
+        "/api/v1/studies/{id}/trials.csv", "/api/v1/studies/{id}/trials.json", "/api/v1/studies/{id}/trials/{trial}",
+        "/api/v1/studies/{id}/trials/{trial}/log", "/api/v1/studies/{id}/trials/{trial}/rerun", "/api/v1/studies/{id}/frontier",
+        "/api/v1/studies/{id}/plan", "/api/v1/studies/{id}/compare", "/api/v1/studies/{id}/questions",
+        "/api/v1/studies/{id}/report.html", "/api/v1/studies/{id}/report.md", "/api/v1/studies/{id}/operating_point.json",
+        "/api/v1/studies/{id}/resume", "/api/v1/openapi.json", "/health", "/metrics"}) {
+    EXPECT_TRUE(api["paths"].contains(path)) << path;
+  }
+  EXPECT_EQ(api["paths"].size(), 26U) << "and no other";
+  // What the form may send is what the description says it may.
+  const json& form = api["components"]["schemas"]["Start"]["properties"];
+  for (const auto& [key, value] : form.items()) {
+    const Result<std::vector<std::string>> arguments =
+        StartArguments(json{{"model", "."}, {"memory", 1}, {key, json::object()}}.dump(), *ModelRoots::Create({fake_.File("")}));
+    EXPECT_THAT(controller::ErrorOf(arguments), testing::Not(HasSubstr("not known here"))) << key;
+  }
+}
+
+// ---- searches ----
+
+TEST_F(ApiTest, RunsASearchFromTheFormToTheExport) {
+  Start();
+  const Reply begun = Post("/api/v1/studies", StartBody({{"study", "from the page"}}));
+  ASSERT_EQ(begun.status, 202) << begun.body;
+  ASSERT_TRUE(Eventually([&] { return Get("/api/v1/studies/1").status == 200 && GetJson("/api/v1/studies/1")["state"] == "done"; }));
+  ASSERT_TRUE(Eventually([&] { return GetJson("/api/v1/state")["run"]["exit_code"] == 0; }));
+  const json study = GetJson("/api/v1/studies/1");
+  EXPECT_EQ(study["study"], "from the page");
+  const int best = study["outcome"]["recommended"]["trial"];
+
+  const json frontier = GetJson("/api/v1/studies/1/frontier");
+  EXPECT_FALSE(frontier["predicted_fit_frontier"].empty());
+  EXPECT_EQ(frontier["has_lazy"], true);
+  EXPECT_LT(frontier["window"]["lowest"]["strict"], frontier["window"]["highest"]["strict"]);
+  const json plan = GetJson("/api/v1/studies/1/plan?strict=0.9&lazy=0.8");
+  EXPECT_EQ(plan["strict"], 0.9);
+  EXPECT_GT(plan["predicted_bytes"], 0);
+
+  const json questions = GetJson("/api/v1/studies/1/questions");
+  ASSERT_EQ(questions.size(), 40U);
+  EXPECT_EQ(questions[7]["text"], "What is number 7?");
+  const json self = GetJson("/api/v1/studies/1/compare?a=" + std::to_string(best) + "&b=" + std::to_string(best));
+  EXPECT_EQ(self["questions"], 40);
+  EXPECT_EQ(self["only_first_right"], 0);
+  EXPECT_EQ(self["mcnemar_p"], 1);
+
+  const Reply point = Get("/api/v1/studies/1/operating_point.json");
+  ASSERT_EQ(point.status, 200) << point.body;
+  EXPECT_EQ(point.headers.at("content-disposition"), "attachment; filename=\"operating_point.json\"");
+  EXPECT_TRUE(controller::OperatingPointFromJson(point.body).ok());
+  EXPECT_THAT(Get("/api/v1/studies/1/report.html").body, HasSubstr("<svg"));
+  EXPECT_THAT(Get("/api/v1/studies/1/report.md").body, HasSubstr("## Recommendation"));
+  const std::string csv = Get("/api/v1/studies/1/trials.csv").body;
+  EXPECT_THAT(csv, testing::StartsWith("trial,kind,purpose,state,strict,lazy,"));
+  EXPECT_EQ(static_cast<size_t>(std::count(csv.begin(), csv.end(), '\n')), 1 + GetJson("/api/v1/studies/1/trials").size());
+}
+
+TEST_F(ApiTest, TellsASearchAsItGoes) {
+  Start();
+  ASSERT_EQ(Post("/api/v1/studies", StartBody()).status, 202);
+  ASSERT_TRUE(Eventually([&] { return GetJson("/api/v1/state")["run"]["exit_code"] == 0; }));
+  std::vector<std::string> types;
+  ASSERT_TRUE(Eventually([&] {
+    types.clear();
+    for (uint64_t after = api_->hub().before_run();;) {
+      const EventHub::Batch batch = api_->hub().Await(after, std::chrono::milliseconds(0));
+      if (batch.events.empty()) break;
+      for (const auto& event : batch.events) types.push_back(event->type);
+      after = batch.events.back()->number;
+    }
+    return std::find(types.begin(), types.end(), "study_end") != types.end();
+  }));
+  EXPECT_EQ(types.front(), "run");
+  for (const char* type : {"running", "changed", "measure_start", "measure_end", "study_start", "trial_start", "phase", "memory",
+                           "questions", "trial_end"}) {
+    EXPECT_NE(std::find(types.begin(), types.end(), type), types.end()) << type;
+  }
+}
+
+TEST_F(ApiTest, PausesAndResumes) {
+  Start();
+  BlockAt("generate");
+  ASSERT_EQ(Post("/api/v1/studies", StartBody()).status, 202);
+  ASSERT_TRUE(Eventually([&] { return IsBlocked(); }));
+  EXPECT_EQ(Post("/api/v1/studies", StartBody()).status, 409) << "one at a time";
+  EXPECT_EQ(Post("/api/v1/studies/1/resume").status, 409);
+  ASSERT_EQ(Post("/api/v1/run/pause").status, 202);
+  ASSERT_TRUE(Eventually([&] { return IsIdle(); }));
+  EXPECT_EQ(GetJson("/api/v1/studies/1")["state"], "interrupted");
+  EXPECT_EQ(GetJson("/api/v1/state")["run"]["exit_code"], 130);
+  EXPECT_EQ(Post("/api/v1/run/pause").status, 409) << "nothing runs";
+
+  fake_.SetScript(json::object());
+  ASSERT_EQ(Post("/api/v1/studies/1/resume").status, 202);
+  ASSERT_TRUE(Eventually([&] { return GetJson("/api/v1/studies/1")["state"] == "done"; }));
+  ASSERT_TRUE(Eventually([&] { return IsIdle(); }));
+  EXPECT_EQ(Post("/api/v1/studies/1/resume").status, 409) << "it is done";
+}
+
+TEST_F(ApiTest, StopsAtOnceAndTheStudyCanBeResumed) {
+  Start();
+  fake_.SetScript({{"generate", {{{"do", "ignore_sigterm"}}, {{"do", "write_file"}, {"file", fake_.File("blocked")}, {"text", "x"}},
+                                 {{"do", "deaf"}}, {{"do", "hang"}}}}});
+  ASSERT_EQ(Post("/api/v1/studies", StartBody()).status, 202);
+  ASSERT_TRUE(Eventually([&] { return IsBlocked(); }));
+  const auto begin = std::chrono::steady_clock::now();
+  ASSERT_EQ(Post("/api/v1/run/stop").status, 202);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
+  ASSERT_TRUE(Eventually([&] { return IsIdle(); }));
+  fake_.SetScript(json::object());
+  ASSERT_EQ(Post("/api/v1/studies/1/resume").status, 202);
+  EXPECT_TRUE(Eventually([&] { return GetJson("/api/v1/studies/1")["state"] == "done"; }))
+      << GetJson("/api/v1/state") << GetJson("/api/v1/studies/1/trials");
+}
+
+TEST_F(ApiTest, ReRunsAFailedTrialAndNoOther) {
+  Start();
+  fake_.SetScript({{"load", {{{"do", "segv"}}}}});
+  ASSERT_EQ(Post("/api/v1/studies", StartBody()).status, 202);
+  ASSERT_TRUE(Eventually([&] { return GetJson("/api/v1/state")["run"]["exit_code"].is_number(); }));
+  const json trials = GetJson("/api/v1/studies/1/trials");
+  ASSERT_EQ(trials[0]["state"], "failed");
+  fake_.SetScript(json::object());
+  EXPECT_EQ(Post("/api/v1/studies/1/trials/999/rerun").status, 404);
+  ASSERT_EQ(Post("/api/v1/studies/1/trials/0/rerun").status, 202);
+  ASSERT_TRUE(Eventually([&] { return GetJson("/api/v1/state")["run"]["exit_code"].is_number(); }));
+  const json after = GetJson("/api/v1/studies/1/trials");
+  EXPECT_GT(after.size(), trials.size());
+  const auto complete = std::find_if(after.begin(), after.end(), [](const json& t) { return t["state"] != "failed"; });
+  ASSERT_NE(complete, after.end());
+  EXPECT_EQ(Post("/api/v1/studies/1/trials/" + (*complete)["trial"].dump() + "/rerun").status, 409);
+}
+
+TEST_F(ApiTest, SaysAtOnceWhyASearchCouldNotBegin) {
+  Start();
+  const Reply refused = Post("/api/v1/studies", StartBody({{"headroom", 2'000'000}}));
+  EXPECT_EQ(refused.status, 422);
+  EXPECT_EQ(json::parse(refused.body)["error"], "the headroom asked for leaves nothing of the memory cap");
+  EXPECT_EQ(Post("/api/v1/studies", StartBody({{"batch", -1}})).status, 422);
+  EXPECT_EQ(Post("/api/v1/studies", StartBody({{"model", "/etc"}})).status, 422);
+  EXPECT_EQ(Post("/api/v1/studies", "{").status, 422);
+  EXPECT_EQ(GetJson("/api/v1/studies").size(), 0U);
+}
+
+TEST_F(ApiTest, ForecastsBytesBeforeAnythingIsLoaded) {
+  Start();
+  const Reply reply = Post("/api/v1/forecast", StartBody());
+  ASSERT_EQ(reply.status, 200) << reply.body;
+  const json forecast = json::parse(reply.body);
+  EXPECT_EQ(forecast["budget_bytes"], 1'000'000);
+  ASSERT_FALSE(forecast["predicted_fit_frontier"].empty());
+  for (const json& corner : forecast["predicted_fit_frontier"]) EXPECT_LE(corner["needed_bytes"], 1'000'000);
+  EXPECT_GT(forecast["highest"]["needed_bytes"], forecast["lowest"]["needed_bytes"]);
+  EXPECT_FALSE(std::filesystem::exists(db())) << "nothing was written";
+  EXPECT_EQ(json::parse(Post("/api/v1/forecast", StartBody({{"memory", 1000}})).body)["predicted_fit_frontier"].size(), 0U);
+  EXPECT_EQ(Post("/api/v1/forecast", StartBody({{"headroom", 1'000'000}})).status, 422);
+  EXPECT_EQ(Post("/api/v1/forecast", StartBody({{"model", "/etc"}})).status, 422);
+}
+
+TEST_F(ApiTest, InterruptsItsSearchWhenTheServerEnds) {
+  Start();
+  BlockAt("generate");
+  ASSERT_EQ(Post("/api/v1/studies", StartBody()).status, 202);
+  ASSERT_TRUE(Eventually([&] { return IsBlocked(); }));
+  Stop();
+  EXPECT_FALSE(controller::HolderOf(db())) << "nobody is left behind";
+  EXPECT_EQ(OpenSqliteStore(db(), controller::OpenMode::kReadOnly).value()->ListStudies()->front().state,
+            controller::StudyState::kInterrupted);
+}
+
+}  // namespace
+}  // namespace hproc::web

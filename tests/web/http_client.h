@@ -1,0 +1,40 @@
+// A client made of sockets, since what is tested is what no well-behaved client would send.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "base/unique_fd.h"
+
+namespace hproc::web {
+
+struct Reply {
+  int status = 0;  // 0: none came
+  std::map<std::string, std::string> headers;  // names in lower case
+  std::string body;
+};
+
+class Socket {
+ public:
+  explicit Socket(int port);
+
+  void Send(std::string_view bytes) const;  // as far as the other side takes it
+  // What comes until the other side closes or `patience` is over.
+  std::string ReadAll(std::chrono::milliseconds patience = std::chrono::seconds(20)) const;
+  // Appends what comes next to `text`; false at the end or when nothing came.
+  bool ReadSome(std::string& text, std::chrono::milliseconds patience = std::chrono::seconds(20)) const;
+  bool connected() const { return static_cast<bool>(fd_); }
+
+ private:
+  UniqueFd fd_;
+};
+
+Reply ParseReply(const std::string& text);
+
+// One request on a connection of its own. Host is the server's own name unless `headers` name one ("Host: …\r\n").
+Reply Ask(int port, const std::string& method, const std::string& target, const std::string& headers = {},
+          const std::string& body = {});
+
+}  // namespace hproc::web

@@ -1,0 +1,79 @@
+// The run as it goes on: phase, progress, time left, and small series over time.
+import { useEffect, useRef } from "preact/hooks";
+import uPlot from "uplot";
+import type { Study } from "./api";
+import type { Live } from "./app";
+import * as f from "./format";
+import { useWidth } from "./plane";
+import type { Series } from "./run_state";
+import { AsTable, DataTable } from "./tables";
+
+export function LiveRun({ live, study }: { live: Live; study: Study }) {
+  const { run } = live;
+  const runs = Boolean(live.state?.running);
+  if (run.studyId !== study.id) {
+    return <p class="empty">{runs && run.studyId === null ? "A search is being prepared." : "Nothing runs on this study, and the last search was about another one or too long ago."}</p>;
+  }
+  const q = run.questions;
+  const p = run.progress;
+  const done = q ? q.answered / q.questions : p ? p.done / Math.max(1, p.total) : null;
+  const left = q && q.rate ? (q.questions - q.answered) / q.rate : p && p.rate ? (p.total - p.done) / p.rate : null;
+  const phase = run.phases.find((x) => x.seconds === null)?.phase;
+  return (
+    <section class="live" aria-label="Live run">
+      <p class="lead" role="status">{!runs ? `The search ${run.over === "done" ? "is done" : run.over === "interrupted" ? "is paused" : "has ended"}.` : run.trial
+        ? `Trial ${run.trial.number}: ${run.trial.kind === "point" ? `${f.words(run.trial.purpose)} ${f.floors(run.trial)}` : f.words(run.trial.kind)}${run.trial.attempt > 1 ? `, attempt ${run.trial.attempt}` : ""}` : "Between two trials"}</p>
+      {runs && run.trial && <>
+        <p>{q ? `questions: ${q.answered} of ${q.questions}, ${q.correct} right` : phase ?? "…"}{q?.rate ? `, ${q.rate.toFixed(1)} a second` : p?.rate ? `, ${p.unit === "bytes" ? `${f.bytes(Math.round(p.rate))} a second` : `${p.rate.toFixed(0)} ${p.unit} a second`}` : ""}{left !== null ? `, ${f.duration(left)} left` : ""}. Predicted {f.bytes(run.trial.predicted_bytes)}.</p>
+        <progress value={done ?? undefined} max={1} aria-label="Progress of the step" />
+        <ol class="steps">{run.phases.map((x, i) => <li key={i} class={x.seconds === null ? "now" : ""}>{x.phase}{x.seconds !== null ? ` ${f.duration(x.seconds)}` : " …"}</li>)}</ol>
+      </>}
+      <div class="columns">
+        <Chart title="Decode while answering" unit="tok/s" series={[{ name: "tok/s", data: run.tokens, color: "--point" }]} show={(v) => f.rate(v)} />
+        <Chart title="Memory" unit="bytes" stepped series={[{ name: "held", data: run.live, color: "--point" }, { name: "peak", data: run.peak, color: "--garbage-ink", dash: true }]} show={(v) => f.bytes(Math.round(v))} limit={study.memory_cap_bytes} />
+        <Chart title="Right so far" unit="share" series={[{ name: "right", data: run.right, color: "--proven" }]} show={(v) => f.percent(v)} />
+      </div>
+      <h2>What happened</h2>
+      {run.log.length === 0 ? <p class="empty">Nothing yet.</p> : <ol class="events" tabIndex={0} aria-label="What happened, newest first">{run.log.map((line, i) => <li key={run.log.length - i}><time dateTime={line.utc}>{line.utc.slice(11, 19)}</time> {line.text}</li>)}</ol>}
+    </section>
+  );
+}
+
+interface Curve { name: string; data: Series; color: string; dash?: boolean }
+
+function Chart({ title, unit, series, show, limit, stepped }: { title: string; unit: string; series: Curve[]; show: (v: number) => string; limit?: number; stepped?: boolean }) {
+  const [box, width] = useWidth();
+  const holder = useRef<HTMLDivElement | null>(null);
+  const plot = useRef<uPlot | null>(null);
+  const points = series[0].data.t.length;
+  const data = [series[0].data.t, ...series.map((s) => s.data.v)] as uPlot.AlignedData;
+  useEffect(() => {
+    if (width === 0 || points === 0 || !holder.current) return;
+    const css = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    const make = () => {
+      plot.current?.destroy();
+      const axis = { stroke: css("--faint"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
+      plot.current = new uPlot({
+        width, height: 170, legend: { show: false }, cursor: { drag: { x: false, y: false } },
+        scales: { x: { time: false }, y: { range: (_u, low, high) => { const pad = (high - low) * 0.1 || Math.abs(high) * 0.02 || 1; return [Math.max(0, low - pad), high + pad]; } } },
+        axes: [{ ...axis, values: (_u, v) => v.map((s) => (s >= 120 ? `${+(s / 60).toFixed(1)} min` : `${s} s`)), space: 70 }, { ...axis, size: 74, values: (_u, v) => v.map((x) => show(x).replace(" tok/s", "")) }],
+        series: [{}, ...series.map((s) => ({ label: s.name, stroke: css(s.color), width: 2, dash: s.dash ? [5, 4] : undefined, points: { show: points < 40, size: 5 }, paths: stepped ? uPlot.paths.stepped!({ align: 1 }) : undefined }))],
+      }, data, holder.current!);
+    };
+    make();
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    dark.addEventListener("change", make);
+    return () => { dark.removeEventListener("change", make); plot.current?.destroy(); plot.current = null; };
+  }, [width, points === 0, points < 40]);
+  useEffect(() => { plot.current?.setData(data); }, [points, series[0].data.t[points - 1]]);
+  const last = points > 0 ? series.map((s) => `${s.name} ${show(s.data.v[points - 1])}`).join(", ") : "nothing measured yet";
+  return (
+    <section class="chart" aria-label={title}>
+      <h3>{title}</h3>
+      <p class="faint">{last}{limit !== undefined && points > 0 ? `; cap ${show(limit)}` : ""}</p>
+      <div ref={box}>{points > 0 && <div ref={holder} role="img" aria-label={`${title} over time, in ${unit}; ${last}`} />}</div>
+      {points > 0 && <AsTable>{() => <DataTable caption={title} rows={series[0].data.t.map((t, i) => ({ t, v: series.map((s) => s.data.v[i]) })).reverse()} keyOf={(r) => r.t}
+        columns={[{ head: "Seconds", numeric: true, cell: (r) => r.t.toFixed(1), sort: (r) => r.t }, ...series.map((s, i) => ({ head: s.name, numeric: true, cell: (r: { v: number[] }) => show(r.v[i]), sort: (r: { v: number[] }) => r.v[i] }))]} />}</AsTable>}
+    </section>
+  );
+}

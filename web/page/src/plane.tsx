@@ -1,0 +1,307 @@
+// The floor plane: strict up, lazy to the right, both in rungs of the ladder. What the plan says fits, what loads have shown
+// of the two frontiers, and every trial where it stands.
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { get, type At, type Frontier, type Pair, type PlanAnswer, type TrialRow } from "./api";
+import * as f from "./format";
+import { GlyphMark, Legend, lookOf, LOOKS, SHAPES, verdictText } from "./glyphs";
+import { AsTable, DataTable } from "./tables";
+import { trialColumns } from "./trials";
+
+const TICKS = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.997, 0.999, 0.9995, 0.9999, 1];
+
+export interface View { x0: number; x1: number; y0: number; y1: number }  // rungs; x lazy, y strict
+
+// The lowest rung that holds `floor`.
+export function rungOf(ladder: number[], floor: number): number {
+  let [low, high] = [0, ladder.length - 1];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (ladder[middle] >= floor - 1e-12) high = middle; else low = middle + 1;
+  }
+  return low;
+}
+
+// The width of an element, as it changes.
+export function useWidth(): [{ current: HTMLDivElement | null }, number] {
+  const ref = useRef<HTMLDivElement | null>(null);
+  const [width, setWidth] = useState(0);
+  useEffect(() => {
+    if (!ref.current) return;
+    const watch = new ResizeObserver((entries) => setWidth(Math.floor(entries[0].contentRect.width)));
+    watch.observe(ref.current);
+    return () => watch.disconnect();
+  }, []);
+  return [ref, width];
+}
+
+// Corners of the union of the rectangles from each point to the lower left (sign 1) or to the upper right (sign -1):
+// those that no other covers, by falling y.
+function corners(points: { x: number; y: number }[], sign: 1 | -1): { x: number; y: number }[] {
+  const sorted = [...points].sort((a, b) => sign * (b.y - a.y) || sign * (b.x - a.x));
+  const kept: { x: number; y: number }[] = [];
+  for (const point of sorted) {
+    const last = kept[kept.length - 1];
+    if (!last || sign * (point.x - last.x) > 0) kept.push(point);
+  }
+  return kept;
+}
+
+interface Scale { x: (rung: number) => number; y: (rung: number) => number }
+
+// The outline of such a union, closed along the edges of the view.
+function outline(points: { x: number; y: number }[], sign: 1 | -1, view: View, s: Scale): { area: string; edge: string } {
+  const kept = corners(points, sign);
+  if (kept.length === 0) return { area: "", edge: "" };
+  const [far, near] = sign === 1 ? [view.x0, view.y0] : [view.x1, view.y1];
+  let edge = `M${s.x(far).toFixed(1)} ${s.y(kept[0].y).toFixed(1)}`;
+  kept.forEach((point, i) => {
+    edge += `H${s.x(point.x).toFixed(1)}`;
+    edge += `V${s.y(i + 1 < kept.length ? kept[i + 1].y : near).toFixed(1)}`;
+  });
+  return { area: `${edge}H${s.x(far).toFixed(1)}Z`, edge };
+}
+
+function facts(t: TrialRow): [string, string][] {
+  const rows: [string, string][] = [["floors", f.floors(t)], ["purpose", f.words(t.purpose)], ["verdict", verdictText(t)],
+    ["bits per weight", f.bits(t.bits_per_weight)], ["predicted", f.bytes(t.predicted_bytes)]];
+  if (t.measured_bytes !== null && t.state === "complete") rows.push(["measured", f.bytes(t.measured_bytes)]);
+  if (t.accuracy?.rate !== null && t.accuracy) rows.push(["accuracy", `${f.percent(t.accuracy.rate)}, 95 % ${f.interval(t.accuracy)}`]);
+  if (f.decode(t) !== null) rows.push(["decode", f.rate(f.decode(t))]);
+  return rows;
+}
+
+function startView(frontier: Frontier, ladder: number[]): View {
+  const { lowest, highest } = frontier.window;
+  const [x0, x1, y0, y1] = [lowest.lazy, highest.lazy, lowest.strict, highest.strict].map((floor) => rungOf(ladder, floor));
+  return { x0: x0 - 3, x1: Math.max(x1, x0 + 8), y0: y0 - 3, y1: Math.max(y1, y0 + 8) };
+}
+
+export function Plane({ study, frontier, ladder, recommended }:
+    { study: number; frontier: Frontier; ladder: number[]; recommended: number | null }) {
+  const [box, width] = useWidth();
+  const whole = useMemo(() => startView(frontier, ladder), [frontier.study, frontier.window.highest.strict, frontier.window.highest.lazy, ladder]);
+  const [view, setView] = useState<View | null>(null);
+  const [hover, setHover] = useState<TrialRow | null>(null);
+  const [active, setActive] = useState(0);
+  const [drag, setDrag] = useState<{ x0: number; y0: number; x1: number; y1: number } | null>(null);
+  const [asked, setAsked] = useState<{ strict: number; lazy: number } | null>(null);
+  const v = view ?? whole;
+
+  const height = Math.round(Math.max(330, Math.min(width * 0.6, 600)));
+  const margin = { left: 72, right: 16, top: 14, bottom: 48 };
+  const inner = { width: Math.max(10, width - margin.left - margin.right), height: height - margin.top - margin.bottom };
+  const s: Scale = {
+    x: (rung) => margin.left + ((rung - v.x0) / (v.x1 - v.x0)) * inner.width,
+    y: (rung) => margin.top + inner.height - ((rung - v.y0) / (v.y1 - v.y0)) * inner.height,
+  };
+  const rungX = (pixel: number) => v.x0 + ((pixel - margin.left) / inner.width) * (v.x1 - v.x0);
+  const rungY = (pixel: number) => v.y0 + ((margin.top + inner.height - pixel) / inner.height) * (v.y1 - v.y0);
+  const at = (p: Pair | At | TrialRow) => ({ x: rungOf(ladder, p.lazy), y: rungOf(ladder, p.strict) });
+
+  const points = useMemo(() => frontier.trials.filter((t) => t.kind === "point").map((t) => ({ t, ...at(t), look: lookOf(t, recommended) }))
+    .sort((a, b) => LOOKS.indexOf(b.look) - LOOKS.indexOf(a.look)), [frontier, ladder, recommended]);
+  const shown = points.filter((p) => p.x >= v.x0 && p.x <= v.x1 && p.y >= v.y0 && p.y <= v.y1);
+  // For the arrows: from left to right.
+  const order = useMemo(() => [...points].sort((a, b) => a.x - b.x || a.y - b.y).map((p) => p.t.trial), [points]);
+  const activeTrial = order[Math.min(active, order.length - 1)];
+  const size = shown.length > 600 ? 3.2 : shown.length > 120 ? 4.4 : width < 520 ? 5.5 : 6.5;
+
+  const clip = `plane-clip-${study}`;
+  const predicted = outline(frontier.predicted_fit_frontier.map(at), 1, v, s);
+  const inside = outline(frontier.fit_frontier.inside.map(at), 1, v, s);
+  const outside = outline(frontier.fit_frontier.outside.map(at), -1, v, s);
+  const garbage = outline(frontier.garbage_frontier.garbage.map(at), 1, v, s);
+  const ticks = (from: number, to: number, pixel: (rung: number) => number, gap: number) => {
+    let last = -Infinity;
+    return TICKS.map((floor) => ({ floor, rung: rungOf(ladder, floor) })).filter(({ rung }) => {
+      if (rung < from || rung > to || Math.abs(pixel(rung) - last) < gap) return false;
+      last = pixel(rung);
+      return true;
+    });
+  };
+
+  const zoom = (factor: number, cx = (v.x0 + v.x1) / 2, cy = (v.y0 + v.y1) / 2) => {
+    const [w, h] = [(v.x1 - v.x0) * factor, (v.y1 - v.y0) * factor];
+    if (w < 2 || h < 2) return;
+    if (w >= whole.x1 - whole.x0) { setView(null); return; }
+    setView({ x0: cx - (cx - v.x0) * factor, x1: cx + (v.x1 - cx) * factor, y0: cy - (cy - v.y0) * factor, y1: cy + (v.y1 - cy) * factor });
+  };
+  const place = (event: MouseEvent) => {
+    const rect = (event.currentTarget as Element).getBoundingClientRect();
+    return { x: event.clientX - rect.left, y: event.clientY - rect.top };
+  };
+  const ask = (lazy: number, strict: number) => setAsked({ lazy: ladder[clamp(Math.round(lazy), ladder)], strict: ladder[clamp(Math.round(strict), ladder)] });
+  const svg = useRef<SVGSVGElement | null>(null);
+  const focusTrial = (index: number) => {
+    const next = Math.max(0, Math.min(order.length - 1, index));
+    setActive(next);
+    const row = points.find((p) => p.t.trial === order[next]);
+    if (row && (row.x < v.x0 || row.x > v.x1 || row.y < v.y0 || row.y > v.y1)) setView(null);
+    requestAnimationFrame(() => svg.current?.querySelector<SVGAElement>(`[data-trial="${order[next]}"]`)?.focus());
+  };
+  const keys = (event: KeyboardEvent) => {
+    const moves: Record<string, () => void> = {
+      ArrowRight: () => focusTrial(active + 1), ArrowLeft: () => focusTrial(active - 1), ArrowUp: () => focusTrial(active + 1),
+      ArrowDown: () => focusTrial(active - 1), Home: () => focusTrial(0), End: () => focusTrial(order.length - 1),
+      "+": () => zoom(0.7), "=": () => zoom(0.7), "-": () => zoom(1 / 0.7), "0": () => setView(null),
+    };
+    const move = moves[event.key];
+    if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    move();
+  };
+
+  const tip = hover ? points.find((p) => p.t.trial === hover.trial) : undefined;
+  if (!frontier.has_lazy) {
+    return (
+      <section aria-label="The floors">
+        <p class="note">This model has no routed experts: the lazy floor decides nothing, so its points lie on a line.</p>
+        <Ladder frontier={frontier} recommended={recommended} study={study} />
+      </section>
+    );
+  }
+  return (
+    <section class="plane" aria-label="The floor plane">
+      <div class="bar">
+        <p class="hint">Drag to zoom in, press a trial to open it, press a free place to see what it would cost.</p>
+        <span class="buttons" role="group" aria-label="Zoom">
+          <button type="button" aria-label="Zoom in" onClick={() => zoom(0.7)}>+</button>
+          <button type="button" aria-label="Zoom out" onClick={() => zoom(1 / 0.7)}>−</button>
+          <button type="button" disabled={!view} onClick={() => setView(null)}>All of it</button>
+        </span>
+      </div>
+      <div class="plot" ref={box}>
+        {width > 0 && (
+          <svg ref={svg} width={width} height={height} role="group" onKeyDown={keys}
+               aria-label={`Floor plane: ${points.length} trials; arrows go from trial to trial, enter opens one`}
+               onWheel={(e) => { if (e.ctrlKey || e.metaKey) { e.preventDefault(); const p = place(e); zoom(e.deltaY < 0 ? 0.8 : 1.25, rungX(p.x), rungY(p.y)); } }}
+               onMouseDown={(e) => { if (e.button === 0 && !(e.target as Element).closest("a")) { const p = place(e); setDrag({ x0: p.x, y0: p.y, x1: p.x, y1: p.y }); e.preventDefault(); } }}
+               onMouseMove={(e) => { if (drag) { const p = place(e); setDrag({ ...drag, x1: p.x, y1: p.y }); } }}
+               onMouseLeave={() => setDrag(null)}
+               onMouseUp={() => {
+                 if (!drag) return;
+                 const [x0, x1] = [rungX(Math.min(drag.x0, drag.x1)), rungX(Math.max(drag.x0, drag.x1))];
+                 const [y0, y1] = [rungY(Math.max(drag.y0, drag.y1)), rungY(Math.min(drag.y0, drag.y1))];
+                 if (Math.abs(drag.x1 - drag.x0) > 12 && Math.abs(drag.y1 - drag.y0) > 12 && x1 - x0 > 2 && y1 - y0 > 2) setView({ x0, x1, y0, y1 });
+                 else if (drag.x0 > margin.left && drag.y0 < margin.top + inner.height) ask(rungX(drag.x0), rungY(drag.y0));
+                 setDrag(null);
+               }}>
+            <defs>
+              <clipPath id={clip}><rect x={margin.left} y={margin.top} width={inner.width} height={inner.height} /></clipPath>
+              <pattern id={`${clip}-no`} width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><path class="hatch" d="M0 0V7" /></pattern>
+              <pattern id={`${clip}-g`} width="8" height="8" patternUnits="userSpaceOnUse"><circle class="dots" cx="2" cy="2" r="1.1" /><circle class="dots" cx="6" cy="6" r="1.1" /></pattern>
+            </defs>
+            <rect class="ground" x={margin.left} y={margin.top} width={inner.width} height={inner.height} />
+            <g clip-path={`url(#${clip})`}>
+              <rect x={margin.left} y={margin.top} width={inner.width} height={inner.height} fill={`url(#${clip}-no)`} />
+              <path class="fits" d={predicted.area} />
+              <path class="proven" d={inside.area} />
+              <path class="not" d={outside.area} />
+              <path class="babble" d={garbage.area} /><path d={garbage.area} fill={`url(#${clip}-g)`} />
+              {ticks(v.x0, v.x1, s.x, 44).map(({ floor, rung }) => <path key={floor} class="grid" d={`M${s.x(rung)} ${margin.top}V${margin.top + inner.height}`} />)}
+              {ticks(v.y0, v.y1, s.y, 20).map(({ floor, rung }) => <path key={floor} class="grid" d={`M${margin.left} ${s.y(rung)}H${margin.left + inner.width}`} />)}
+              <path class="edge fits-edge" d={predicted.edge} />
+              <path class="edge proven-edge" d={inside.edge} />
+              <path class="edge not-edge" d={outside.edge} />
+              <path class="edge babble-edge" d={garbage.edge} />
+            </g>
+            <path class="axis" d={`M${margin.left} ${margin.top}V${margin.top + inner.height}H${margin.left + inner.width}`} />
+            {ticks(v.x0, v.x1, s.x, 44).map(({ floor, rung }) => <text key={floor} class="tick" x={s.x(rung)} y={margin.top + inner.height + 17} text-anchor="middle">{floor}</text>)}
+            {ticks(v.y0, v.y1, s.y, 20).map(({ floor, rung }) => <text key={floor} class="tick" x={margin.left - 8} y={s.y(rung) + 4} text-anchor="end">{floor}</text>)}
+            <text class="title" x={margin.left + inner.width / 2} y={height - 8} text-anchor="middle">lazy floor (routed experts) →</text>
+            <text class="title" transform={`translate(13 ${margin.top + inner.height / 2}) rotate(-90)`} text-anchor="middle">strict floor (attention, shared) →</text>
+            <g clip-path={`url(#${clip})`}>
+              {asked && <path class="asked" d={`M${s.x(rungOf(ladder, asked.lazy))} ${margin.top}V${margin.top + inner.height}M${margin.left} ${s.y(rungOf(ladder, asked.strict))}H${margin.left + inner.width}`} />}
+              {shown.map(({ t, x, y, look }) => (
+                <a key={t.trial} class="point" href={`#/study/${study}/trial/${t.trial}`} data-trial={t.trial} data-look={look}
+                   tabIndex={t.trial === activeTrial ? 0 : -1}
+                   aria-label={`Trial ${t.trial}, ${f.floors(t)}, ${SHAPES[look].label}: ${verdictText(t)}`}
+                   onMouseEnter={() => setHover(t)} onMouseLeave={() => setHover(null)}
+                   onFocus={() => { setHover(t); setActive(order.indexOf(t.trial)); }} onBlur={() => setHover(null)}>
+                  <circle class="target" cx={s.x(x)} cy={s.y(y)} r={Math.max(9, size + 3)} />
+                  <GlyphMark look={look} size={look === "recommended" ? size * 1.35 : size} x={s.x(x)} y={s.y(y)} />
+                </a>
+              ))}
+            </g>
+            {drag && <rect class="drag" x={Math.min(drag.x0, drag.x1)} y={Math.min(drag.y0, drag.y1)} width={Math.abs(drag.x1 - drag.x0)} height={Math.abs(drag.y1 - drag.y0)} />}
+          </svg>
+        )}
+        {tip && <Tip trial={tip.t} x={s.x(tip.x)} y={s.y(tip.y)} width={width} />}
+      </div>
+      <ul class="legend areas">
+        <li><span class="swatch fits" /> fits, by the plan</li>
+        <li><span class="swatch proven" /> fitted when loaded, or below what did</li>
+        <li><span class="swatch not" /> did not fit, or above what did not</li>
+        <li><span class="swatch babble" /> garbage, by what was seen</li>
+        <li><span class="swatch none" /> does not fit, by the plan</li>
+      </ul>
+      <Legend looks={LOOKS.filter((look) => points.some((p) => p.look === look))} />
+      {asked && <Asked study={study} asked={asked} budget={frontier.budget_bytes} close={() => setAsked(null)} />}
+      <AskForm ask={(strict, lazy) => setAsked({ strict, lazy })} />
+      <AsTable label="The plane as tables">{() => (
+        <>
+          <DataTable caption="Trials on the plane" columns={trialColumns(study, recommended)} rows={points.map((p) => p.t).sort((a, b) => a.trial - b.trial)} keyOf={(t) => t.trial} />
+          <DataTable caption="Predicted fit frontier: the largest floors that fit" keyOf={(p) => `${p.strict} ${p.lazy}`} rows={frontier.predicted_fit_frontier}
+            columns={[{ head: "Strict", numeric: true, cell: (p) => f.floor(p.strict), sort: (p) => p.strict }, { head: "Lazy", numeric: true, cell: (p) => f.floor(p.lazy), sort: (p) => p.lazy },
+              { head: "Needs", numeric: true, cell: (p) => f.bytes(p.needed_bytes), sort: (p) => p.needed_bytes }]} />
+        </>
+      )}</AsTable>
+    </section>
+  );
+}
+
+const clamp = (rung: number, ladder: number[]) => Math.max(0, Math.min(ladder.length - 1, rung));
+
+function Tip({ trial, x, y, width }: { trial: TrialRow; x: number; y: number; width: number }) {
+  const wide = Math.min(290, width - 16);
+  const left = Math.max(8, Math.min(width - wide - 8, x - wide / 2));
+  return (
+    <div class="tip" role="presentation" style={{ left: `${left}px`, top: `${y + 14}px`, width: `${wide}px` }}>
+      <strong>Trial {trial.trial}</strong>
+      <dl>{facts(trial).map(([name, value]) => [<dt>{name}</dt>, <dd>{value}</dd>])}</dl>
+    </div>
+  );
+}
+
+// What a pair of floors would cost; of the rate table, without a load.
+function Asked({ study, asked, budget, close }: { study: number; asked: { strict: number; lazy: number }; budget: number; close: () => void }) {
+  const [plan, setPlan] = useState<PlanAnswer | null>(null);
+  const [error, setError] = useState("");
+  useEffect(() => {
+    let wanted = true;
+    setError("");
+    get<PlanAnswer>(`studies/${study}/plan?strict=${asked.strict}&lazy=${asked.lazy}`)
+      .then((p) => wanted && setPlan(p)).catch((e: Error) => wanted && setError(e.message));
+    return () => { wanted = false; };
+  }, [study, asked.strict, asked.lazy]);
+  return (
+    <p class="asked-answer" role="status">
+      {error ? error : plan && <>
+        Floors <b>({f.floor(asked.strict)}, {f.floor(asked.lazy)})</b> would take <b>{f.bytes(plan.predicted_bytes)}</b> in all,
+        {" "}{f.bytes(plan.weight_bytes)} of it weights at {f.bits(plan.bits_per_weight)} bits:{" "}
+        {plan.predicted_bytes <= budget ? `${f.bytes(budget - plan.predicted_bytes)} to spare.` : `${f.bytes(plan.predicted_bytes - budget)} too much.`}
+      </>}
+      <button type="button" class="quiet" onClick={close}>Close</button>
+    </p>
+  );
+}
+
+function AskForm({ ask }: { ask: (strict: number, lazy: number) => void }) {
+  const [strict, setStrict] = useState("0.98");
+  const [lazy, setLazy] = useState("0.93");
+  const is = (text: string) => Number(text) > 0 && Number(text) <= 1;
+  return (
+    <form class="ask" onSubmit={(e) => { e.preventDefault(); if (is(strict) && is(lazy)) ask(Number(strict), Number(lazy)); }}>
+      <span>What would floors cost?</span>
+      <label>strict <input inputMode="decimal" size={7} value={strict} onInput={(e) => setStrict((e.target as HTMLInputElement).value)} /></label>
+      <label>lazy <input inputMode="decimal" size={7} value={lazy} onInput={(e) => setLazy((e.target as HTMLInputElement).value)} /></label>
+      <button type="submit" disabled={!is(strict) || !is(lazy)}>Ask the plan</button>
+    </form>
+  );
+}
+
+// A model without routed experts: its trials by the one floor.
+function Ladder({ frontier, recommended, study }: { frontier: Frontier; recommended: number | null; study: number }) {
+  return <DataTable caption="Trials by the strict floor" columns={trialColumns(study, recommended)} keyOf={(t) => t.trial}
+    rows={[...frontier.trials].sort((a, b) => b.strict - a.strict)} />;
+}

@@ -1,0 +1,100 @@
+// The run that goes on, or the last one, put together from its events.
+import type { LiveEvent, Verdict } from "./api";
+
+export interface Series { t: number[]; v: number[] }  // seconds since the run began
+export interface PhaseTime { phase: string; seconds: number | null }  // null: goes on
+export interface Run {
+  begun: number | null;  // ms since 1970, of its first event
+  heard: number | null;  // of its last
+  running: boolean;
+  study: string;
+  studyId: number | null;
+  over: "" | "done" | "interrupted";
+  trial: { number: number; attempt: number; kind: string; purpose: string; strict: number; lazy: number; predicted_bytes: number; since: number } | null;
+  phases: PhaseTime[];  // of the attempt
+  progress: { phase: string; done: number; total: number; unit: string; rate: number | null } | null;
+  questions: { answered: number; questions: number; correct: number; rate: number | null } | null;
+  tokens: Series;   // tok/s of the answers
+  right: Series;    // share of right answers so far
+  live: Series;     // bytes
+  peak: Series;
+  log: { utc: string; text: string }[];
+  forecast: { done: number; total: number; unit: string } | null;
+}
+
+const MAX_POINTS = 2000;
+const MAX_LOG = 200;
+
+export function emptyRun(): Run {
+  return { begun: null, heard: null, running: false, study: "", studyId: null, over: "", trial: null, phases: [], progress: null,
+    questions: null, tokens: { t: [], v: [] }, right: { t: [], v: [] }, live: { t: [], v: [] }, peak: { t: [], v: [] }, log: [], forecast: null };
+}
+
+function add(series: Series, t: number, v: number): void {
+  series.t.push(t);
+  series.v.push(v);
+  if (series.t.length > MAX_POINTS) { series.t.splice(0, MAX_POINTS / 4); series.v.splice(0, MAX_POINTS / 4); }
+}
+
+interface Last { at: number; tokens: number; answered: number }
+const asked = new WeakMap<Run, Last>();  // where the last rate was taken
+const stepped = new WeakMap<Run, { at: number; done: number }>();
+
+// Changes `run`.
+export function apply(run: Run, event: LiveEvent): Run {
+  const d = event.data;
+  if (event.type === "run") {
+    const next = emptyRun();
+    next.running = run.running;
+    return next;
+  }
+  if (event.type === "running") { run.running = d.running; return run; }
+  if (event.type === "forecast_progress") { run.forecast = d; return run; }
+  const now = typeof d.utc === "string" ? Date.parse(d.utc) : NaN;
+  if (!isFinite(now)) return run;
+  run.begun ??= now;
+  run.heard = now;
+  const t = (now - run.begun) / 1000;
+  const say = (text: string) => { run.log.unshift({ utc: d.utc, text }); run.log.length = Math.min(run.log.length, MAX_LOG); };
+  const verdict = (v: Verdict) => [v.reason === "none" ? "" : v.reason.replaceAll("_", " "), v.message].filter(Boolean).join(": ");
+  switch (event.type) {
+    case "measure_start": say("measuring what each floor costs"); break;
+    case "measure_end": run.progress = null; say(d.reused ? "rate table: already there" : `rate table: made in ${d.seconds.toFixed(1)} s`); break;
+    case "study_start": run.study = d.study; run.studyId = d.study_id; run.over = ""; say(`search of ${d.study} goes on`); break;
+    case "study_end": run.over = d.interrupted ? "interrupted" : "done"; run.trial = null; run.progress = null; say(d.interrupted ? "paused" : "done"); break;
+    case "trial_start":
+      run.trial = { number: d.trial, attempt: d.attempt, kind: d.kind, purpose: d.purpose, strict: d.strict, lazy: d.lazy, predicted_bytes: d.predicted_bytes, since: now };
+      run.phases = []; run.progress = null; run.questions = null;
+      asked.delete(run);
+      say(`trial ${d.trial} begins: ${d.kind === "point" ? `${d.purpose.replaceAll("_", " ")} (${d.strict}, ${d.lazy})` : d.kind.replaceAll("_", " ")}${d.attempt > 1 ? `, attempt ${d.attempt}` : ""}`);
+      break;
+    case "phase":
+      if (d.begin) run.phases.push({ phase: d.phase, seconds: null });
+      else { const open = run.phases.find((p) => p.phase === d.phase && p.seconds === null); if (open) open.seconds = d.seconds; else run.phases.push({ phase: d.phase, seconds: d.seconds }); }
+      run.progress = null;
+      stepped.set(run, { at: now, done: 0 });
+      break;
+    case "progress": {
+      const from = stepped.get(run);
+      const seconds = from ? (now - from.at) / 1000 : 0;
+      run.progress = { phase: d.phase, done: d.done, total: d.total, unit: d.unit, rate: from && seconds > 0.3 ? (d.done - from.done) / seconds : null };
+      break;
+    }
+    case "memory": add(run.live, t, d.live_bytes); add(run.peak, t, d.peak_bytes); break;
+    case "questions": {
+      const before = asked.get(run);
+      const seconds = before ? (now - before.at) / 1000 : 0;
+      const rate = before && seconds > 0 ? (d.answered - before.answered) / seconds : null;
+      run.questions = { answered: d.answered, questions: d.questions, correct: d.correct, rate: rate ?? run.questions?.rate ?? null };
+      if (before && seconds > 0.2 && d.generated_tokens >= before.tokens) add(run.tokens, t, (d.generated_tokens - before.tokens) / seconds);
+      add(run.right, t, d.correct / d.answered);
+      // A few seconds are told by one rate, so that it does not jump with every batch.
+      if (!before || seconds > 3 || d.answered === d.questions) asked.set(run, { at: now, tokens: d.generated_tokens, answered: d.answered });
+      break;
+    }
+    case "attempt_end": say(`trial ${d.trial} attempt ${d.attempt} failed: ${verdict(d.verdict)}${d.again ? "; trying again" : ""}`); break;
+    case "trial_end": run.trial = null; run.progress = null; say(`trial ${d.trial} ${d.state}${verdict(d.verdict) ? `: ${verdict(d.verdict)}` : ""}`); break;
+    case "note": say(d.line); break;
+  }
+  return run;
+}

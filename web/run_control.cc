@@ -1,0 +1,124 @@
+#include "web/run_control.h"
+
+#include <algorithm>
+
+#include "base/printable.h"
+#include "controller/tune_journal.h"
+#include "web/study_reader.h"
+
+namespace hproc::web {
+namespace {
+
+constexpr size_t kMessageBytes = 2048;
+
+// The last line that says something, without the program's name before it.
+std::string LastLine(const std::string& printed) {
+  std::string last;
+  for (size_t from = 0; from < printed.size();) {
+    const size_t end = std::min(printed.find('\n', from), printed.size());
+    const std::string line = printed.substr(from, end - from);
+    if (line.find_first_not_of(" \r\t") != std::string::npos) last = line;
+    from = end + 1;
+  }
+  if (last.starts_with("hproc: ")) last.erase(0, 7);
+  return PrintableLine(last);
+}
+
+// Whether a journal other than the one of that stamp says that its search has begun.
+bool HasBegun(const std::filesystem::path& db, const std::string& journal_before) {
+  const std::filesystem::path file = controller::EventsFileOf(db);
+  if (StampOf(file).text == journal_before) return false;
+  const auto begins = [](const std::string& line) { return line.starts_with("{\"type\":\"study_start\""); };
+  return std::ranges::any_of(controller::TuneJournalReader(file).Read().lines, begins);
+}
+
+}  // namespace
+
+RunControl::RunControl(std::filesystem::path program, std::filesystem::path db, std::filesystem::path log_folder)
+    : program_(std::move(program)), db_(std::move(db)), log_folder_(std::move(log_folder)) {}
+
+bool RunControl::RunsLocked() const { return child_ && !child_->exit_code(); }
+
+RunAnswer RunControl::Begin(const std::string& command, std::vector<std::string> arguments) {
+  std::shared_ptr<controller::TuneProcess> child;
+  const std::string journal_before = StampOf(controller::EventsFileOf(db_)).text;
+  {
+    const std::scoped_lock lock(mutex_);
+    if (closed_) return {503, "the server is about to end"};
+    if (RunsLocked()) return {409, "a search is running already: pause it first"};
+    if (const auto holder = controller::HolderOf(db_)) return {409, "the study file is in use by " + holder->text};
+    std::error_code code;
+    std::filesystem::create_directories(log_folder_, code);
+    std::vector<std::string> argv = {program_.string(), command};
+    argv.insert(argv.end(), std::make_move_iterator(arguments.begin()), std::make_move_iterator(arguments.end()));
+    argv.push_back("--db=" + db_.string());
+    Result<std::unique_ptr<controller::TuneProcess>> started =
+        controller::TuneProcess::Start(std::move(argv), log_folder_ / "run.log");
+    if (!started.ok()) return {500, started.error().message};
+    command_ = command;
+    child = child_ = *std::move(started);
+  }
+  // Once the search has begun, how it ends is told by the study.
+  if (child->Wait(kFirstLook) && child->exit_code() != 0 && !HasBegun(db_, journal_before)) {
+    return {422, LastLine(child->LogTail(kMessageBytes))};
+  }
+  return {202, {}};
+}
+
+RunAnswer RunControl::Pause() {
+  std::shared_ptr<controller::TuneProcess> child;
+  {
+    const std::scoped_lock lock(mutex_);
+    if (RunsLocked()) child = child_;
+  }
+  if (child) {
+    child->Interrupt();
+    return {202, {}};
+  }
+  const Result<void> interrupted = controller::InterruptHolder(db_);
+  return interrupted.ok() ? RunAnswer{202, {}} : RunAnswer{409, interrupted.error().message};
+}
+
+RunAnswer RunControl::Stop() {
+  std::shared_ptr<controller::TuneProcess> child;
+  {
+    const std::scoped_lock lock(mutex_);
+    if (RunsLocked()) child = child_;
+  }
+  if (child) {
+    child->EndNow();
+    return {202, {}};
+  }
+  const RunAnswer first = Pause();
+  if (first.status != 202) return first;
+  return Pause().status == 202 ? first : RunAnswer{202, {}};  // gone after the first
+}
+
+void RunControl::Close() {
+  const std::scoped_lock lock(mutex_);
+  closed_ = true;
+  if (RunsLocked()) child_->Interrupt();
+}
+
+void RunControl::AwaitEnd() {
+  std::shared_ptr<controller::TuneProcess> child;
+  {
+    const std::scoped_lock lock(mutex_);
+    child = child_;
+  }
+  if (child && !child->Wait(controller::TuneProcess::kPatience)) child->EndNow();
+}
+
+RunControl::State RunControl::Look() const {
+  State state;
+  state.holder = controller::HolderOf(db_);
+  const std::scoped_lock lock(mutex_);
+  state.command = command_;
+  if (!child_) return state;
+  state.exit_code = child_->exit_code();
+  state.ours = !state.exit_code;
+  state.message = LastLine(child_->LogTail(kMessageBytes));
+  return state;
+}
+
+}  // namespace hproc::web
