@@ -211,10 +211,16 @@ worker::Deployment TrialRunner::DeploymentFor(const Trial& trial) const {
 
 Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
   // Attempts that an interruption ended say nothing; those that failed before one count.
-  auto failures = std::ranges::count_if(run.trial.attempts, [](const controller::Attempt& attempt) {
-    return attempt.verdict.reason != Reason::kNone && attempt.verdict.reason != Reason::kInterrupted;
-  });
-  for (;; ++failures) {
+  const auto attempts_that = [&](auto&& ended_so) {
+    return std::ranges::count_if(run.trial.attempts, [&](const controller::Attempt& attempt) {
+      return ended_so(attempt.verdict.reason);
+    });
+  };
+  for (;;) {
+    const auto kills = attempts_that([](Reason reason) { return reason == Reason::kKilled; });
+    const auto failures = attempts_that([](Reason reason) {
+      return reason != Reason::kNone && reason != Reason::kInterrupted && reason != Reason::kKilled;
+    });
     if (stopped_) return TrialRunResult{.trial = std::move(run.trial), .interrupted = true};
     WorkerOptions options;
     options.executable = setup_.executable;
@@ -261,8 +267,10 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
         return TrialRunResult{.trial = std::move(run.trial), .interrupted = true};
       }
       const Retry retry = RetryAfter(reason);
-      const bool again = failures == 0 && (retry == Retry::kOnce || retry == Retry::kOnceThenQuarantine ||
-                                          retry == Retry::kFewerThreads);
+      const bool again = retry == Retry::kSeveralTimes
+                             ? kills + 1 < kMostKills
+                             : failures == 0 && (retry == Retry::kOnce || retry == Retry::kOnceThenQuarantine ||
+                                                 retry == Retry::kFewerThreads);
       observer_->OnAttemptEnd(run.trial, *attempt_number, end->verdict, again);
       if (again) {
         if (Result<void> ended = store_.EndAttempt(run.trial.id, *attempt_number, end->verdict); !ended.ok()) {

@@ -207,9 +207,10 @@ Retry RetryAfter(Reason reason) {
       return Retry::kOnceThenQuarantine;
     case Reason::kHang:
     case Reason::kTimeout:
-    case Reason::kKilled:
     case Reason::kContaminated:
       return Retry::kOnce;
+    case Reason::kKilled:
+      return Retry::kSeveralTimes;
     case Reason::kHostOutOfMemory:
       return Retry::kFewerThreads;
     case Reason::kDeviceLost:

@@ -41,6 +41,7 @@ RunVerdict Judge(const WorkerEnd& end);
 enum class Retry {
   kNever,
   kOnce,
+  kSeveralTimes,        // ended from outside, by a person or a scheduler: kMostKills attempts may end so
   kOnceThenQuarantine,  // a plan that crashed twice is not tried again by any trial
   // Not the trial: where the prediction says that it fits, the boundary moves only once another plan was refused too
   // (controller/search_evidence.h).
@@ -50,6 +51,7 @@ enum class Retry {
   kStopStudy,     // nothing more can be learned on this device
 };
 Retry RetryAfter(Reason reason);
+inline constexpr int kMostKills = 3;
 
 // Whether the reason says something about the point itself.
 bool MovesBoundary(Reason reason);

@@ -345,6 +345,27 @@ TEST(TrialRunner, FailsATrialWhoseSecondAttemptFailsToo) {
   EXPECT_TRUE(trial.measured.memory.has_value()) << "what was measured before stands";
 }
 
+// Who kills workers from outside, and twice the same trial's, has learned nothing about the point.
+TEST(TrialRunner, OutlivesTwoKillsOfOneTrial) {
+  OneTrial one;
+  one.fake.SetScript({{"load", {{{"do", "sigkill"}, {"once", one.fake.File("first")}}}},
+                      {"generate", {{{"do", "sigkill"}, {"once", one.fake.File("second")}}}}});
+  const Trial trial = one.Run(Depth::kEvaluate).trial;
+  EXPECT_EQ(trial.state, TrialState::kComplete);
+  ASSERT_EQ(trial.attempts.size(), 3U);
+  EXPECT_EQ(trial.attempts[0].verdict.reason, Reason::kKilled);
+  EXPECT_EQ(trial.attempts[1].verdict.reason, Reason::kKilled);
+  EXPECT_TRUE(trial.measured.accuracy.all_questions);
+}
+
+TEST(TrialRunner, FailsATrialThatIsAlwaysKilled) {
+  OneTrial one({.script = {{"load", {"sigkill"}}}});
+  const Trial trial = one.Run(Depth::kEvaluate).trial;
+  EXPECT_EQ(trial.state, TrialState::kFailed);
+  EXPECT_EQ(trial.verdict.reason, Reason::kKilled);
+  EXPECT_EQ(trial.attempts.size(), static_cast<size_t>(kMostKills));
+}
+
 TEST(TrialRunner, TakesASecondAttemptsRefusalForTheResult) {
   OneTrial one;
   one.fake.SetScript(

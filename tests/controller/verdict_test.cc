@@ -214,7 +214,7 @@ TEST(RetryAfter, FollowsTheTable) {
   EXPECT_EQ(RetryAfter(Reason::kCrash), Retry::kOnceThenQuarantine);
   EXPECT_EQ(RetryAfter(Reason::kHang), Retry::kOnce);
   EXPECT_EQ(RetryAfter(Reason::kTimeout), Retry::kOnce);
-  EXPECT_EQ(RetryAfter(Reason::kKilled), Retry::kOnce);
+  EXPECT_EQ(RetryAfter(Reason::kKilled), Retry::kSeveralTimes);
   EXPECT_EQ(RetryAfter(Reason::kHostOutOfMemory), Retry::kFewerThreads);
   EXPECT_EQ(RetryAfter(Reason::kContaminated), Retry::kOnce);
   EXPECT_EQ(RetryAfter(Reason::kLoaderFault), Retry::kNever);
