@@ -190,7 +190,7 @@ TEST_F(SessionTest, MeasuresOnceAndPredictsWhatTheTrialThenTakes) {
   const Transcript trial = Work(Trial(), {FinishCommand{}});
   ASSERT_EQ(trial.All<MemoryEvent>().size(), 2u) << trial.ErrorText();
   for (const LedgerLine& predicted : measured->predicted) {
-    const auto& lines = trial.All<MemoryEvent>()[1].lines;
+    const std::vector<LedgerLine> lines = trial.All<MemoryEvent>()[1].lines;
     const auto line = std::ranges::find(lines, predicted.name, &LedgerLine::name);
     ASSERT_NE(line, lines.end()) << predicted.name;
     EXPECT_EQ(line->bytes, predicted.bytes) << predicted.name;
