@@ -23,13 +23,22 @@ Outcomes OutcomesOf(std::span<const Answer> answers) {
 PairedOutcome CompareAnswers(std::span<const Answer> first, std::span<const Answer> second) {
   PairedOutcome paired;
   const Outcomes others = OutcomesOf(second);
+  std::map<int, std::pair<int, int>> right_of;  // question: seeds under which either was right
   for (const auto& [key, right] : OutcomesOf(first)) {
     const auto other = others.find(key);
     if (other == others.end()) continue;
-    int& count = right ? (other->second ? paired.both_right : paired.only_first_right)
-                       : (other->second ? paired.only_second_right : paired.neither_right);
-    ++count;
+    auto& [first_right, second_right] = right_of[key.first];
+    first_right += right ? 1 : 0;
+    second_right += other->second ? 1 : 0;
     if (right != other->second) paired.differences.push_back({.question = key.first, .seed = key.second, .first_right = right});
+  }
+  for (const auto& [question, right] : right_of) {
+    const auto& [first_right, second_right] = right;
+    int& count = first_right > second_right   ? paired.only_first_right
+                 : first_right < second_right ? paired.only_second_right
+                 : first_right > 0            ? paired.both_right
+                                              : paired.neither_right;
+    ++count;
   }
   paired.p = evals::McNemar(paired.only_first_right, paired.only_second_right).mid_p;
   return paired;

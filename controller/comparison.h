@@ -10,15 +10,16 @@
 
 namespace hproc::controller {
 
-// Two trials on the questions that both of them answered, seed by seed; probes left out.
+// Two trials on the questions that both of them answered, probes left out. The answers to one question under several seeds
+// are not independent of each other, so that a question counts once: for who got it right under more seeds, else as a tie.
 struct PairedOutcome {
-  int both_right = 0;
-  int only_first_right = 0;
+  int both_right = 0;         // a tie, and right at least once
+  int only_first_right = 0;   // or under more seeds
   int only_second_right = 0;
   int neither_right = 0;
   double p = 1;  // McNemar's, mid-p, two-sided: of a difference at least as large if there were none
 
-  // Each of those on which the two differ: by question, then seed.
+  // Each answer in which the two differ: by question, then seed.
   struct Difference {
     int question = 0;
     int seed = 0;
@@ -34,7 +35,7 @@ struct Comparison {
   int baseline = 0;  // trial number
   TrialKind kind = TrialKind::kBaseline16Bit;
   bool fits = false;            // within the study's cap less the headroom asked for
-  int only_baseline_right = 0;  // questions that only one of the two got right
+  int only_baseline_right = 0;  // questions that only one of the two got right, or got right under more seeds
   int only_point_right = 0;
   double p = 1;  // McNemar's, mid-p, two-sided: of a difference at least as large if there were none
 };

@@ -1,6 +1,6 @@
 #include "controller/describe.h"
 
-#include <fmt/core.h>
+#include <fmt/ranges.h>
 
 #include "base/bytes.h"
 #include "base/printable.h"
@@ -32,10 +32,14 @@ std::string AccuracyText(const AccuracyTally& tally) {
   if (!tally.all_questions) {
     return fmt::format("{} of the first {} right; stopped early, which is no accuracy", tally.strict_correct, tally.total);
   }
-  const evals::Interval interval = evals::WilsonInterval(tally.strict_correct, tally.total);
+  const evals::Interval interval = evals::AccuracyInterval(tally);
   std::string text = fmt::format("{:.4f} ({} of {}; 95 % interval {:.4f} to {:.4f})",
                                  static_cast<double>(tally.strict_correct) / tally.total, tally.strict_correct,
                                  tally.total, interval.low, interval.high);
+  if (tally.strict_by_seed.size() > 1) {
+    const int questions = tally.total / static_cast<int>(tally.strict_by_seed.size());
+    text += fmt::format("; right seed by seed, of {}: {}", questions, fmt::join(tally.strict_by_seed, ", "));
+  }
   if (evals::TooManyTruncated(tally)) text += fmt::format("; flagged: {} answers were cut off", tally.truncated);
   return text;
 }

@@ -24,7 +24,7 @@ double Distance(const quant::Floors& a, const quant::Floors& b) {
 }
 
 Json SummaryOf(const OperatingPoint& point) {
-  const evals::Interval interval = evals::WilsonInterval(point.accuracy.strict_correct, point.accuracy.total);
+  const evals::Interval interval = evals::AccuracyInterval(point.accuracy);
   Json throughput = Json::array();
   for (const evals::ThroughputSummary& s : evals::SummarizeThroughput(point.throughput)) {
     throughput.push_back({{"kind", evals::ThroughputKindName(s.kind)},

@@ -11,7 +11,7 @@ using Json = nlohmann::ordered_json;
 
 Json AccuracyJson(const AccuracyTally& tally) {
   if (!tally.all_questions || tally.total == 0) return nullptr;  // a test that stopped early is no accuracy
-  const evals::Interval interval = evals::WilsonInterval(tally.strict_correct, tally.total);
+  const evals::Interval interval = evals::AccuracyInterval(tally);
   return {{"correct", tally.strict_correct},
           {"total", tally.total},
           {"rate", static_cast<double>(tally.strict_correct) / tally.total},
@@ -20,6 +20,7 @@ Json AccuracyJson(const AccuracyTally& tally) {
           {"flexible_correct", tally.flexible_correct},
           {"invalid", tally.invalid},
           {"truncated", tally.truncated},
+          {"correct_by_seed", tally.strict_by_seed},
           {"truncated_flag", evals::TooManyTruncated(tally)}};
 }
 

@@ -146,12 +146,14 @@ void Fields(V& visit, S& s) {
 
 template <typename V, Like<AccuracyTally> S>
 void Fields(V& visit, S& s) {
-  auto& [total, strict_correct, flexible_correct, invalid, truncated, all_questions] = s;
+  auto& [total, strict_correct, flexible_correct, invalid, truncated, strict_by_seed, strict_squares, all_questions] = s;
   visit("total", total);
   visit("strict_correct", strict_correct);
   visit("flexible_correct", flexible_correct);
   visit("invalid", invalid);
   visit("truncated", truncated);
+  visit("strict_by_seed", strict_by_seed);
+  visit("strict_squares", strict_squares);
   visit("all_questions", all_questions);
 }
 

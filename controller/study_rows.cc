@@ -81,7 +81,8 @@ std::string SelectTrials(Plans plans) {
          " reason, phase, device, short_bytes, message,"
          " loaded_plan_digest, weight_bytes, loaded_bits_per_weight, load_seconds,"
          " memory_device, live_bytes, peak_bytes, cap_bytes,"
-         " answers_total, strict_correct, flexible_correct, invalid, truncated, all_questions"
+         " answers_total, strict_correct, flexible_correct, invalid, truncated, strict_squares,"
+         " all_questions"
          " FROM trials " +
          (whole ? "JOIN trial_plans ON trial_id = id " : "");
 }
@@ -124,13 +125,14 @@ Trial ReadTrialRow(const Statement& statement) {
     memory.peak_bytes = row.Int64();
     memory.cap_bytes = row.Int64();
   }
-  auto& [total, strict_correct, flexible_correct, invalid, truncated, all_questions] =
-      trial.measured.accuracy;
+  auto& [total, strict_correct, flexible_correct, invalid, truncated, strict_by_seed, strict_squares,
+         all_questions] = trial.measured.accuracy;  // strict_by_seed comes with the child rows
   total = row.Int();
   strict_correct = row.Int();
   flexible_correct = row.Int();
   invalid = row.Int();
   truncated = row.Int();
+  strict_squares = row.Int64();
   all_questions = row.Bool();
   // A baseline may promise nothing.
   const bool may_be_zero = trial.plan.kind != TrialKind::kPoint;
@@ -226,6 +228,9 @@ void ReadDetails(Database& database, std::string_view which, int64_t id,
                  phase = row.Text();
                  seconds = row.Double();
                });
+
+  for_each_row("SELECT trial_id, strict_correct FROM seed_scores", "ORDER BY trial_id, position",
+               [](Trial& trial, Row& row) { trial.measured.accuracy.strict_by_seed.push_back(row.Int()); });
 }
 
 TrialHead ReadTrialHeadRow(const Statement& statement) {
@@ -287,13 +292,13 @@ void InsertMeasurements(Database& database, int64_t trial_id, const TrialMeasure
   if (memory) InsertMemory(database, trial_id, *memory);
   InsertLedger(database, trial_id, "predicted", predicted);
 
-  const auto& [total, strict_correct, flexible_correct, invalid, truncated, all_questions] =
-      accuracy;
+  const auto& [total, strict_correct, flexible_correct, invalid, truncated, strict_by_seed, strict_squares,
+               all_questions] = accuracy;
   database
       .Prepare(
           "UPDATE trials SET answers_total = ?, strict_correct = ?, flexible_correct = ?,"
-          " invalid = ?, truncated = ?, all_questions = ? WHERE id = ?")
-      .Bind(total, strict_correct, flexible_correct, invalid, truncated, all_questions, trial_id)
+          " invalid = ?, truncated = ?, strict_squares = ?, all_questions = ? WHERE id = ?")
+      .Bind(total, strict_correct, flexible_correct, invalid, truncated, strict_squares, all_questions, trial_id)
       .Run();
 
   int position = 0;
@@ -313,6 +318,10 @@ void InsertMeasurements(Database& database, int64_t trial_id, const TrialMeasure
   for (const auto& [phase, seconds] : phase_seconds) {
     phase_time.Bind(trial_id, position++, phase, seconds).Run();
   }
+  position = 0;
+  Statement seed_score = database.Prepare(
+      "INSERT INTO seed_scores (trial_id, position, strict_correct) VALUES (?, ?, ?)");
+  for (const int correct : strict_by_seed) seed_score.Bind(trial_id, position++, correct).Run();
 }
 
 }  // namespace

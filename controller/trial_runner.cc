@@ -113,6 +113,7 @@ struct TrialRunner::Attempt : WorkerObserver {
     Screening screening(run.incumbent, questions, is_point ? spec.min_accuracy : 0);
     int asked = 0;
     bool stopped_early = false;
+    evals::AccuracyCounter counter;
     std::vector<Answer> batch;
     std::optional<Error> store_error;
     const auto flush = [&] {
@@ -135,17 +136,18 @@ struct TrialRunner::Attempt : WorkerObserver {
         const Result<evals::EvaluationResult> result = evals::Evaluate(
             runner.questions_.task, std::span(order).subspan(from, to - from), *answered, evaluation, generator,
             [&](const Answer& answer, bool is_new) {
-              evals::AddToTally(answer, measured.accuracy);
+              counter.Add(answer);
               if (is_new) {
                 batch.push_back(answer);
                 runner.observer_->OnAnswer(answer);
               }
               if (batch.size() >= kAnswersPerTransaction) flush();
-              runner.observer_->OnQuestions(++asked, questions, measured.accuracy.strict_correct);
+              runner.observer_->OnQuestions(++asked, questions, counter.tally().strict_correct);
               stopped_early = screening.Add(answer);
               return !stopped_early && !store_error;
             });
         flush();
+        measured.accuracy = counter.tally();
         if (store_error) return *store_error;
         if (!result.ok()) return Broken(client, result.error());
         if (result->end == evals::EvaluationEnd::kCancelled) return Broken(client, Error{"cancelled"});

@@ -1,9 +1,13 @@
 // An answered question and the sums over many. Plain data.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "evals/generator.h"
+#include "evals/statistics.h"
 
 namespace hproc::evals {
 
@@ -32,14 +36,31 @@ struct AccuracyTally {
   int flexible_correct = 0;
   int invalid = 0;    // no strict extraction
   int truncated = 0;  // ended by length or context
+  std::vector<int> strict_by_seed;  // strict_correct seed by seed, in the order in which they were asked
+  int64_t strict_squares = 0;       // over the questions, the square of how many seeds answered it right
   // False: stopped early; decides acceptance only and is never shown as accuracy.
   bool all_questions = false;
 
   bool operator==(const AccuracyTally&) const = default;
 };
 
-// Adds one answer; all_questions stays as it is.
-void AddToTally(const Answer& answer, AccuracyTally& tally);
+// Counts answers, each (question, seed) at most once, a seed's all in a row. all_questions stays false.
+class AccuracyCounter {
+ public:
+  void Add(const Answer& answer);
+  const AccuracyTally& tally() const { return tally_; }
+
+ private:
+  AccuracyTally tally_;
+  std::vector<int> seeds_;
+  std::map<int, int> right_;  // question: seeds that answered it right
+};
+
+// 95 % interval of the strict-match rate of a tally of all questions. With one seed Wilson's. With several the answers to a
+// question are not independent of each other: the variance is that of the questions' means (Miller 2024, arXiv 2411.00640,
+// clustered standard errors), and the interval is Wilson's for as many independent answers as would have that variance,
+// between the number of questions and the number of answers (Korn and Graubard 1998).
+Interval AccuracyInterval(const AccuracyTally& tally);
 
 // More than 2 % of the answers were cut short: the accuracy then measures the budget, not the
 // model, and is flagged.

@@ -34,16 +34,19 @@ class InOrder {
       const Waiting due = std::move(it->second);
       waiting_.erase(it);
       ++next_;
-      AddToTally(due.answer, tally_);
+      counter_.Add(due.answer);
       stopped_ = !on_answer_(due.answer, due.is_new);
     }
-    tally_.all_questions = next_ == questions_.size();
     return !stopped_;
   }
 
   bool all_delivered() const { return next_ == questions_.size(); }
   bool stopped() const { return stopped_; }
-  const AccuracyTally& tally() const { return tally_; }
+  AccuracyTally tally() const {
+    AccuracyTally tally = counter_.tally();
+    tally.all_questions = all_delivered();
+    return tally;
+  }
 
  private:
   struct Waiting {
@@ -56,7 +59,7 @@ class InOrder {
   std::map<int, Waiting> waiting_;
   size_t next_ = 0;
   bool stopped_ = false;
-  AccuracyTally tally_;
+  AccuracyCounter counter_;
 };
 
 }  // namespace

@@ -20,14 +20,16 @@ double FairBinomial(int k, int n) {
 Interval WilsonInterval(int correct, int total, double z) {
   HPROC_CHECK(correct >= 0 && correct <= total, "more correct than there are");
   if (total == 0) return {};
-  const double n = total;
-  const double p = correct / n;
+  return WilsonIntervalOfRate(static_cast<double>(correct) / total, total, z);
+}
+
+Interval WilsonIntervalOfRate(double p, double n, double z) {
+  HPROC_CHECK(p >= 0 && p <= 1 && n > 0, "a rate and a number of answers");
   const double z2 = z * z;
   const double center = (p + z2 / (2 * n)) / (1 + z2 / n);
   const double half = z / (1 + z2 / n) * std::sqrt(p * (1 - p) / n + z2 / (4 * n * n));
   // Rounding leaves some 1e-17 at the ends, where the interval reaches 0 and 1 exactly.
-  return {.low = correct == 0 ? 0 : std::max(0.0, center - half),
-          .high = correct == total ? 1 : std::min(1.0, center + half)};
+  return {.low = p == 0 ? 0 : std::max(0.0, center - half), .high = p == 1 ? 1 : std::min(1.0, center + half)};
 }
 
 double StandardError(int correct, int total) {

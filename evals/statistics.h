@@ -18,6 +18,9 @@ inline constexpr double kZ95 = 1.959963984540054;
 // and has a width at 0 and at 1. 0 <= correct <= total; for total 0 it is [0, 1].
 Interval WilsonInterval(int correct, int total, double z = kZ95);
 
+// The same of a rate that `n` independent answers would have, n > 0 and not necessarily whole.
+Interval WilsonIntervalOfRate(double rate, double n, double z = kZ95);
+
 // Standard error of the mean of 0/1 scores as lm-evaluation-harness gives it: the square
 // root of p (1 - p) / (n - 1). 0 at p = 0 and p = 1, which says nothing there: show the Wilson
 // interval too. 0 for n < 2.

@@ -160,7 +160,7 @@ std::string ParetoSvg(const std::vector<Trial>& trials, std::optional<int> recom
     Dot dot{.trial = &trial,
             .bytes = static_cast<double>(trial.measured.memory->live_bytes),
             .rate = static_cast<double>(tally.strict_correct) / tally.total,
-            .interval = evals::WilsonInterval(tally.strict_correct, tally.total),
+            .interval = evals::AccuracyInterval(tally),
             .decode = 0};
     for (const evals::ThroughputSummary& summary : evals::SummarizeThroughput(trial.measured.throughput)) {
       if (summary.kind == evals::ThroughputKind::kLongDecode) dot.decode = summary.mean_tok_per_s;

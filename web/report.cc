@@ -50,7 +50,7 @@ std::string ShortAccuracy(const Trial& trial) {
   const controller::AccuracyTally& tally = trial.measured.accuracy;
   if (tally.total == 0) return "-";
   if (!tally.all_questions) return fmt::format("stopped after {}", tally.total);
-  const evals::Interval interval = evals::WilsonInterval(tally.strict_correct, tally.total);
+  const evals::Interval interval = evals::AccuracyInterval(tally);
   return fmt::format("{:.4f} ({:.4f} to {:.4f}){}", static_cast<double>(tally.strict_correct) / tally.total, interval.low,
                      interval.high, evals::TooManyTruncated(tally) ? ", many cut short" : "");
 }

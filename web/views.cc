@@ -31,9 +31,10 @@ Json AccuracyOf(const AccuracyTally& tally) {
                {"flexible_correct", tally.flexible_correct},
                {"invalid", tally.invalid},
                {"truncated", tally.truncated},
+               {"correct_by_seed", tally.strict_by_seed},
                {"all_questions", tally.all_questions}};
   if (tally.all_questions) {
-    const evals::Interval interval = evals::WilsonInterval(tally.strict_correct, tally.total);
+    const evals::Interval interval = evals::AccuracyInterval(tally);
     json["rate"] = static_cast<double>(tally.strict_correct) / tally.total;
     json["low"] = interval.low;
     json["high"] = interval.high;

@@ -64,6 +64,7 @@ CREATE TABLE trials (
   flexible_correct       INTEGER NOT NULL DEFAULT 0,
   invalid                INTEGER NOT NULL DEFAULT 0,
   truncated              INTEGER NOT NULL DEFAULT 0,
+  strict_squares         INTEGER NOT NULL DEFAULT 0,  -- over the questions, the square of the seeds that were right
   all_questions          INTEGER NOT NULL DEFAULT 0 CHECK (all_questions IN (0, 1)),
 
   UNIQUE (study_id, number),
@@ -113,7 +114,7 @@ CREATE TABLE answers (
   UNIQUE (trial_id, stage, question, seed)
 ) STRICT;
 
--- `position` keeps the worker's own order in the four tables below.
+-- `position` keeps the worker's own order in the tables below.
 CREATE TABLE ledger_lines (
   trial_id INTEGER NOT NULL REFERENCES trials (id),
   source   TEXT NOT NULL CHECK (source IN ('measured', 'predicted')),
@@ -152,6 +153,13 @@ CREATE TABLE phase_times (
   position INTEGER NOT NULL,
   phase    TEXT NOT NULL,
   seconds  REAL,
+  PRIMARY KEY (trial_id, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE seed_scores (
+  trial_id       INTEGER NOT NULL REFERENCES trials (id),
+  position       INTEGER NOT NULL,
+  strict_correct INTEGER NOT NULL,
   PRIMARY KEY (trial_id, position)
 ) STRICT, WITHOUT ROWID;
 

@@ -19,7 +19,8 @@ class ComparisonTest : public testing::Test {
   }
 
   // A complete trial of `kind` that was right where `right` says so.
-  Trial AddTrial(TrialKind kind, const std::vector<bool>& right, int64_t bytes, bool all_questions = true) {
+  Trial AddTrial(TrialKind kind, const std::vector<bool>& right, int64_t bytes, bool all_questions = true,
+                 int seeds = 1) {
     NewTrial plan = ExamplePlan(count_);
     plan.kind = kind;
     Trial trial = *store_->AddTrial(study_, plan);
@@ -28,15 +29,17 @@ class ComparisonTest : public testing::Test {
     for (size_t q = 0; q < right.size(); ++q) {
       Answer answer = ExampleAnswer(count_, static_cast<int>(q));
       answer.stage = "full";
-      answer.seed = 0;
-      answer.question = static_cast<int>(q);
+      answer.seed = static_cast<int>(q / (right.size() / static_cast<size_t>(seeds)));
+      answer.question = static_cast<int>(q % (right.size() / static_cast<size_t>(seeds)));
       answer.strict_correct = right[q];
       answers.push_back(answer);
     }
     EXPECT_TRUE(store_->AddAnswers(trial.id, answers).ok());
     TrialMeasurements measured = ExampleMeasurements(count_);
     measured.accuracy = {};
-    for (const Answer& answer : answers) evals::AddToTally(answer, measured.accuracy);
+    evals::AccuracyCounter counter;
+    for (const Answer& answer : answers) counter.Add(answer);
+    measured.accuracy = counter.tally();
     measured.accuracy.all_questions = all_questions;
     measured.memory->live_bytes = bytes;
     EXPECT_TRUE(store_->FinishTrial(trial.id, TrialState::kComplete, {}, measured).ok());
@@ -66,6 +69,16 @@ TEST_F(ComparisonTest, CountsTheQuestionsThatOneOfTheTwoGotRightAlone) {
   EXPECT_EQ(compared[0].only_baseline_right, 2);
   EXPECT_EQ(compared[0].only_point_right, 1);
   EXPECT_EQ(compared[0].p, evals::McNemar(2, 1).mid_p);
+}
+
+// The answers of one question under several seeds are not independent: it counts once, for who got it right more often.
+TEST_F(ComparisonTest, CountsAQuestionOnceHoweverManySeedsAsked) {
+  AddTrial(TrialKind::kPoint, {true, true, false, true, false, true}, 800, true, /*seeds=*/2);
+  AddTrial(TrialKind::kBaseline16Bit, {true, false, true, true, false, false}, 950, true, /*seeds=*/2);
+  const std::vector<Comparison> compared = Compare(0);
+  ASSERT_EQ(compared.size(), 1u);
+  EXPECT_EQ(compared[0].only_point_right, 1) << "the second: one of two for none";
+  EXPECT_EQ(compared[0].only_baseline_right, 0) << "the third is one of two for both";
 }
 
 TEST_F(ComparisonTest, ABaselineFitsWithinTheCapLessTheHeadroom) {

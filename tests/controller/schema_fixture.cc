@@ -68,6 +68,8 @@ TrialMeasurements Measured() {
                    .flexible_correct = 890,
                    .invalid = 12,
                    .truncated = 3,
+                   .strict_by_seed = {450, 430},
+                   .strict_squares = 1700,
                    .all_questions = true},
       .throughput = {{.kind = evals::ThroughputKind::kPrefill,
                       .repetition = 0,

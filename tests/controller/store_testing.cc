@@ -132,6 +132,8 @@ TrialMeasurements ExampleMeasurements(int n) {
                        .flexible_correct = 890 + n % 7,
                        .invalid = 12,
                        .truncated = 3,
+                       .strict_by_seed = {450 - n, 430 + n},
+                       .strict_squares = 1700 + n,
                        .all_questions = true};
   for (int repetition = 0; repetition < 3; ++repetition) {
     measured.throughput.push_back({.kind = evals::ThroughputKind::kPrefill,

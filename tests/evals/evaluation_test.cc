@@ -167,6 +167,8 @@ TEST(Evaluation, TalliesRightInvalidAndTruncated) {
                                               .flexible_correct = 4,  // and 1
                                               .invalid = 2,           // 1, 2
                                               .truncated = 3,
+                                              .strict_by_seed = {3},
+                                              .strict_squares = 3,
                                               .all_questions = true}));
 }
 
@@ -331,6 +333,58 @@ TEST(Evaluation, ScreensWithASequentialTest) {
   ASSERT_TRUE(result.ok());
   EXPECT_EQ(test.decision(), SprtDecision::kAcceptH0);
   EXPECT_EQ(result->tally.total, 9);
+}
+
+// Answers of `seeds` seeds to `questions` questions; right(question, seed) says which.
+template <typename Right>
+AccuracyTally TallyOf(int questions, int seeds, Right&& right) {
+  AccuracyCounter counter;
+  for (int seed = 0; seed < seeds; ++seed) {
+    for (int question = 0; question < questions; ++question) {
+      Answer answer;
+      answer.question = question;
+      answer.seed = seed;
+      answer.strict_correct = right(question, seed);
+      counter.Add(answer);
+    }
+  }
+  return counter.tally();
+}
+
+TEST(AccuracyCounter, CountsSeedBySeed) {
+  const AccuracyTally tally = TallyOf(10, 3, [](int question, int seed) { return question < 5 + seed; });
+  EXPECT_EQ(tally.total, 30);
+  EXPECT_EQ(tally.strict_correct, 18);
+  EXPECT_THAT(tally.strict_by_seed, ElementsAre(5, 6, 7));
+  EXPECT_EQ(tally.strict_squares, 5 * 9 + 4 + 1) << "five questions right under all seeds, one under two, one under one";
+}
+
+TEST(AccuracyInterval, IsWilsonsWithOneSeed) {
+  const AccuracyTally tally = TallyOf(200, 1, [](int question, int) { return question % 4 != 0; });
+  const Interval expected = WilsonInterval(150, 200);
+  EXPECT_DOUBLE_EQ(AccuracyInterval(tally).low, expected.low);
+  EXPECT_DOUBLE_EQ(AccuracyInterval(tally).high, expected.high);
+}
+
+TEST(AccuracyInterval, IsNoNarrowerForSeedsThatAllSayTheSame) {
+  for (const int of_four : {0, 1, 3, 4}) {
+    const auto right = [&](int question, int) { return question % 4 < of_four; };
+    const Interval one = AccuracyInterval(TallyOf(200, 1, right));
+    const Interval five = AccuracyInterval(TallyOf(200, 5, right));
+    // The variance of the means is divided by one question less.
+    EXPECT_NEAR(five.low, one.low, 1e-3) << of_four;
+    EXPECT_NEAR(five.high, one.high, 1e-3) << of_four;
+    EXPECT_LE(five.low, one.low + 1e-12);
+    EXPECT_GE(five.high, one.high - 1e-12);
+  }
+}
+
+TEST(AccuracyInterval, CountsEveryAnswerWhereSeedsDisagreeEverywhere) {
+  // Each question is right under two seeds of four: the questions' means do not differ at all.
+  const AccuracyTally tally = TallyOf(100, 4, [](int question, int seed) { return (question + seed) % 2 == 0; });
+  const Interval expected = WilsonInterval(200, 400);
+  EXPECT_DOUBLE_EQ(AccuracyInterval(tally).low, expected.low);
+  EXPECT_DOUBLE_EQ(AccuracyInterval(tally).high, expected.high);
 }
 
 TEST(AccuracyTally, IsFlaggedWithMoreThanTwoPercentTruncated) {

@@ -47,7 +47,7 @@ TEST_F(CliTest, TuneEndsWithOneObjectOfTheKeysThatScriptsRelyOn) {
                                                 "decode_tok_per_s", "prefill_tok_per_s"}));
   EXPECT_EQ(Keys(point["accuracy"]),
             (std::set<std::string>{"correct", "total", "rate", "low", "high", "flexible_correct",
-                                   "invalid", "truncated", "truncated_flag"}));
+                                   "invalid", "truncated", "correct_by_seed", "truncated_flag"}));
   ASSERT_EQ(outcome["baselines"].size(), 1U);
   EXPECT_EQ(outcome["baselines"][0]["kind"], "baseline_16bit");
 

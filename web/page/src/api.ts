@@ -2,12 +2,12 @@
 
 export interface Verdict { reason: string; phase: string; device: string; short_bytes: number; message: string }
 export interface Accuracy {
-  answered: number; correct: number; flexible_correct: number; invalid: number; truncated: number; all_questions: boolean;
+  answered: number; correct: number; flexible_correct: number; invalid: number; truncated: number; correct_by_seed: number[]; all_questions: boolean;
   rate: number | null; low?: number; high?: number; truncated_flag?: boolean;
 }
 export interface Rate { mean_tok_per_s: number | null; sd_tok_per_s: number | null; median_tok_per_s: number | null; repetitions: number; tokens: number; batch: number }
 export interface TrialRow {
-  trial: number; kind: "point" | "baseline_16bit" | "baseline_int4"; purpose: string;
+  trial: number; kind: "point" | "baseline_16bit" | "baseline_int4" | "baseline_int4_pruned"; purpose: string;
   state: "waiting" | "running" | "complete" | "infeasible" | "failed";
   strict: number; lazy: number; head: number; plan_digest: string; bits_per_weight: number | null;
   predicted_bytes: number; measured_bytes: number | null; peak_bytes: number | null; verdict: Verdict; attempts: number | Attempt[];
