@@ -1,7 +1,8 @@
 # What demo.sh and test.sh share; to be sourced. Knows the Debian packages that the build needs and how to build.
 #
-#   install_packages   installs what is missing through apt, says what, and does nothing where nothing is missing
-#   build PRESET       configures (the first time) and builds that CMake preset into its folder
+#   install_packages [OPTIONAL …]   installs what is missing through apt, says what, and does nothing where nothing is missing;
+#                                   optional ones only where there are packages of that name
+#   build PRESET                    configures (the first time) and builds that CMake preset into its folder
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,6 +24,13 @@ boost_package() {
   fi
 }
 
+# False where the package lists are there and do not have it.
+may_exist() {
+  local policy
+  policy=$(apt-cache policy "$1" 2>/dev/null)
+  if [ -z "$policy" ]; then [ -z "$(apt-cache policy libc6 2>/dev/null | grep http)" ]; else ! grep -q 'Candidate: (none)' <<<"$policy"; fi
+}
+
 is_installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 install_packages() {
@@ -40,6 +48,12 @@ install_packages() {
     is_installed "$package" || missing+=("$package")
   done
   [ -e /usr/include/boost/process/v2.hpp ] || missing+=(boost)
+  # For the page. Node may come from elsewhere, and npm with it.
+  command -v node >/dev/null || missing+=(nodejs)
+  command -v npm >/dev/null || missing+=(npm)
+  for package in "$@"; do
+    is_installed "$package" || ! may_exist "$package" || missing+=("$package?")
+  done
   [ ${#missing[@]} -gt 0 ] || return 0
   [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null ||
     fail "to be installed by root: ${missing[*]} (boost is libboost-dev from 1.81 on)"
@@ -50,6 +64,10 @@ install_packages() {
   for i in "${!missing[@]}"; do
     [ "${missing[$i]}" != boost ] || missing[$i]=$(boost_package)
   done
+  for i in "${!missing[@]}"; do  # a name with a question mark is optional
+    [[ ${missing[$i]} != *\? ]] || { may_exist "${missing[$i]%\?}" && missing[$i]=${missing[$i]%\?} || unset "missing[$i]"; }
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
   say "installing: ${missing[*]}"
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }

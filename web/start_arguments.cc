@@ -23,7 +23,7 @@ const std::map<std::string, Kind, std::less<>>& Settings() {
       {"strict_max", Kind::kNumber},  {"lazy_min", Kind::kNumber},     {"lazy_max", Kind::kNumber},
       {"head", Kind::kNumber},        {"min_accuracy", Kind::kNumber}, {"candidates", Kind::kWhole},
       {"garbage_loads", Kind::kWhole}, {"trust_plan", Kind::kFlag},    {"baseline_16bit", Kind::kFlag},
-      {"baseline_int4", Kind::kFlag}, {"tasks", Kind::kFile},          {"shots", Kind::kWhole},
+      {"baseline_int4", Kind::kFlag}, {"baseline_int4_pruned", Kind::kFlag}, {"tasks", Kind::kFile},          {"shots", Kind::kWhole},
       {"shots_file", Kind::kFile},    {"seeds", Kind::kWhole},         {"limit", Kind::kWhole},
       {"max_new_tokens", Kind::kWhole}, {"strategy", Kind::kText},     {"study", Kind::kText}};
   return settings;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "tests/controller/fake_study.h"
@@ -71,6 +72,19 @@ TEST(TrialsView, ShowsEachTrialInARowWithoutPlanAndAnswers) {
                                       {"message", "model.layers.7.mlp.down_proj did not fit"}}));
   EXPECT_EQ(rows[2]["state"], "failed");
   EXPECT_EQ(rows[2]["attempts"], 1);
+}
+
+TEST(TrialsCsv, QuotesAndLeavesNoFormulaToASpreadsheet) {
+  Examples examples;
+  examples.trials.resize(2);
+  examples.trials[0].verdict.message = "=HYPERLINK(\"http://evil.example\")";
+  examples.trials[1].verdict.message = "two, with a \"quote\"\nand a line";
+  const std::string csv = TrialsCsv(examples.trials);
+  EXPECT_THAT(csv, testing::HasSubstr(",\"'=HYPERLINK(\"\"http://evil.example\"\")\","));
+  EXPECT_THAT(csv, testing::HasSubstr(",\"two, with a \"\"quote\"\"\nand a line\","));
+  const std::string head = csv.substr(0, csv.find("\r\n"));
+  const std::string first = csv.substr(head.size() + 2, csv.find("\r\n", head.size() + 2) - head.size() - 2);
+  EXPECT_EQ(std::count(first.begin(), first.end(), ','), std::count(head.begin(), head.end(), ',')) << "a cell for each head";
 }
 
 TEST(TrialsView, ShowsWhatWasNotMeasuredAsNull) {

@@ -69,10 +69,10 @@ function Chart({ title, unit, series, show, limit, stepped }: { title: string; u
   const last = points > 0 ? series.map((s) => `${s.name} ${show(s.data.v[points - 1])}`).join(", ") : "nothing measured yet";
   return (
     <section class="chart" aria-label={title}>
-      <h3>{title}</h3>
+      <h2>{title}</h2>
       <p class="faint">{last}{limit !== undefined && points > 0 ? `; cap ${show(limit)}` : ""}</p>
       <div ref={box}>{points > 0 && <div ref={holder} role="img" aria-label={`${title} over time, in ${unit}; ${last}`} />}</div>
-      {points > 0 && <AsTable>{() => <DataTable caption={title} rows={series[0].data.t.map((t, i) => ({ t, v: series.map((s) => s.data.v[i]) })).reverse()} keyOf={(r) => r.t}
+      {points > 0 && <AsTable>{() => <DataTable caption={`${title} over time`} rows={series[0].data.t.map((t, i) => ({ t, v: series.map((s) => s.data.v[i]) })).reverse()} keyOf={(r) => r.t}
         columns={[{ head: "Seconds", numeric: true, cell: (r) => r.t.toFixed(1), sort: (r) => r.t }, ...series.map((s, i) => ({ head: s.name, numeric: true, cell: (r: { v: number[] }) => show(r.v[i]), sort: (r: { v: number[] }) => r.v[i] }))]} />}</AsTable>}
     </section>
   );

@@ -6,7 +6,7 @@ import { GlyphMark, Legend, SHAPES, lookOf, verdictText, type Look } from "./gly
 import { useWidth } from "./plane";
 import { AsTable, DataTable } from "./tables";
 
-const NAMES = { point: "point", baseline_16bit: "16 bits, as stored", baseline_int4: "INT4 g128" };
+const NAMES = { point: "point", baseline_16bit: "16 bits, as stored", baseline_int4: "INT4 g128", baseline_int4_pruned: "INT4, experts pruned" };
 
 function niceStep(span: number, parts: number): number {
   const raw = span / parts;

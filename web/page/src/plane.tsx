@@ -108,7 +108,9 @@ export function Plane({ study, frontier, ladder, recommended }:
 
   const clip = `plane-clip-${study}`;
   const predicted = outline(frontier.predicted_fit_frontier.map(at), 1, v, s);
-  const inside = outline(frontier.fit_frontier.inside.map(at), 1, v, s);
+  // Whatever was loaded has shown that it fits, garbage too.
+  const loaded = frontier.trials.filter((t) => t.kind === "point" && (t.state === "complete" || t.verdict.reason === "garbage_output"));
+  const inside = outline(loaded.map(at), 1, v, s);
   const outside = outline(frontier.fit_frontier.outside.map(at), -1, v, s);
   const garbage = outline(frontier.garbage_frontier.garbage.map(at), 1, v, s);
   const ticks = (from: number, to: number, pixel: (rung: number) => number, gap: number) => {
@@ -214,7 +216,7 @@ export function Plane({ study, frontier, ladder, recommended }:
               {asked && <path class="asked" d={`M${s.x(rungOf(ladder, asked.lazy))} ${margin.top}V${margin.top + inner.height}M${margin.left} ${s.y(rungOf(ladder, asked.strict))}H${margin.left + inner.width}`} />}
               {shown.map(({ t, x, y, look }) => (
                 <a key={t.trial} class="point" href={`#/study/${study}/trial/${t.trial}`} data-trial={t.trial} data-look={look}
-                   tabIndex={t.trial === activeTrial ? 0 : -1}
+                   tabindex={t.trial === activeTrial ? 0 : -1}
                    aria-label={`Trial ${t.trial}, ${f.floors(t)}, ${SHAPES[look].label}: ${verdictText(t)}`}
                    onMouseEnter={() => setHover(t)} onMouseLeave={() => setHover(null)}
                    onFocus={() => { setHover(t); setActive(order.indexOf(t.trial)); }} onBlur={() => setHover(null)}>

@@ -41,17 +41,17 @@ export function Controls({ study, live }: { study: StudyRow; live: Live }) {
 
 interface Form {
   model: string; memory: string; headroom: string; context: string; batch: string; mode: string; strategy: string; limit: string;
-  candidates: string; tasks: string; study: string; min_accuracy: string; baseline_16bit: boolean; baseline_int4: boolean; trust_plan: boolean;
+  candidates: string; garbage_loads: string; tasks: string; study: string; min_accuracy: string; baseline_16bit: boolean; baseline_int4: boolean; baseline_int4_pruned: boolean; trust_plan: boolean;
 }
-const EMPTY: Form = { model: "", memory: "", headroom: "", context: "", batch: "1", mode: "auto", strategy: "predict", limit: "", candidates: "", tasks: "",
-  study: "", min_accuracy: "", baseline_16bit: false, baseline_int4: false, trust_plan: false };
+const EMPTY: Form = { model: "", memory: "", headroom: "", context: "", batch: "1", mode: "auto", strategy: "predict", limit: "", candidates: "", garbage_loads: "", tasks: "",
+  study: "", min_accuracy: "", baseline_16bit: false, baseline_int4: false, baseline_int4_pruned: false, trust_plan: false };
 
 function bodyOf(form: Form): Record<string, unknown> {
   const body: Record<string, unknown> = { model: form.model, memory: form.memory, mode: form.mode, strategy: form.strategy };
-  for (const key of ["context", "batch", "limit", "candidates"] as const) if (form[key] !== "") body[key] = Number(form[key]);
+  for (const key of ["context", "batch", "limit", "candidates", "garbage_loads"] as const) if (form[key] !== "") body[key] = Number(form[key]);
   for (const key of ["headroom", "tasks", "study"] as const) if (form[key] !== "") body[key] = form[key];
   if (form.min_accuracy !== "") body.min_accuracy = Number(form.min_accuracy);
-  for (const key of ["baseline_16bit", "baseline_int4", "trust_plan"] as const) if (form[key]) body[key] = true;
+  for (const key of ["baseline_16bit", "baseline_int4", "baseline_int4_pruned", "trust_plan"] as const) if (form[key]) body[key] = true;
   return body;
 }
 
@@ -112,11 +112,13 @@ export function Start({ live }: { live: Live }) {
             <label class="field"><span>Codebooks</span><select value={form.mode} onChange={set("mode")}><option>auto</option><option>v2</option><option>v2a</option></select><small>V2: one a channel; V2a: a library</small></label>
             <label class="field"><span>Strategy</span><select value={form.strategy} onChange={set("strategy")}><option>predict</option><option>walk</option><option>grid</option></select><small>walk and grid do without the forecast</small></label>
             {text("candidates", "Candidates", "whose answers are compared; default 5", { inputMode: "numeric", pattern: "[0-9]*" })}
+            {text("garbage_loads", "Garbage loads", "spent on where garbage begins, at most; default 6", { inputMode: "numeric", pattern: "[0-9]*" })}
             {text("min_accuracy", "Least accuracy", "below which no point is wanted, 0 to 1", { inputMode: "decimal" })}
             {text("tasks", "Question file", "JSONL; default test.jsonl beside the model")}
           </div>
           <label class="check"><input type="checkbox" checked={form.baseline_16bit} onChange={set("baseline_16bit")} /> run the model as stored too, fit or not</label>
           <label class="check"><input type="checkbox" checked={form.baseline_int4} onChange={set("baseline_int4")} /> run it in INT4, groups of 128, too</label>
+          <label class="check"><input type="checkbox" checked={form.baseline_int4_pruned} onChange={set("baseline_int4_pruned")} /> and with experts left out until it is no larger than the recommended point</label>
           <label class="check"><input type="checkbox" checked={form.trust_plan} onChange={set("trust_plan")} /> no loads to confirm what the plan says does not fit</label>
         </details>
         <div class="controls">

@@ -58,7 +58,7 @@ export function StudyPage({ live, study: id, tab }: { live: Live; study: number;
     <>
       <Crumbs study={id} name={study.study} />
       <div class="bar"><h1>{study.study}</h1><StateBadge study={study} live={live} /></div>
-      <p class="faint">{study.model}, {study.spec.device_name}, cap {f.bytes(study.memory_cap_bytes)}, context {study.context}, batch {study.batch}, {study.task}{study.spec.eval.shots > 0 ? `, ${study.spec.eval.shots} shots` : ""}, begun {f.ago(study.created_utc)}</p>
+      <p class="faint">{[study.model, study.spec.device_name].filter(Boolean).join(", ")}, cap {f.bytes(study.memory_cap_bytes)}, context {study.context}, batch {study.batch}, {study.task}{study.spec.eval.shots > 0 ? `, ${study.spec.eval.shots} shots` : ""}, begun {f.ago(study.created_utc)}</p>
       <Controls study={study} live={live} />
       <Summary study={study} />
       <TrialCounts trials={study.trials} />

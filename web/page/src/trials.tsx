@@ -31,7 +31,7 @@ export function Trials({ study, trials, recommended }: { study: number; trials: 
     if (/^\d+$/.test(number) && Number(number) < trials.length) location.hash = `#/study/${study}/trial/${Number(number)}`;
   };
   return (
-    <section aria-label="Trials">
+    <div>
       <div class="bar">
         <label>Show <select value={wanted} onChange={(e) => setWanted((e.target as HTMLSelectElement).value)}>
           <option value="">all {trials.length}</option>
@@ -41,6 +41,6 @@ export function Trials({ study, trials, recommended }: { study: number; trials: 
           onInput={(e) => setNumber((e.target as HTMLInputElement).value)} /></label> <button type="submit">Open</button></form>
       </div>
       <DataTable caption="Trials" onlyShown columns={trialColumns(study, recommended)} rows={shown} keyOf={(t) => t.trial} />
-    </section>
+    </div>
   );
 }
