@@ -53,7 +53,8 @@ std::string VerdictText(const Trial& trial) {
       }
       const AccuracyTally& tally = trial.measured.accuracy;
       if (!tally.all_questions) return PrintableLine(verdict.message);
-      return fmt::format("{} of {} right", tally.strict_correct, tally.total);
+      const std::string remark = verdict.message.empty() ? "" : "; " + PrintableLine(verdict.message);
+      return fmt::format("{} of {} right{}", tally.strict_correct, tally.total, remark);
     }
     case TrialState::kInfeasible:
     case TrialState::kFailed: {

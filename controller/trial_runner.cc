@@ -83,6 +83,12 @@ struct TrialRunner::Attempt : WorkerObserver {
     if (Result<void> stored = runner.store_.AddAnswers(run.trial.id, transcripts); !stored.ok()) return stored.error();
     const evals::GarbageJudgement judgement =
         JudgeGarbage(*results, run.calibration.value_or(evals::GarbageCalibration{}));
+    // The 4-bit baselines are there to be compared, and garbage is beaten by a number like any other: they are asked on.
+    const bool is_asked_on = run.trial.plan.kind == TrialKind::kBaselineInt4 || run.trial.plan.kind == TrialKind::kBaselineInt4Pruned;
+    if (judgement.verdict == evals::GarbageVerdict::kGarbage && is_asked_on) {
+      probe_remark = "garbage at probe: " + judgement.message;
+      return std::optional<End>();
+    }
     if (judgement.verdict == evals::GarbageVerdict::kGarbage) {
       const bool loader_fault = BeyondDoubt(run.trial.plan);
       Result<End> end = Finished(client, loader_fault ? TrialState::kFailed : TrialState::kInfeasible,
@@ -155,7 +161,7 @@ struct TrialRunner::Attempt : WorkerObserver {
       }
     }
     measured.accuracy.all_questions = !stopped_early;
-    remark.message = screening.why();
+    remark.message = probe_remark.empty() ? screening.why() : probe_remark;
     return std::optional<End>();
   }
 
@@ -188,6 +194,7 @@ struct TrialRunner::Attempt : WorkerObserver {
   TrialRunner& runner;
   const TrialRun& run;
   TrialMeasurements measured;
+  std::string probe_remark;  // what the probes said of a trial that goes on all the same
 };
 
 TrialRunner::TrialRunner(Store& store, const StudySpec& spec, const StudyQuestions& questions, WorkerSetup setup,

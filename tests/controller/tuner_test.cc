@@ -205,6 +205,21 @@ TEST(Tuner, PrunesNothingWhereInt4FitsOrThereAreNoExperts) {
   }
 }
 
+TEST(Tuner, AsksA4BitBaselineThatTalksGarbageAllTheSame) {
+  json settings = kSloping;
+  settings["int4_garbage"] = true;
+  FakeStudy fake({.questions = 60, .settings = settings});
+  fake.spec.baselines = {TrialKind::kBaselineInt4};
+  WholeStudy study(fake);
+  const TuneEnd end = study.Run();
+  const Trial baseline = study.Trials().back();
+  ASSERT_EQ(baseline.plan.kind, TrialKind::kBaselineInt4);
+  EXPECT_EQ(baseline.state, TrialState::kComplete);
+  EXPECT_THAT(baseline.verdict.message, HasSubstr("garbage at probe"));
+  EXPECT_TRUE(baseline.measured.accuracy.all_questions) << "what it is worth is a number";
+  ASSERT_THAT(end.outcome.baselines, SizeIs(1));
+}
+
 TEST(Tuner, IsDoneThoughABaselineCannotBeRun) {
   for (const json& script : {json{{"load", {"segv"}}}, json{{"load", {"oom"}}}}) {
     FakeStudy fake;

@@ -66,7 +66,10 @@ Result<Model> Model::Make(const Json& settings, const std::string& plan_json,
     const Json floors = plan.value("floors", Json::object());
     strict = floors.value("strict", 1.0);
     lazy = floors.value("lazy", 1.0);
-    if (strict == 0) strict = lazy = 1;  // INT4 promises nothing, and is taken to cost nothing
+    if (strict == 0) {  // INT4 promises nothing, and is taken to cost nothing
+      strict = lazy = 1;
+      model.garbage_ = settings.value("int4_garbage", false);
+    }
     model.plan_digest_ = plan.value("digest", Sha256Hex(plan_json));
   }
   model.cache_bytes_ =
@@ -78,7 +81,7 @@ Result<Model> Model::Make(const Json& settings, const std::string& plan_json,
                     settings.value("strict_slope", 0.0) * (1 - strict) -
                     settings.value("lazy_slope", 0.0) * (1 - lazy);
   const Json garbage_below = settings.value("garbage_below", Json::object());
-  model.garbage_ =
+  model.garbage_ |=
       strict < garbage_below.value("strict", 0.0) || lazy < garbage_below.value("lazy", 0.0);
 
   model.rate_table_ = settings.value("table", std::string("{}"));

@@ -8,7 +8,7 @@
 //   accuracy   a question is answered right when hash(question) in [0, 1) lies below
 //              accuracy - strict_slope x (1 - strict) - lazy_slope x (1 - lazy): what a lower floor
 //              answers right, a higher one does too
-//   garbage    where a floor of the plan lies below garbage_below
+//   garbage    where a floor of the plan lies below garbage_below; of INT4 plans where int4_garbage is set
 //   speed      decode: bandwidth_bytes_per_s over the bytes of the weights; prefill: ten times that
 //
 // The keys named here are those of "model" in the script; the plan's floors are "floors":

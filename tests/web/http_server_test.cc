@@ -90,13 +90,13 @@ TEST_F(HttpServerTest, RefusesAnotherOriginWhateverTheMethodAndToken) {
 
 TEST_F(HttpServerTest, RefusesChangesWithoutTheToken) {
   Start();
-  const std::string json = "Content-Type: application/json\r\nContent-Length: 2\r\n";
+  const std::string head = "Content-Type: application/json\r\nContent-Length: 2\r\n";
   for (const char* target : {"/api/v1/studies", "/api/v1/run/pause", "/api/v1/run/stop", "/api/v1/studies/1/resume",
                              "/api/v1/studies/1/trials/0/rerun", "/api/v1/forecast"}) {
-    EXPECT_EQ(Ask(port(), "POST", target, json, "{}").status, 401) << target;
-    EXPECT_EQ(Ask(port(), "POST", target, json + "Authorization: Bearer wrong\r\n", "{}").status, 401) << target;
+    EXPECT_EQ(Ask(port(), "POST", target, head, "{}").status, 401) << target;
+    EXPECT_EQ(Ask(port(), "POST", target, head + "Authorization: Bearer wrong\r\n", "{}").status, 401) << target;
   }
-  for (const char* method : {"PUT", "DELETE", "PATCH"}) EXPECT_EQ(Ask(port(), method, "/api/v1/studies", json, "{}").status, 405);
+  for (const char* method : {"PUT", "DELETE", "PATCH"}) EXPECT_EQ(Ask(port(), method, "/api/v1/studies", head, "{}").status, 405);
 }
 
 TEST_F(HttpServerTest, RefusesPathsThatLeaveItHoweverEscaped) {
