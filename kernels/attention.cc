@@ -3,15 +3,17 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "kernels/device_backend.h"
 #include "kernels/attention_backends.h"
 
 namespace hproc::kernels {
 namespace {
 
-void CheckCache(const KvCache& cache, std::span<const SequenceRun> runs) {
+void CheckCache(const Context& context, const KvCache& cache, std::span<const SequenceRun> runs) {
   HPROC_CHECK(cache.storage == Storage::kFloat16 || cache.storage == Storage::kFloat32 || cache.storage == Storage::kInt8,
               "storage of a cache");
   HPROC_CHECK(cache.storage != Storage::kInt8 || (cache.key_scales != nullptr && cache.value_scales != nullptr), "scales");
+  if (context.device != nullptr) return;  // the runs are there, not here
   for (const SequenceRun& run : runs) {
     HPROC_CHECK(run.first_position >= 0 && run.first_position + run.tokens <= cache.context, "positions of the cache");
   }
@@ -27,26 +29,36 @@ int64_t KvRowBytes(Storage storage, int64_t head_dim) {
   }
 }
 
-void RotaryAngles(int32_t position, std::span<const float> inverse_frequencies, float* cosines, float* sines) {
-  for (size_t i = 0; i < inverse_frequencies.size(); ++i) {
-    const float angle = static_cast<float>(position) * inverse_frequencies[i];
-    cosines[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
-    sines[i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+void RotaryAngles(const Context& context, const RotaryCall& call) {
+  if (context.device != nullptr) return context.device->RotaryAngles(call);
+  for (const SequenceRun& run : call.runs) {
+    for (int32_t t = 0; t < run.tokens; ++t) {
+      const auto position = static_cast<float>(run.first_position + t);
+      const int64_t at = (run.first_row + t) * call.pairs;
+      for (int64_t i = 0; i < call.pairs; ++i) {
+        const float angle = position * call.inverse_frequencies[i];
+        call.cosines[at + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
+        call.sines[at + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+      }
+    }
   }
 }
 
 void Rotate(const Context& context, const RotateCall& call) {
+  if (context.device != nullptr) return context.device->Rotate(call);
   context.backend == Backend::kReference ? reference::Rotate(call) : cpu::Rotate(context, call);
 }
 
 void StoreKeysValues(const Context& context, const StoreKvCall& call) {
-  CheckCache(call.cache, call.runs);
+  CheckCache(context, call.cache, call.runs);
+  if (context.device != nullptr) return context.device->StoreKeysValues(call);
   context.backend == Backend::kReference ? reference::StoreKeysValues(call) : cpu::StoreKeysValues(context, call);
 }
 
 void Attend(const Context& context, const AttendCall& call) {
-  CheckCache(call.cache, call.runs);
+  CheckCache(context, call.cache, call.runs);
   HPROC_CHECK(call.heads % call.cache.kv_heads == 0, "query heads share kv heads evenly");
+  if (context.device != nullptr) return context.device->Attend(call);
   context.backend == Backend::kReference ? reference::Attend(call) : cpu::Attend(context, call);
 }
 

@@ -24,23 +24,31 @@ struct KvCache {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
 
-  int64_t values_per_slot() const { return kv_heads * context * head_dim; }
-  int64_t scales_per_slot() const { return kv_heads * context; }
+  constexpr int64_t values_per_slot() const { return kv_heads * context * head_dim; }
+  constexpr int64_t scales_per_slot() const { return kv_heads * context; }
 };
 
 // Bytes of the keys, or the values, of one position of one head, scales included.
 int64_t KvRowBytes(Storage storage, int64_t head_dim);
 
 // The scale for values of which `largest` is the largest magnitude: rounded up, so that none is beyond 127 scales.
-inline uint16_t KvScale(float largest) {
+HPROC_HOST_DEVICE inline uint16_t KvScale(float largest) {
   const float exact = largest / 127;
   uint16_t scale = quant::FloatToBfloat16(exact);
   if (quant::Bfloat16ToFloat(scale) < exact) ++scale;
   return scale;
 }
 
-// cosines[i] and sines[i] of position * inverse_frequencies[i], in float32 as the models were trained with.
-void RotaryAngles(int32_t position, std::span<const float> inverse_frequencies, float* cosines, float* sines);
+// cosines[r][i] and sines[r][i] of position of row r * inverse_frequencies[i], in float32 as the models were trained with.
+struct RotaryCall {
+  std::span<const SequenceRun> runs;
+  int64_t rows = 0;  // of all runs
+  const float* inverse_frequencies = nullptr;  // [pairs]
+  int64_t pairs = 0;
+  float* cosines = nullptr;  // [rows, pairs]
+  float* sines = nullptr;
+};
+void RotaryAngles(const Context& context, const RotaryCall& call);
 
 // Rotates the first 2 * pairs values of every head by its row's angles, value i with value i + pairs (the halves of the
 // rotated part, as in GPT-NeoX); the rest of the head stays.
@@ -59,6 +67,7 @@ void Rotate(const Context& context, const RotateCall& call);
 // Writes keys and values of the pass into the cache.
 struct StoreKvCall {
   std::span<const SequenceRun> runs;
+  int64_t rows = 0;  // of all runs
   const float* keys = nullptr;    // [rows, kv_heads * head_dim]
   const float* values = nullptr;  // likewise
   KvCache cache;
@@ -69,6 +78,7 @@ void StoreKeysValues(const Context& context, const StoreKvCall& call);
 // reads kv head h / (heads / kv_heads). The keys and values of the pass itself must be stored before.
 struct AttendCall {
   std::span<const SequenceRun> runs;
+  int64_t rows = 0;  // of all runs
   const float* queries = nullptr;  // head h of a row at queries + row * query_stride + h * query_head_stride
   int64_t query_stride = 0;
   int64_t query_head_stride = 0;
@@ -76,6 +86,7 @@ struct AttendCall {
   float scale = 1;
   KvCache cache;
   float* output = nullptr;  // [rows, heads * head_dim]
+  float* workspace = nullptr;  // on a device: where its blocks meet over long sequences, as large as the backend says
 };
 void Attend(const Context& context, const AttendCall& call);
 

@@ -6,100 +6,13 @@
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/decode_lane.h"
 #include "quant/half.h"
 
 namespace hproc::kernels {
 namespace {
 
 using quant::Mode;
-
-constexpr int kSets = 16;
-constexpr int kHalfCodes = 32;  // of one lane
-
-// Where the bits of a code of step s, nibble i stand among the words of a half-lane, by p as the header draws it:
-// visit(word, bit of the word, bit of the code).
-template <typename Visit>
-void ForEachBit(int low_bits, int s, int i, Visit&& visit) {
-  switch (low_bits) {
-    case 0:
-      return;
-    case 1:
-      visit(0, 4 * i + s, 0);
-      return;
-    case 2:
-      for (int b = 0; b < 2; ++b) visit(s / 2, 4 * i + 2 * (s % 2) + b, b);
-      return;
-    case 3:
-      for (int b = 0; b < 3; ++b) {
-        if (s < 3) {
-          visit(s, 4 * i + b, b);
-        } else {
-          visit(b, 4 * i + 3, b);
-        }
-      }
-      return;
-    default:
-      for (int b = 0; b < 4; ++b) visit(s, 4 * i + b, b);
-      for (int b = 4; b < low_bits; ++b) visit(b, 4 * i + s, b);
-  }
-}
-
-// The codes of one lane [halves][32] to its words and its byte, and back.
-struct LaneCodes {
-  std::array<uint32_t, 12> words{};
-  uint8_t byte = 0;
-};
-
-LaneCodes PackLane(const uint8_t* codes, int levels, int halves) {
-  const quant::PlaneLayout planes = quant::PlanesOf(levels);
-  LaneCodes lane;
-  for (int c = 0; c < halves * kHalfCodes; ++c) {
-    const int half = c / kHalfCodes;
-    ForEachBit(planes.low_bits, c % kHalfCodes / 8, c % 8, [&](int word, int bit, int code_bit) {
-      lane.words[static_cast<size_t>(half * planes.low_bits + word)] |= ((codes[c] >> code_bit) & 1u) << bit;
-    });
-  }
-  if (!planes.ternary) return lane;
-  const int sets = halves * kSets / 2;
-  const auto digit = [&](int set, int i) { return set < sets ? codes[set * 4 + i] >> planes.low_bits : 0; };
-  for (int word = 0; word < halves + 1; ++word) {
-    for (int i = 0; i < 4; ++i) {
-      std::array<int, 5> digits{};
-      for (int j = 0; j < 5; ++j) digits[static_cast<size_t>(j)] = digit(word * 5 + j, i);
-      lane.words[static_cast<size_t>(halves * planes.low_bits + word)] |= uint32_t{quant::EncodeTernary(digits)} << (8 * i);
-    }
-  }
-  for (int i = 0; halves == 2 && i < 4; ++i) lane.byte = static_cast<uint8_t>(lane.byte | (digit(kSets - 1, i) << (2 * i)));
-  return lane;
-}
-
-void UnpackLane(const LaneCodes& lane, int levels, int halves, uint8_t* codes) {
-  const quant::PlaneLayout planes = quant::PlanesOf(levels);
-  for (int c = 0; c < halves * kHalfCodes; ++c) {
-    const int half = c / kHalfCodes;
-    unsigned code = 0;
-    ForEachBit(planes.low_bits, c % kHalfCodes / 8, c % 8, [&](int word, int bit, int code_bit) {
-      code |= ((lane.words[static_cast<size_t>(half * planes.low_bits + word)] >> bit) & 1u) << code_bit;
-    });
-    if (planes.ternary) {
-      const int set = c / 4;
-      unsigned digit = (lane.byte >> (2 * (c % 4))) & 3u;
-      if (set < kSets - 1) {
-        const uint32_t word = lane.words[static_cast<size_t>(halves * planes.low_bits + set / 5)];
-        digit = static_cast<unsigned>(quant::DecodeTernary(static_cast<uint8_t>(word >> (8 * (c % 4))), set % 5));
-      }
-      code |= digit << planes.low_bits;
-    }
-    codes[c] = static_cast<uint8_t>(code);
-  }
-}
-
-int TileHalves(const DecodeOrder& order, int64_t column_tile) {
-  return column_tile + 1 == order.column_tiles ? order.last_tile_halves : 2;
-}
-
-// The column of code c of lane `lane`, from the tile's first.
-int ColumnInTile(int lane, int c) { return c / kHalfCodes * kHalfColumns + lane % 4 * kHalfCodes + c % kHalfCodes; }
 
 template <typename T>
 T Load(const std::byte* from, int64_t index) {

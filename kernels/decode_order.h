@@ -108,6 +108,11 @@ struct DecodeMatrix {
   DecodeOrder order() const { return DecodeOrderOf(rows, columns, format, outliers); }
 };
 
+// How many column halves tile `column_tile` of a row has.
+constexpr int TileHalves(const DecodeOrder& order, int64_t column_tile) {
+  return column_tile + 1 == order.column_tiles ? order.last_tile_halves : 2;
+}
+
 // Writes `matrix` in decode order; `bytes` has DecodeOrderOf(...).total_bytes, all of which are written. The format must
 // have a decode order. Thread-safe.
 DecodeMatrix WriteDecodeOrder(const quant::XfpMatrix& matrix, std::span<std::byte> bytes);

@@ -14,6 +14,7 @@ namespace hproc::kernels {
 // before the pass come from the slot's state and the last kernel - 1 inputs go back into it.
 struct CausalConvCall {
   std::span<const SequenceRun> runs;
+  int64_t rows = 0;         // of all runs
   float* values = nullptr;  // [rows, channels]
   int64_t channels = 0;
   int64_t kernel = 0;              // >= 1
@@ -33,8 +34,9 @@ void CausalConvSilu(const Context& context, const CausalConvCall& call);
 // Value head h uses key head h / (value_heads / key_heads).
 struct DeltaRuleCall {
   std::span<const SequenceRun> runs;
-  // [rows, 2 * key_heads * key_dim + value_heads * value_dim]: queries, keys, values after the convolution. The queries
-  // and keys are normalized in place.
+  int64_t rows = 0;  // of all runs
+  // [rows, 2 * key_heads * key_dim + value_heads * value_dim]: queries, keys, values after the convolution. What is left of
+  // the queries and keys is the backend's own: the host's normalize them in place.
   float* qkv = nullptr;
   const float* a = nullptr;  // [rows, value_heads]
   const float* b = nullptr;  // [rows, value_heads]

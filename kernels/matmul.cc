@@ -1,6 +1,9 @@
 #include "kernels/matmul.h"
 
+#include <vector>
+
 #include "base/check.h"
+#include "kernels/device_backend.h"
 #include "kernels/matmul_backends.h"
 
 namespace hproc::kernels {
@@ -21,6 +24,16 @@ void QuantizeActivations(const Context& context, const Activations& activations)
   if (context.backend == Backend::kCpu) cpu::QuantizeActivations(context, activations);
 }
 
+void AddBias(const Context& context, const BiasCall& call) {
+  if (context.device != nullptr) return context.device->AddBias(call);
+  const int64_t columns = call.bias->columns;
+  std::vector<float> decoded(static_cast<size_t>(columns));
+  DecodeMatrixRow(*call.bias, 0, decoded.data());
+  for (int64_t r = 0; r < call.rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) call.values[r * columns + c] += decoded[static_cast<size_t>(c)];
+  }
+}
+
 void Matmul(const Context& context, std::span<const MatmulCall> calls) {
   for (const MatmulCall& call : calls) {
     HPROC_CHECK(call.weight->columns == call.input->columns, "columns of weight and input");
@@ -31,6 +44,7 @@ void Matmul(const Context& context, std::span<const MatmulCall> calls) {
   switch (context.backend) {
     case Backend::kReference: reference::Matmul(calls); return;
     case Backend::kCpu: cpu::Matmul(context, calls); return;
+    case Backend::kDevice: context.device->Matmul(calls); return;
   }
 }
 

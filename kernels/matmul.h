@@ -59,7 +59,15 @@ struct MatmulCall {
 // The whole matrix times all tokens; output [tokens, weight.rows].
 MatmulCall WholeProduct(const Matrix& weight, const Activations& input, float* output);
 
-// Outputs of different calls must not overlap. Inputs with XFP weights must be rounded before.
+// values[r] += bias for `rows` rows of bias->columns.
+struct BiasCall {
+  const Matrix* bias = nullptr;  // [1, columns], plain storage
+  float* values = nullptr;       // [rows, columns]
+  int64_t rows = 0;
+};
+void AddBias(const Context& context, const BiasCall& call);
+
+// Outputs of different calls must not overlap. On a device: whole products alone. Inputs with XFP weights must be rounded before.
 void Matmul(const Context& context, std::span<const MatmulCall> calls);
 
 }  // namespace hproc::kernels

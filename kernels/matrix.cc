@@ -24,6 +24,9 @@ void DecodeMatrixRow(const Matrix& matrix, int64_t row, float* values) {
     case Storage::kXfp:
       quant::DecodeRow(matrix.xfp, row, {values, static_cast<size_t>(matrix.columns)});
       return;
+    case Storage::kDecodeOrder:
+      DecodeOrderedRow(matrix.decode, row, {values, static_cast<size_t>(matrix.columns)});
+      return;
     case Storage::kInt8: break;
   }
   HPROC_CHECK(false, "no weights are stored so");

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/context.h"
+#include "kernels/matrix.h"
 
 namespace hproc::kernels {
 
@@ -56,5 +57,28 @@ struct CombineCall {
   int64_t columns = 0;
 };
 void Combine(const Context& context, const CombineCall& call);
+
+// Routed experts, for a device, which knows alone who was chosen: first output[row * top + k] = silu(gate x) * (up x), where
+// gate and up are expert chosen[row][k]'s and x is input row `row` …
+struct ExpertsGateUpCall {
+  const Matrix* weight = nullptr;  // [experts * 2 * width, columns], the gate rows of an expert before its up rows
+  int64_t width = 0;
+  const float* input = nullptr;  // [rows, columns]
+  int64_t rows = 0;
+  int64_t top = 0;
+  const int32_t* chosen = nullptr;  // [rows, top]
+  float* output = nullptr;          // [rows * top, width]
+};
+// … then residual[row] += sum over k of weights[row][k] * (down input[row * top + k]).
+struct ExpertsDownCall {
+  const Matrix* weight = nullptr;  // [experts * columns, width]
+  int64_t columns = 0;             // of the residual
+  const float* input = nullptr;    // [rows * top, width]
+  int64_t rows = 0;
+  int64_t top = 0;
+  const int32_t* chosen = nullptr;
+  const float* weights = nullptr;  // [rows, top]
+  float* residual = nullptr;       // [rows, columns]
+};
 
 }  // namespace hproc::kernels

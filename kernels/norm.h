@@ -12,6 +12,7 @@ namespace hproc::kernels {
 // weight_offset is 1 where the checkpoint stores weights centred on zero (Qwen3.5), else 0. In place is allowed.
 struct RmsNormCall {
   const float* input = nullptr;  // [rows, columns], rows `input_stride` floats apart
+  const int32_t* input_rows = nullptr;  // [rows]: which row of `input` each is; null: in order
   int64_t input_stride = 0;
   float* output = nullptr;
   int64_t output_stride = 0;

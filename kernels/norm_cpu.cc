@@ -30,7 +30,7 @@ void ScaleRow(const float* HWY_RESTRICT input, float factor, const float* HWY_RE
 
 void RmsNormRows(const RmsNormCall& call, const float* weight, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
-    const float* in = call.input + r * call.input_stride;
+    const float* in = call.input + (call.input_rows != nullptr ? call.input_rows[r] : r) * call.input_stride;
     const float mean = SumOfSquares(in, call.columns) / static_cast<float>(call.columns);
     ScaleRow(in, 1.0f / std::sqrt(mean + call.epsilon), weight, call.columns, call.output + r * call.output_stride);
   }

@@ -19,7 +19,7 @@ void RmsNorm(const RmsNormCall& call) {
   std::vector<float> weight(static_cast<size_t>(call.columns));
   DecodeMatrixRow(*call.weight, 0, weight.data());
   for (int64_t r = 0; r < call.rows; ++r) {
-    const float* in = call.input + r * call.input_stride;
+    const float* in = call.input + (call.input_rows != nullptr ? call.input_rows[r] : r) * call.input_stride;
     float* out = call.output + r * call.output_stride;
     const double inverse = InverseRms(in, call.columns, call.epsilon);
     for (int64_t c = 0; c < call.columns; ++c) {

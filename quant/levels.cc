@@ -57,29 +57,7 @@ void UnpackRow(std::span<const uint8_t> packed, int levels, std::span<uint8_t> c
   const PlaneLayout planes = PlanesOf(levels);
   const auto columns = static_cast<int64_t>(codes.size());
   HPROC_CHECK(static_cast<int64_t>(packed.size()) == CodeBytesPerRow(columns, levels), "size of a packed row");
-  const uint8_t* in = packed.data();
-  for (int64_t base = 0; base < columns; base += kUnitColumns) {
-    std::array<unsigned, kUnitColumns> unit{};
-    ForEachBitPlane(planes.low_bits, [&](int bits, int shift) {
-      const int bytes = kUnitColumns * bits / 8;
-      for (int c = 0; c < kUnitColumns; ++c) {
-        const unsigned field = (static_cast<unsigned>(in[c % bytes]) >> (bits * (c / bytes))) & ((1u << bits) - 1);
-        unit[static_cast<size_t>(c)] |= field << shift;
-      }
-      in += bytes;
-    });
-    if (planes.ternary) {
-      for (int c = 0; c < kUnitColumns; ++c) {
-        const auto digit = static_cast<unsigned>(DecodeTernary(in[c % kTernaryUnitBytes], c / kTernaryUnitBytes));
-        unit[static_cast<size_t>(c)] |= digit << planes.low_bits;
-      }
-      in += kTernaryUnitBytes;
-    }
-    const int64_t count = std::min<int64_t>(kUnitColumns, columns - base);
-    for (int64_t c = 0; c < count; ++c) {
-      codes[static_cast<size_t>(base + c)] = static_cast<uint8_t>(unit[static_cast<size_t>(c)]);
-    }
-  }
+  for (int64_t c = 0; c < columns; ++c) codes[static_cast<size_t>(c)] = static_cast<uint8_t>(CodeAt(packed.data(), planes, c));
 }
 
 }  // namespace hproc::quant

@@ -75,6 +75,23 @@ constexpr int DecodeTernary(uint8_t byte, int digit) {
   return static_cast<int>((fraction * 3) >> 8);
 }
 
+// The code of one column of a packed row.
+constexpr unsigned CodeAt(const uint8_t* packed, PlaneLayout planes, int64_t column) {
+  const uint8_t* in = packed + column / kUnitColumns * planes.unit_bytes();
+  const auto c = static_cast<int>(column % kUnitColumns);
+  unsigned code = 0;
+  int shift = 0;
+  for (int bits = 4; bits > 0; bits /= 2) {
+    if ((planes.low_bits & bits) == 0) continue;
+    const int bytes = kUnitColumns * bits / 8;
+    code |= ((static_cast<unsigned>(in[c % bytes]) >> (bits * (c / bytes))) & ((1u << bits) - 1)) << shift;
+    shift += bits;
+    in += bytes;
+  }
+  if (!planes.ternary) return code;
+  return code | static_cast<unsigned>(DecodeTernary(in[c % kTernaryUnitBytes], c / kTernaryUnitBytes)) << planes.low_bits;
+}
+
 // Packs one row of codes, each in [0, levels); `packed` has CodeBytesPerRow bytes, all of which are written.
 void PackRow(std::span<const uint8_t> codes, int levels, std::span<uint8_t> packed);
 

@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kernels/device_backend.h"
+#include "kernels/embedding.h"
 #include "kernels/gated_delta.h"
 #include "kernels/moe.h"
 #include "kernels/norm.h"
@@ -53,8 +55,14 @@ ActivationPlace TakeActivations(ArenaPlan& plan, int64_t rows, int64_t columns) 
   return place;
 }
 
+// Null where the layer turns nothing.
+const std::vector<float>* FrequenciesOf(const LayerSpec& layer) {
+  const auto* attention = std::get_if<AttentionSpec>(&layer.mixer);
+  return attention == nullptr ? nullptr : attention->inverse_frequencies.get();
+}
+
 struct AttentionPlaces {
-  int64_t query = 0, key = 0, value = 0;
+  int64_t query = 0, key = 0, value = 0, workspace = 0;
   ActivationPlace attended;
 };
 struct DeltaPlaces {
@@ -71,6 +79,9 @@ struct MoePlaces {
 
 // Where everything is, as offsets first and as pointers once the arena is there.
 struct Engine::Buffers {
+  int64_t workspace = 0;
+  int64_t tokens = 0, runs = 0, logit_rows = 0;  // what a pass is told
+  std::vector<int64_t> frequencies;              // by layer; layers that turn alike share them
   int64_t residual = 0;
   int64_t cosines = 0;
   int64_t sines = 0;
@@ -89,14 +100,24 @@ struct Engine::Buffers {
   Buffers(const ModelSpec& spec, const EngineShape& shape) {
     ArenaPlan plan;
     const int64_t rows = shape.pass_tokens;
+    workspace = plan.Take(shape.workspace.bytes);
+    tokens = plan.Take(rows * 4);
+    runs = plan.Take(shape.slots * static_cast<int64_t>(sizeof(SequenceRun)));
+    logit_rows = plan.Take(shape.logit_rows * 4);
+    frequencies.resize(spec.layers.size());
+    for (size_t i = 0; i < spec.layers.size(); ++i) {
+      const std::vector<float>* own = FrequenciesOf(spec.layers[i]);
+      if (own == nullptr) continue;
+      size_t same = 0;
+      while (same < i && (FrequenciesOf(spec.layers[same]) == nullptr || *FrequenciesOf(spec.layers[same]) != *own)) ++same;
+      frequencies[i] = same < i ? frequencies[same] : plan.Take(std::max<int64_t>(1, static_cast<int64_t>(own->size())) * 4);
+    }
     residual = plan.Take(rows * spec.hidden * 4);
     normed = TakeActivations(plan, rows, spec.hidden);
     mixed = plan.Take(rows * spec.hidden * 4);
     int64_t pairs = 0;
     for (const LayerSpec& layer : spec.layers) {
-      if (const auto* a = std::get_if<AttentionSpec>(&layer.mixer)) {
-        pairs = std::max(pairs, static_cast<int64_t>(a->inverse_frequencies->size()));
-      }
+      if (const std::vector<float>* own = FrequenciesOf(layer)) pairs = std::max(pairs, static_cast<int64_t>(own->size()));
     }
     cosines = plan.Take(rows * pairs * 4);
     sines = plan.Take(rows * pairs * 4);
@@ -110,6 +131,7 @@ struct Engine::Buffers {
         at_attention.key = plan.Take(rows * a->kv_columns() * 4);
         at_attention.value = plan.Take(rows * a->kv_columns() * 4);
         at_attention.attended = TakeActivations(plan, rows, a->heads * a->head_dim);
+        at_attention.workspace = plan.Take(shape.workspace.attention_bytes);
       } else {
         const auto& d = std::get<GatedDeltaSpec>(layer.mixer);
         at_delta.qkv = plan.Take(rows * d.conv_channels() * 4);
@@ -203,7 +225,7 @@ void Engine::AllocateCache() {
   delta_states_.resize(layers);
   const auto zeroed = [&](int64_t bytes, MemoryUse use, const std::string& name) {
     kernels::DeviceBuffer buffer = memory_.Allocate(bytes, use, name);
-    std::memset(buffer.data(), 0, static_cast<size_t>(buffer.bytes()));
+    kernels::Zero(context_, buffer.data(), buffer.bytes());
     return buffer;
   };
   for (size_t i = 0; i < layers; ++i) {
@@ -223,6 +245,13 @@ void Engine::AllocateActivations() {
   buffers_ = std::make_unique<Buffers>(spec(), shape_);
   arena_ = memory_.Allocate(buffers_->bytes, MemoryUse::kActivations, "activations");
   buffers_->base = arena_.data();
+  for (size_t i = 0; i < spec().layers.size(); ++i) {
+    const std::vector<float>* own = FrequenciesOf(spec().layers[i]);
+    if (own != nullptr) kernels::Upload(context_, buffers_->base + buffers_->frequencies[i], std::as_bytes(std::span(*own)));
+  }
+  if (context_.device == nullptr) return;
+  context_.device->UseWorkspace({buffers_->base + buffers_->workspace, static_cast<size_t>(shape_.workspace.bytes)});
+  host_logits_.resize(static_cast<size_t>(shape_.logit_rows * spec().vocabulary));
 }
 
 void Engine::ResetSlot(int slot) {
@@ -233,7 +262,7 @@ void Engine::ResetSlot(int slot) {
       if (buffer->bytes() == 0) continue;
       const auto& delta = std::get<GatedDeltaSpec>(spec().layers[i].mixer);
       const int64_t per_slot = (buffer == &conv_states_[i] ? ConvStateBytes(delta, shape_) : DeltaStateBytes(delta, shape_)) / shape_.slots;
-      std::memset(buffer->data() + slot * per_slot, 0, static_cast<size_t>(per_slot));
+      kernels::Zero(context_, buffer->data() + slot * per_slot, per_slot);
     }
   }
 }
@@ -257,12 +286,7 @@ void Engine::Round(const Activations& activations) {
 
 void Engine::AddBias(TensorRole role, int layer, float* values, int64_t rows) {
   const Matrix* bias = model_.Find(role, layer);
-  if (bias == nullptr) return;
-  std::vector<float> decoded(static_cast<size_t>(bias->columns));
-  DecodeMatrixRow(*bias, 0, decoded.data());
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < bias->columns; ++c) values[r * bias->columns + c] += decoded[static_cast<size_t>(c)];
-  }
+  if (bias != nullptr) kernels::AddBias(context_, {.bias = bias, .values = values, .rows = rows});
 }
 
 void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const SequenceRun> runs, int64_t rows) {
@@ -306,12 +330,12 @@ void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const Seq
     cache.key_scales = reinterpret_cast<uint16_t*>(static_cast<std::byte*>(cache.keys) + bytes);
     cache.value_scales = reinterpret_cast<uint16_t*>(static_cast<std::byte*>(cache.values) + bytes);
   }
-  StoreKeysValues(context_, {.runs = runs, .keys = key, .values = value, .cache = cache});
+  StoreKeysValues(context_, {.runs = runs, .rows = rows, .keys = key, .values = value, .cache = cache});
   const Activations attended = buffers_->At(at.attended, rows, spec.heads * spec.head_dim);
-  Attend(context_, {.runs = runs, .queries = query, .query_stride = spec.query_columns(),
+  Attend(context_, {.runs = runs, .rows = rows, .queries = query, .query_stride = spec.query_columns(),
                     .query_head_stride = head_stride, .heads = spec.heads,
                     .scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim)), .cache = cache,
-                    .output = attended.values});
+                    .output = attended.values, .workspace = buffers_->Floats(at.workspace)});
   if (spec.output_gate) {
     SigmoidGate(context_, {.values = attended.values, .gate = query + spec.head_dim,
                            .gate_row_stride = spec.query_columns(), .gate_head_stride = head_stride, .rows = rows,
@@ -336,11 +360,11 @@ void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const S
                                     WholeProduct(W(TensorRole::kDeltaA, layer), normed, a),
                                     WholeProduct(W(TensorRole::kDeltaB, layer), normed, b)};
   Matmul(context_, projections);
-  CausalConvSilu(context_, {.runs = runs, .values = qkv, .channels = spec.conv_channels(), .kernel = spec.conv_kernel,
+  CausalConvSilu(context_, {.runs = runs, .rows = rows, .values = qkv, .channels = spec.conv_channels(), .kernel = spec.conv_kernel,
                             .weight = &W(TensorRole::kDeltaConv, layer),
                             .state = conv_states_[static_cast<size_t>(layer)].as<float>()});
   const Activations core = buffers_->At(at.core, rows, spec.value_columns());
-  GatedDeltaRule(context_, {.runs = runs, .qkv = qkv, .a = a, .b = b, .a_log = &W(TensorRole::kDeltaALog, layer),
+  GatedDeltaRule(context_, {.runs = runs, .rows = rows, .qkv = qkv, .a = a, .b = b, .a_log = &W(TensorRole::kDeltaALog, layer),
                             .dt_bias = &W(TensorRole::kDeltaDtBias, layer), .key_heads = spec.key_heads,
                             .value_heads = spec.value_heads, .key_dim = spec.key_dim, .value_dim = spec.value_dim,
                             .state = delta_states_[static_cast<size_t>(layer)].as<float>(), .output = core.values});
@@ -368,6 +392,48 @@ void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
   Route(context_, {.logits = buffers_->Floats(at.logits), .rows = rows, .experts = spec.experts, .top = top,
                    .normalize = spec.normalize, .chosen = chosen, .weights = weights});
 
+  const Activations expert_hidden = buffers_->At(at.hidden, routes, spec.width);
+  Activations shared_hidden;
+  if (spec.shared_width > 0) shared_hidden = buffers_->At(at.shared_hidden, rows, spec.shared_width);
+  float* shared_gate = buffers_->Floats(at.shared_gate);
+  float* shared_up = buffers_->Floats(at.shared_up);
+  float* shared_out = spec.shared_width > 0 ? buffers_->Floats(at.shared_out) : nullptr;
+  const auto add_shared = [&](std::vector<MatmulCall>& calls) {
+    if (spec.shared_width == 0) return;
+    calls.push_back(WholeProduct(W(TensorRole::kSharedGate, layer), normed, shared_gate));
+    calls.push_back(WholeProduct(W(TensorRole::kSharedUp, layer), normed, shared_up));
+  };
+  const auto activate_shared = [&] {
+    if (spec.shared_width == 0) return;
+    SwiGlu(context_, {.gate = shared_gate, .up = shared_up, .input_stride = spec.shared_width,
+                      .output = shared_hidden.values, .rows = rows, .columns = spec.shared_width});
+    Round(shared_hidden);
+  };
+  const auto add_shared_down = [&](std::vector<MatmulCall>& calls) {
+    if (spec.shared_width > 0) calls.push_back(WholeProduct(W(TensorRole::kSharedDown, layer), shared_hidden, shared_out));
+  };
+  std::vector<MatmulCall>& calls = buffers_->calls;
+  float* residual = buffers_->Floats(buffers_->residual);
+
+  if (context_.device != nullptr) {  // it looks for its experts itself
+    context_.device->ExpertsGateUp({.weight = &W(TensorRole::kExpertsGateUp, layer), .width = spec.width,
+                                    .input = normed.values, .rows = rows, .top = top, .chosen = chosen,
+                                    .output = expert_hidden.values});
+    context_.device->ExpertsDown({.weight = &W(TensorRole::kExpertsDown, layer), .columns = hidden,
+                                  .input = expert_hidden.values, .rows = rows, .top = top, .chosen = chosen,
+                                  .weights = weights, .residual = residual});
+    if (spec.shared_width == 0) return;
+    calls.clear();
+    add_shared(calls);
+    Matmul(context_, calls);
+    activate_shared();
+    calls.clear();
+    add_shared_down(calls);
+    Matmul(context_, calls);
+    Combine(context_, {.residual = residual, .shared = shared_out, .shared_gate = gate, .rows = rows, .columns = hidden});
+    return;
+  }
+
   // The routes of each expert, in order of token: which input row, and which route they fill.
   std::vector<int32_t>& begin = buffers_->expert_begin;
   begin.assign(static_cast<size_t>(spec.experts) + 1, 0);
@@ -383,7 +449,6 @@ void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
   for (size_t e = static_cast<size_t>(spec.experts); e > 0; --e) begin[e] = begin[e - 1];  // the filling moved each on
   begin[0] = 0;
 
-  std::vector<MatmulCall>& calls = buffers_->calls;
   // Every expert with its tokens: rows [e * rows_per_expert, …) of `weight`.
   const auto expert_calls = [&](const Matrix& weight, int64_t rows_per_expert, const Activations& input,
                                 const int32_t* input_rows, float* output) {
@@ -399,66 +464,70 @@ void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
   calls.clear();
   float* gate_up = buffers_->Floats(at.gate_up);
   expert_calls(W(TensorRole::kExpertsGateUp, layer), 2 * spec.width, normed, list_tokens, gate_up);
-  if (spec.shared_width > 0) {
-    calls.push_back(WholeProduct(W(TensorRole::kSharedGate, layer), normed, buffers_->Floats(at.shared_gate)));
-    calls.push_back(WholeProduct(W(TensorRole::kSharedUp, layer), normed, buffers_->Floats(at.shared_up)));
-  }
+  add_shared(calls);
   Matmul(context_, calls);
 
-  const Activations expert_hidden = buffers_->At(at.hidden, routes, spec.width);
   SwiGlu(context_, {.gate = gate_up, .up = gate_up + spec.width, .input_stride = 2 * spec.width,
                     .output = expert_hidden.values, .rows = routes, .columns = spec.width});
   Round(expert_hidden);
-  Activations shared_hidden;
-  if (spec.shared_width > 0) {
-    shared_hidden = buffers_->At(at.shared_hidden, rows, spec.shared_width);
-    SwiGlu(context_, {.gate = buffers_->Floats(at.shared_gate), .up = buffers_->Floats(at.shared_up),
-                      .input_stride = spec.shared_width, .output = shared_hidden.values, .rows = rows,
-                      .columns = spec.shared_width});
-    Round(shared_hidden);
-  }
+  activate_shared();
 
   calls.clear();
   float* routed = buffers_->Floats(at.routed);
   expert_calls(W(TensorRole::kExpertsDown, layer), hidden, expert_hidden, list_rows, routed);
-  const float* shared = nullptr;
-  if (spec.shared_width > 0) {
-    float* shared_out = buffers_->Floats(at.shared_out);
-    calls.push_back(WholeProduct(W(TensorRole::kSharedDown, layer), shared_hidden, shared_out));
-    shared = shared_out;
-  }
+  add_shared_down(calls);
   Matmul(context_, calls);
-  Combine(context_, {.residual = buffers_->Floats(buffers_->residual), .routed = routed, .weights = weights, .top = top,
-                     .shared = shared, .shared_gate = gate, .rows = rows, .columns = hidden});
+  Combine(context_, {.residual = residual, .routed = routed, .weights = weights, .top = top, .shared = shared_out,
+                     .shared_gate = gate, .rows = rows, .columns = hidden});
 }
 
 const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
                           std::span<const int32_t> logit_rows) {
   const auto rows = static_cast<int64_t>(tokens.size());
-  const int64_t hidden = spec().hidden;
   HPROC_CHECK(buffers_ != nullptr && buffers_->base != nullptr && !keys_.empty(), "memory for a pass");
-  HPROC_CHECK(rows <= shape_.pass_tokens && static_cast<int>(logit_rows.size()) <= shape_.logit_rows, "size of a pass");
-  float* residual = buffers_->Floats(buffers_->residual);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int32_t token = tokens[static_cast<size_t>(r)];
-    HPROC_CHECK(token >= 0 && token < spec().vocabulary, "a token of the vocabulary");
-    DecodeMatrixRow(W(TensorRole::kEmbedding, -1), token, residual + r * hidden);
+  HPROC_CHECK(rows <= shape_.pass_tokens && static_cast<int>(logit_rows.size()) <= shape_.logit_rows &&
+                  static_cast<int>(runs.size()) <= shape_.slots, "size of a pass");
+  for (const int32_t token : tokens) HPROC_CHECK(token >= 0 && token < spec().vocabulary, "a token of the vocabulary");
+  for (const SequenceRun& run : runs) {
+    HPROC_CHECK(run.first_position >= 0 && run.first_position + run.tokens <= shape_.context, "positions of the cache");
   }
-  const std::vector<float>* angles_of = nullptr;  // layers with the same frequencies share their angles
+  kernels::Upload(context_, buffers_->Ints(buffers_->tokens), std::as_bytes(tokens));
+  auto* placed_runs = reinterpret_cast<SequenceRun*>(buffers_->base + buffers_->runs);
+  kernels::Upload(context_, placed_runs, std::as_bytes(runs));
+  kernels::Upload(context_, buffers_->Ints(buffers_->logit_rows), std::as_bytes(logit_rows));
+  const auto asked = static_cast<int64_t>(logit_rows.size());
+  const auto run_blocks = [&] { RunBlocks({placed_runs, runs.size()}, rows, asked); };
+  const bool decodes = rows == static_cast<int64_t>(runs.size());  // one token of each sequence
+  if (context_.device == nullptr || !decodes) {
+    run_blocks();
+  } else {
+    context_.device->Replay(rows * (int64_t{shape_.logit_rows} + 1) + asked, run_blocks);
+  }
+  if (logit_rows.empty()) return nullptr;
+  float* logits = buffers_->Floats(buffers_->logits);
+  if (context_.device == nullptr) return logits;
+  const std::span<float> out = std::span(host_logits_).first(static_cast<size_t>(asked * spec().vocabulary));
+  context_.device->Download(std::as_writable_bytes(out), logits);
+  return out.data();
+}
+
+// All of a pass but what comes from the host and goes back to it.
+void Engine::RunBlocks(std::span<const SequenceRun> runs, int64_t rows, int64_t logit_rows) {
+  const int64_t hidden = spec().hidden;
+  float* residual = buffers_->Floats(buffers_->residual);
+  EmbedTokens(context_, {.weight = &W(TensorRole::kEmbedding, -1), .tokens = buffers_->Ints(buffers_->tokens),
+                         .rows = rows, .output = residual});
+  int64_t angles_of = -1;  // layers with the same frequencies share their angles
   for (int i = 0; i < static_cast<int>(spec().layers.size()); ++i) {
     const LayerSpec& layer = spec().layers[static_cast<size_t>(i)];
     Norm(TensorRole::kMixerNorm, i, rows);
     if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
-      const std::vector<float>& frequencies = *attention->inverse_frequencies;
-      if (angles_of == nullptr || *angles_of != frequencies) {
-        for (const SequenceRun& run : runs) {
-          for (int32_t t = 0; t < run.tokens; ++t) {
-            const int64_t at = (run.first_row + t) * static_cast<int64_t>(frequencies.size());
-            kernels::RotaryAngles(run.first_position + t, frequencies, buffers_->Floats(buffers_->cosines) + at,
-                                  buffers_->Floats(buffers_->sines) + at);
-          }
-        }
-        angles_of = &frequencies;
+      const int64_t frequencies = buffers_->frequencies[static_cast<size_t>(i)];
+      if (angles_of != frequencies) {
+        RotaryAngles(context_, {.runs = runs, .rows = rows, .inverse_frequencies = buffers_->Floats(frequencies),
+                                .pairs = static_cast<int64_t>(attention->inverse_frequencies->size()),
+                                .cosines = buffers_->Floats(buffers_->cosines), .sines = buffers_->Floats(buffers_->sines)});
+        angles_of = frequencies;
       }
       Attention(i, *attention, runs, rows);
     } else {
@@ -468,21 +537,17 @@ const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const Seque
     Norm(TensorRole::kFeedForwardNorm, i, rows);
     MixtureOfExperts(i, layer.feed_forward, rows);
   }
-  if (logit_rows.empty()) return nullptr;
+  if (logit_rows == 0) return;
 
   // Only the rows asked for go through the last norm and the head.
-  const Activations last = buffers_->At(buffers_->last, static_cast<int64_t>(logit_rows.size()), hidden);
-  for (size_t i = 0; i < logit_rows.size(); ++i) {
-    RmsNorm(context_, {.input = residual + logit_rows[i] * hidden, .input_stride = hidden,
-                       .output = last.values + static_cast<int64_t>(i) * hidden, .output_stride = hidden, .rows = 1,
-                       .columns = hidden, .weight = &W(TensorRole::kFinalNorm, -1), .weight_offset = spec().norm_offset,
-                       .epsilon = spec().norm_epsilon});
-  }
+  const Activations last = buffers_->At(buffers_->last, logit_rows, hidden);
+  RmsNorm(context_, {.input = residual, .input_rows = buffers_->Ints(buffers_->logit_rows), .input_stride = hidden,
+                     .output = last.values, .output_stride = hidden, .rows = logit_rows, .columns = hidden,
+                     .weight = &W(TensorRole::kFinalNorm, -1), .weight_offset = spec().norm_offset,
+                     .epsilon = spec().norm_epsilon});
   Round(last);
-  float* logits = buffers_->Floats(buffers_->logits);
-  const MatmulCall head = WholeProduct(model_.Head(), last, logits);
+  const MatmulCall head = WholeProduct(model_.Head(), last, buffers_->Floats(buffers_->logits));
   Matmul(context_, {&head, 1});
-  return logits;
 }
 
 }  // namespace hproc::worker

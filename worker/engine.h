@@ -1,9 +1,8 @@
-// Engine: runs a model over sequences in cache slots. Knows blocks, not architectures; the same code drives the reference
-// and the CPU backend.
+// Engine: runs a model over sequences in cache slots. Knows blocks, not architectures; the same code drives every backend.
 //
 // A pass takes tokens of several sequences at once, a few of one (prefill) or one of many (decode) or both mixed. Every
 // sequence's result is the same bits however its tokens were cut into passes and whatever else was in them, but for
-// Backend::kReference, which promises values only.
+// Backend::kReference and kDevice, which promise values only.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +19,12 @@
 
 namespace hproc::worker {
 
+// What a device's operations need beside the activations.
+struct EngineWorkspace {
+  int64_t bytes = 0;            // throughout a pass
+  int64_t attention_bytes = 0;  // while an attention layer runs
+};
+
 // What the engine is to hold at once.
 struct EngineShape {
   int slots = 1;        // sequences
@@ -27,6 +32,7 @@ struct EngineShape {
   int pass_tokens = 1;  // tokens of one pass at most; at least `slots`
   int logit_rows = 1;   // rows of one pass whose logits may be asked for
   kernels::Storage kv_storage = kernels::Storage::kFloat16;  // float32, float16 or int8
+  EngineWorkspace workspace;
 };
 
 // Bytes the engine will take, by line of the ledger; the allocations are made from the same sums.
@@ -37,7 +43,7 @@ struct EngineBytes {
 };
 EngineBytes EngineBytesOf(const ModelSpec& spec, const EngineShape& shape);
 
-// Thread-compatible. `model`, `memory` and the context's pool outlive it.
+// Thread-compatible. `model`, `memory` and the context's pool and device outlive it.
 class Engine {
  public:
   Engine(const Model& model, const kernels::Context& context, kernels::DeviceMemory& memory, const EngineShape& shape);
@@ -65,6 +71,7 @@ class Engine {
  private:
   struct Buffers;
 
+  void RunBlocks(std::span<const kernels::SequenceRun> runs, int64_t rows, int64_t logit_rows);
   void Attention(int layer, const AttentionSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
   void GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
   void MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows);
@@ -84,6 +91,7 @@ class Engine {
   std::vector<kernels::DeviceBuffer> delta_states_;
   kernels::DeviceBuffer arena_;
   std::unique_ptr<Buffers> buffers_;
+  std::vector<float> host_logits_;  // of a device's
 };
 
 }  // namespace hproc::worker

@@ -13,7 +13,7 @@ Model::Model(ModelSpec spec, std::vector<LoadedTensor> tensors) : spec_(std::mov
   index_.assign(spec_.layers.size() + 1, std::vector<int>(kRoles, -1));
   for (size_t i = 0; i < tensors_.size(); ++i) {
     index_[static_cast<size_t>(tensors_[i].layer + 1)][static_cast<size_t>(tensors_[i].role)] = static_cast<int>(i);
-    has_packed_ = has_packed_ || tensors_[i].matrix.storage == kernels::Storage::kXfp;
+    has_packed_ = has_packed_ || IsPacked(tensors_[i].matrix.storage);
   }
 }
 

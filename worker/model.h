@@ -24,7 +24,7 @@ class Model {
   Model(ModelSpec spec, std::vector<LoadedTensor> tensors);
 
   const ModelSpec& spec() const { return spec_; }
-  bool has_packed() const { return has_packed_; }  // whether any weight is an XFP container
+  bool has_packed() const { return has_packed_; }  // whether any weight is an XFP matrix
   // nullptr where the model has no such tensor.
   const kernels::Matrix* Find(TensorRole role, int layer) const;
   // Of a tensor that must be there.

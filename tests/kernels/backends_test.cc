@@ -104,7 +104,10 @@ TEST_F(Backends, RotateAgreesAndLeavesTheRestOfTheHead) {
       frequencies[static_cast<size_t>(i)] =
           static_cast<float>(std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(pairs)));
     }
-    for (int32_t r = 0; r < kRows; ++r) RotaryAngles(7 * r, frequencies, &cosines[static_cast<size_t>(r * pairs)], &sines[static_cast<size_t>(r * pairs)]);
+    std::vector<SequenceRun> runs;
+    for (int32_t r = 0; r < kRows; ++r) runs.push_back({.slot = r, .first_position = 7 * r, .first_row = r, .tokens = 1});
+    RotaryAngles(cpu_, {.runs = runs, .rows = kRows, .inverse_frequencies = frequencies.data(), .pairs = pairs,
+                        .cosines = cosines.data(), .sines = sines.data()});
     RotateCall call{.values = ours.data(), .rows = kRows, .heads = kHeads, .row_stride = kHeads * kDim,
                     .head_stride = kDim, .pairs = pairs, .cosines = cosines.data(), .sines = sines.data()};
     Rotate(cpu_, call);
