@@ -72,6 +72,12 @@ std::optional<int> CudaOrdinal(std::string_view device) {
   return ordinal;
 }
 
+std::string CudaNameOf(int ordinal) {
+  cudaDeviceProp properties{};
+  HPROC_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal));
+  return properties.name;
+}
+
 std::optional<DeviceReading> ReadIdleDevice(int ordinal) {
   // By bus address: NVML counts all devices of the machine, CUDA those this process may see.
   std::array<char, 32> bus{};

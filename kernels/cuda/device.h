@@ -17,6 +17,9 @@ int CudaDeviceCount(std::string* reason = nullptr);
 // "cuda" is 0, "cuda:3" is 3; nullopt for anything else.
 std::optional<int> CudaOrdinal(std::string_view device);
 
+// "NVIDIA H200", without making a context; of a device there is. Throws DeviceError.
+std::string CudaNameOf(int ordinal);
+
 struct DeviceReading {
   int64_t total_bytes = 0;
   int64_t used_bytes = 0;  // by everyone

@@ -3,19 +3,12 @@
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/quantize_kernels.h"
+#include "kernels/cuda/stored_value.cuh"
 #include "quant/half.h"
 
 namespace hproc::kernels::cuda {
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-__device__ inline float StoredValue(const void* data, Storage storage, int64_t index) {
-  switch (storage) {
-    case Storage::kBfloat16: return quant::Bfloat16ToFloat(static_cast<const uint16_t*>(data)[index]);
-    case Storage::kFloat16: return quant::HalfToFloat(static_cast<const uint16_t*>(data)[index]);
-    default: return static_cast<const float*>(data)[index];
-  }
-}
 
 __device__ inline bool IsFinite(float value) { return (__float_as_uint(value) & 0x7F800000u) != 0x7F800000u; }
 

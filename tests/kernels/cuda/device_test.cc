@@ -29,7 +29,7 @@ TEST(DeviceErrors, NameTheCallAndThePlace) {
     HPROC_CUDA_CHECK(cudaErrorInvalidValue);
     FAIL();
   } catch (const DeviceError& error) {
-    EXPECT_EQ(error.code(), cudaErrorInvalidValue);
+    EXPECT_EQ(error.kind(), DeviceError::Kind::kLost);
     EXPECT_NE(std::string(error.what()).find("cudaErrorInvalidValue: invalid argument ("), std::string::npos) << error.what();
   }
 }

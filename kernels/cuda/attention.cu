@@ -1,0 +1,280 @@
+#include <cuda_fp16.h>
+
+#include <algorithm>
+#include <cfloat>
+
+#include "base/check.h"
+#include "kernels/cuda/op_kernels.h"
+#include "kernels/cuda/op_parts.cuh"
+
+namespace hproc::kernels {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr float kLargestHalf = 65504.0f;
+
+__global__ void RotaryAnglesKernel(RotaryCall call, const SequenceRun* runs, int run_count) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= call.rows * call.pairs) return;
+  const auto row = static_cast<int>(i / call.pairs);
+  const auto position = static_cast<float>(PlaceOf(runs, run_count, row).position);
+  // The angle is rounded to float32, as the models were trained with; its sine and cosine as on the host.
+  const auto angle = static_cast<double>(position * call.inverse_frequencies[i % call.pairs]);
+  call.cosines[i] = static_cast<float>(cos(angle));
+  call.sines[i] = static_cast<float>(sin(angle));
+}
+
+__global__ void RotateKernel(RotateCall call) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= call.rows * call.heads * call.pairs) return;
+  const int64_t pair = i % call.pairs;
+  const int64_t row = i / call.pairs / call.heads;
+  float* head = call.values + row * call.row_stride + i / call.pairs % call.heads * call.head_stride;
+  const float cosine = call.cosines[row * call.pairs + pair];
+  const float sine = call.sines[row * call.pairs + pair];
+  const float a = head[pair];
+  const float b = head[pair + call.pairs];
+  head[pair] = a * cosine - b * sine;
+  head[pair + call.pairs] = b * cosine + a * sine;
+}
+
+__device__ __forceinline__ void StoreCached(const KvCache& cache, void* base, int64_t index, float value) {
+  if (cache.storage == Storage::kFloat32) {
+    static_cast<float*>(base)[index] = value;
+  } else {  // fminf and fmaxf would make a number of NaN
+    const float bounded = value > kLargestHalf ? kLargestHalf : value < -kLargestHalf ? -kLargestHalf : value;
+    static_cast<__half*>(base)[index] = __float2half_rn(bounded);
+  }
+}
+
+__global__ void StoreKvKernel(StoreKvCall call, const SequenceRun* runs, int run_count) {
+  const KvCache& cache = call.cache;
+  const int64_t width = cache.kv_heads * cache.head_dim;
+  const int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (c >= width) return;
+  const RowPlace at = PlaceOf(runs, run_count, blockIdx.y);
+  const int64_t from = blockIdx.y * width + c;
+  const int64_t to = at.slot * cache.values_per_slot() + (c / cache.head_dim * cache.context + at.position) * cache.head_dim +
+                     c % cache.head_dim;
+  StoreCached(cache, cache.keys, to, call.keys[from]);
+  StoreCached(cache, cache.values, to, call.values[from]);
+}
+
+// kEach values of a cached head from `index` on, of which `count` exist.
+template <int kEach, bool kHalf>
+__device__ __forceinline__ void LoadCached(const void* base, int64_t index, int count, bool wide, float (&values)[kEach]) {
+  if (wide && count == kEach) {
+    if constexpr (kHalf && kEach >= 2) {
+      const auto* from = reinterpret_cast<const __half2*>(static_cast<const __half*>(base) + index);
+      __half2 pairs[kEach / 2];
+      if constexpr (kEach == 8) {
+        *reinterpret_cast<uint4*>(pairs) = *reinterpret_cast<const uint4*>(from);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kEach / 2; ++i) pairs[i] = from[i];
+      }
+#pragma unroll
+      for (int i = 0; i < kEach / 2; ++i) {
+        const float2 two = __half22float2(pairs[i]);
+        values[2 * i] = two.x, values[2 * i + 1] = two.y;
+      }
+      return;
+    } else if constexpr (!kHalf && kEach >= 4) {
+      const auto* from = reinterpret_cast<const float4*>(static_cast<const float*>(base) + index);
+#pragma unroll
+      for (int i = 0; i < kEach / 4; ++i) {
+        const float4 four = from[i];
+        values[4 * i] = four.x, values[4 * i + 1] = four.y, values[4 * i + 2] = four.z, values[4 * i + 3] = four.w;
+      }
+      return;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    if (i >= count) {
+      values[i] = 0;
+    } else if constexpr (kHalf) {
+      values[i] = __half2float(static_cast<const __half*>(base)[index + i]);
+    } else {
+      values[i] = static_cast<const float*>(base)[index + i];
+    }
+  }
+}
+
+// A block a (part of the positions, kv head, row); its warps share out the query heads of the kv head, so that keys and values
+// come from the memory once. A lane holds kEach values of a head; softmax as it goes (Milakov and Gimelshein 2018).
+template <int kEach, bool kHalf>
+__global__ void __launch_bounds__(kThreads)
+    AttendKernel(AttendCall call, const SequenceRun* runs, int run_count, int parts, float* workspace) {
+  constexpr int kAtOnce = 4;  // positions
+  const KvCache& cache = call.cache;
+  const int lane = threadIdx.x % 32;
+  const int part = blockIdx.x;
+  const int kv_head = blockIdx.y;
+  const int row = blockIdx.z;
+  const auto dim = static_cast<int>(cache.head_dim);
+  const auto shared = static_cast<int>(call.heads / cache.kv_heads);
+  const RowPlace at = PlaceOf(runs, run_count, row);
+  const int each = ((at.position + parts) / parts + kAtOnce - 1) / kAtOnce * kAtOnce;
+  const int begin = part * each;
+  const int end = min(at.position + 1, begin + each);
+  const int64_t base = at.slot * cache.values_per_slot() + kv_head * cache.context * dim + lane * kEach;
+  const int count = max(0, min(kEach, dim - lane * kEach));
+  const bool wide = dim % kEach == 0;
+
+  for (int h = threadIdx.x / 32; h < shared; h += kThreads / 32) {
+    const int64_t head = int64_t{kv_head} * shared + h;
+    const float* query = call.queries + row * call.query_stride + head * call.query_head_stride + lane * kEach;
+    float q[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) q[i] = i < count ? query[i] * call.scale : 0.0f;
+    float most = -FLT_MAX;
+    float sum = 0;
+    float output[kEach] = {};
+    for (int p = begin; p < end; p += kAtOnce) {
+      float scores[kAtOnce];
+      float values[kAtOnce][kEach];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int64_t index = base + int64_t{min(p + j, end - 1)} * dim;
+        float key[kEach];
+        LoadCached<kEach, kHalf>(cache.keys, index, count, wide, key);
+        LoadCached<kEach, kHalf>(cache.values, index, count, wide, values[j]);
+        scores[j] = 0;
+#pragma unroll
+        for (int i = 0; i < kEach; ++i) scores[j] = fmaf(q[i], key[i], scores[j]);
+      }
+      float now = most;
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        scores[j] = WarpSum(scores[j]);
+        if (p + j < end) now = fmaxf(now, scores[j]);
+      }
+      const float keep = expf(most - now);
+      sum *= keep;
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) output[i] *= keep;
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (p + j >= end) break;
+        const float weight = expf(scores[j] - now);  // NaN stays NaN
+        sum += weight;
+#pragma unroll
+        for (int i = 0; i < kEach; ++i) output[i] = fmaf(weight, values[j][i], output[i]);
+      }
+      most = now;
+    }
+    if (parts == 1) {
+      float* out = call.output + (row * call.heads + head) * dim + lane * kEach;
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        if (i < count) out[i] = output[i] / sum;
+      }
+    } else {  // [row][head][part][largest, sum, output]
+      float* out = workspace + ((row * call.heads + head) * parts + part) * (dim + 2);
+      if (lane == 0) out[0] = most, out[1] = sum;
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        if (i < count) out[2 + lane * kEach + i] = output[i];
+      }
+    }
+  }
+}
+
+// A block a head of a row, a thread a value.
+__global__ void JoinPartsKernel(const float* workspace, int parts, int dim, float* output) {
+  const float* from = workspace + int64_t{blockIdx.x} * parts * (dim + 2);
+  float most = -FLT_MAX;
+  for (int p = 0; p < parts; ++p) most = fmaxf(most, from[p * (dim + 2)]);
+  for (int i = threadIdx.x; i < dim; i += blockDim.x) {
+    float sum = 0;
+    float value = 0;
+    for (int p = 0; p < parts; ++p) {
+      const float* part = from + p * (dim + 2);
+      const float weight = expf(part[0] - most);
+      sum = fmaf(weight, part[1], sum);
+      value = fmaf(weight, part[2 + i], value);
+    }
+    output[int64_t{blockIdx.x} * dim + i] = value / sum;
+  }
+}
+
+// How many blocks share the positions of a row: as many as fill the device, none with too few to be worth its launch.
+int64_t PartsOf(int64_t rows, int64_t kv_heads, int64_t context) {
+  constexpr int64_t kWantedBlocks = 160;
+  constexpr int64_t kLeastPositions = 128;
+  return std::clamp<int64_t>(kWantedBlocks / (rows * kv_heads), 1, (context + kLeastPositions - 1) / kLeastPositions);
+}
+
+template <int kEach>
+void LaunchAttendOf(const AttendCall& call, int parts, float* workspace, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(call.cache.kv_heads), static_cast<unsigned>(call.rows));
+  const auto runs = static_cast<int>(call.runs.size());
+  const auto shared = static_cast<int>(call.heads / call.cache.kv_heads);
+  const int threads = std::min(shared, kThreads / 32) * 32;
+  if (call.cache.storage == Storage::kFloat16) {
+    AttendKernel<kEach, true><<<grid, threads, 0, stream>>>(call, call.runs.data(), runs, parts, workspace);
+  } else {
+    AttendKernel<kEach, false><<<grid, threads, 0, stream>>>(call, call.runs.data(), runs, parts, workspace);
+  }
+  HPROC_CUDA_LAUNCHED("AttendKernel");
+}
+
+}  // namespace
+}  // namespace cuda
+
+int64_t CudaAttendWorkspaceBytes(int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t context) {
+  int64_t most = 0;
+  for (int64_t r = 1; r <= rows; ++r) {
+    const int64_t parts = cuda::PartsOf(r, kv_heads, context);
+    if (parts > 1) most = std::max(most, r * heads * parts * (head_dim + 2) * 4);
+  }
+  return most;
+}
+
+namespace cuda {
+
+void LaunchRotaryAngles(const RotaryCall& call, cudaStream_t stream) {
+  if (call.rows * call.pairs == 0) return;
+  RotaryAnglesKernel<<<Blocks(call.rows * call.pairs, kThreads), kThreads, 0, stream>>>(call, call.runs.data(),
+                                                                                      static_cast<int>(call.runs.size()));
+  HPROC_CUDA_LAUNCHED("RotaryAnglesKernel");
+}
+
+void LaunchRotate(const RotateCall& call, cudaStream_t stream) {
+  const int64_t work = call.rows * call.heads * call.pairs;
+  if (work == 0) return;
+  RotateKernel<<<Blocks(work, kThreads), kThreads, 0, stream>>>(call);
+  HPROC_CUDA_LAUNCHED("RotateKernel");
+}
+
+void LaunchStoreKeysValues(const StoreKvCall& call, cudaStream_t stream) {
+  const dim3 grid(Blocks(call.cache.kv_heads * call.cache.head_dim, kThreads), static_cast<unsigned>(call.rows));
+  StoreKvKernel<<<grid, kThreads, 0, stream>>>(call, call.runs.data(), static_cast<int>(call.runs.size()));
+  HPROC_CUDA_LAUNCHED("StoreKvKernel");
+}
+
+void LaunchAttend(const AttendCall& call, cudaStream_t stream) {
+  float* const workspace = call.workspace;
+  const int64_t dim = call.cache.head_dim;
+  HPROC_CHECK(dim <= kMostHeadDim, "values of an attention head on a CUDA device");
+  const auto parts = static_cast<int>(PartsOf(call.rows, call.cache.kv_heads, call.cache.context));
+  HPROC_CHECK(parts == 1 || workspace != nullptr, "workspace of attention");
+  if (dim <= 32) {
+    LaunchAttendOf<1>(call, parts, workspace, stream);
+  } else if (dim <= 64) {
+    LaunchAttendOf<2>(call, parts, workspace, stream);
+  } else if (dim <= 128) {
+    LaunchAttendOf<4>(call, parts, workspace, stream);
+  } else {
+    LaunchAttendOf<8>(call, parts, workspace, stream);
+  }
+  if (parts == 1) return;
+  JoinPartsKernel<<<static_cast<unsigned>(call.rows * call.heads), static_cast<unsigned>((dim + 31) / 32 * 32), 0, stream>>>(
+      workspace, parts, static_cast<int>(dim), call.output);
+  HPROC_CUDA_LAUNCHED("JoinPartsKernel");
+}
+
+}  // namespace cuda
+}  // namespace hproc::kernels

@@ -1,0 +1,64 @@
+// CudaBackend: the operations of a pass on a CUDA device.
+//
+// Arithmetic. Weights in decode order are multiplied with activations of 16 bits (kernels/decode.h), at most
+// kMaxDecodeTokens tokens a launch; all others in float32. Everything else is float32.
+//
+// No CUDA types here: callers are compiled by the host compiler alone.
+#pragma once
+
+#include <memory>
+
+#include "kernels/cuda/device.h"
+#include "kernels/device_backend.h"
+
+namespace hproc::kernels {
+
+// What the kernels are programmed for; a model beyond is refused before it is loaded.
+inline constexpr int64_t kMostHeadDim = 256;
+inline constexpr int64_t kMostKeyDim = 256;
+inline constexpr int64_t kMostConvKernel = 8;
+inline constexpr int64_t kMostExperts = 1024;
+
+// What UseWorkspace must be given for passes of up to `rows` tokens through weights of up to `most_columns` in decode order.
+int64_t CudaWorkspaceBytes(int64_t rows, int64_t most_columns);
+// What AttendCall::workspace must hold for passes of up to `rows` tokens.
+int64_t CudaAttendWorkspaceBytes(int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t context);
+
+// Thread-compatible; calls come from one thread, on which it makes `device` current. `device` outlives it.
+class CudaBackend : public DeviceBackend {
+ public:
+  explicit CudaBackend(const CudaDevice& device);
+  ~CudaBackend() override;
+
+  void Upload(void* to, std::span<const std::byte> from) override;
+  void Download(std::span<std::byte> to, const void* from) override;
+  void Zero(void* data, int64_t bytes) override;
+  // Enqueues as it comes the first time, records the second.
+  void Replay(int64_t key, FunctionRef<void()> body) override;
+  // Forgets what was recorded.
+  void UseWorkspace(std::span<std::byte> workspace) override;
+
+  void EmbedTokens(const EmbedCall& call) override;
+  void Matmul(std::span<const MatmulCall> calls) override;
+  void AddBias(const BiasCall& call) override;
+  void RmsNorm(const RmsNormCall& call) override;
+  void GatedRmsNorm(const GatedRmsNormCall& call) override;
+  void RotaryAngles(const RotaryCall& call) override;
+  void Rotate(const RotateCall& call) override;
+  void StoreKeysValues(const StoreKvCall& call) override;
+  void Attend(const AttendCall& call) override;
+  void CausalConvSilu(const CausalConvCall& call) override;
+  void GatedDeltaRule(const DeltaRuleCall& call) override;
+  void Route(const RouteCall& call) override;
+  void SwiGlu(const SwiGluCall& call) override;
+  void SigmoidGate(const SigmoidGateCall& call) override;
+  void Combine(const CombineCall& call) override;
+  void ExpertsGateUp(const ExpertsGateUpCall& call) override;
+  void ExpertsDown(const ExpertsDownCall& call) override;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace hproc::kernels

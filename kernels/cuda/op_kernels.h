@@ -1,0 +1,41 @@
+// The launches behind the CUDA backend (kernels/cuda/backend.h), one a call of an operation: the contracts are those of
+// kernels/*.h, every pointer is device memory, plain weights are of any plain storage. They enqueue on `stream` and return, never
+// allocate, may be captured into a graph, and throw DeviceError where the launch is refused.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda/backend.h"
+
+namespace hproc::kernels::cuda {
+
+// elementwise.cu
+void LaunchEmbedTokens(const EmbedCall& call, cudaStream_t stream);
+void LaunchAddBias(const BiasCall& call, cudaStream_t stream);
+void LaunchSwiGlu(const SwiGluCall& call, cudaStream_t stream);
+void LaunchSigmoidGate(const SigmoidGateCall& call, cudaStream_t stream);
+void LaunchCombine(const CombineCall& call, cudaStream_t stream);
+
+// norm.cu
+void LaunchRmsNorm(const RmsNormCall& call, cudaStream_t stream);
+void LaunchGatedRmsNorm(const GatedRmsNormCall& call, cudaStream_t stream);
+
+// attention.cu
+void LaunchRotaryAngles(const RotaryCall& call, cudaStream_t stream);
+void LaunchRotate(const RotateCall& call, cudaStream_t stream);
+void LaunchStoreKeysValues(const StoreKvCall& call, cudaStream_t stream);
+void LaunchAttend(const AttendCall& call, cudaStream_t stream);
+
+// gated_delta.cu
+void LaunchCausalConvSilu(const CausalConvCall& call, cudaStream_t stream);
+void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream);
+
+// route.cu
+void LaunchRoute(const RouteCall& call, cudaStream_t stream);
+
+// row_matmul.cu: weights of any storage but decode order.
+void LaunchRowMatmul(const MatmulCall& call, cudaStream_t stream);
+void LaunchRowExpertsGateUp(const ExpertsGateUpCall& call, cudaStream_t stream);
+void LaunchRowExpertsDown(const ExpertsDownCall& call, cudaStream_t stream);
+
+}  // namespace hproc::kernels::cuda
