@@ -32,7 +32,7 @@ struct KvCache {
 int64_t KvRowBytes(Storage storage, int64_t head_dim);
 
 // The scale for values of which `largest` is the largest magnitude: rounded up, so that none is beyond 127 scales.
-HPROC_HOST_DEVICE inline uint16_t KvScale(float largest) {
+constexpr uint16_t KvScale(float largest) {
   const float exact = largest / 127;
   uint16_t scale = quant::FloatToBfloat16(exact);
   if (quant::Bfloat16ToFloat(scale) < exact) ++scale;

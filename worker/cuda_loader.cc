@@ -5,6 +5,8 @@
 #include <map>
 
 #include "base/check.h"
+#include "kernels/cuda/arrange.h"
+#include "kernels/decode.h"
 #include "worker/load_parts.h"
 
 namespace hproc::worker {
@@ -72,11 +74,44 @@ std::vector<TensorJob> LoadJobs(const Checkpoint& checkpoint, const TensorTable&
   return jobs;
 }
 
+// Small matrices cost no time worth their padding: what the plan says they take, they take.
+constexpr int64_t kWideColumns = 1024;
+
+// Whether the fast products can run the matrix, and at next to no bytes.
+bool WantsDecodeOrder(const ModelSpec& spec, const ModelTensor& tensor, const quant::TensorPlan& plan) {
+  const int64_t columns = tensor.spec.columns;
+  if (!kernels::HasDecodeOrder(*plan.format) || columns > kernels::kMaxDecodeColumns || columns % 4 != 0) return false;
+  if (tensor.role == TensorRole::kExpertsGateUp || tensor.role == TensorRole::kExpertsDown) {
+    const MoeSpec& moe = spec.layers[static_cast<size_t>(tensor.layer)].feed_forward;
+    const int64_t rows = tensor.role == TensorRole::kExpertsGateUp ? moe.width : spec.hidden;
+    // 48 KB of rounded activations always fit.
+    if (rows % kernels::kTileRows != 0 || moe.experts_per_token > kernels::kMaxDecodeTop ||
+        2 * moe.experts_per_token * moe.width > 48 << 10) {
+      return false;
+    }
+  }
+  const int64_t bytes = kernels::DecodeOrderOf(tensor.spec.rows, columns, *plan.format, plan.outliers).total_bytes;
+  return bytes <= plan.bytes || (columns >= kWideColumns && bytes <= plan.bytes + plan.bytes / 200);
+}
+
+// The new bytes stand on the family's line; codebooks and outliers stay on theirs, so that what decode order pads shows with the
+// weights.
+void Arrange(LoadedTensor& loaded, const ModelTensor& tensor, const kernels::CudaDevice& device, kernels::DeviceMemory& memory) {
+  const quant::XfpMatrix& xfp = loaded.matrix.xfp;
+  const int64_t bytes = kernels::DecodeOrderOf(xfp.rows, xfp.columns, xfp.format, xfp.outliers).total_bytes;
+  kernels::DeviceBuffer storage = memory.Allocate(bytes, MemoryUseOf(tensor.spec.family), tensor.spec.name);
+  loaded.matrix.decode = kernels::ArrangeForDecode(xfp, device, storage.span().first(static_cast<size_t>(bytes)));
+  loaded.matrix.storage = kernels::Storage::kDecodeOrder;
+  loaded.matrix.xfp = {};
+  loaded.storage = std::move(storage);
+}
+
 }  // namespace
 
 Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
                                     const quant::Plan& plan, const kernels::CudaDevice& device,
-                                    kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress) {
+                                    kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress,
+                                    PackedLayout layout) {
   const auto start = std::chrono::steady_clock::now();
   if (Result<void> fits = CheckPlanFits(plan, table); !fits.ok()) return fits.error();
   for (const quant::TensorPlan& tensor : plan.tensors) {
@@ -113,6 +148,10 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
     if (progress) progress(done_bytes, total);
   });
   if (!done.ok()) return done.error();
+  for (size_t i = 0; layout == PackedLayout::kFastest && i < tensors.size(); ++i) {
+    if (!plan.tensors[i].format || !WantsDecodeOrder(spec, table.tensors[i], plan.tensors[i])) continue;
+    Arrange(tensors[i], table.tensors[i], device, memory);
+  }
   LoadedModel result{Model(spec, std::move(tensors)), log.Report()};
   result.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
@@ -150,6 +189,15 @@ Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const 
   });
   if (!done.ok()) return done.error();
   return rates;
+}
+
+int64_t MostCudaLoadWorkspaceBytes(const TensorTable& table) {
+  int64_t most = LoadOptions(table).workspace_bytes;
+  // 6 bits of 16 and the tables.
+  for (const ModelTensor& tensor : table.tensors) {
+    if (tensor.spec.family != quant::Family::kKept) most = std::max(most, tensor.spec.weights() * 7 / 8);
+  }
+  return kernels::DeviceMemory::Rounded(most);
 }
 
 int64_t CudaLoadWorkspaceBytes(const TensorTable& table, const quant::Plan& plan) {

@@ -9,11 +9,21 @@
 
 namespace hproc::worker {
 
-// As LoadModel; `memory` stands on kernels::CudaMemory(device). `pool` reads; nobody else uses it meanwhile. Throws
+// How packed weights are left on the device.
+enum class PackedLayout {
+  kContainers,  // quant/xfp_matrix.h
+  // kernels/decode_order.h, which the fast products read, where it takes no more bytes, or hardly more (0.5 %) and the matrix is
+  // wide; containers elsewhere.
+  kFastest,
+};
+
+// As LoadModel; `memory` stands on kernels::CudaMemory(device). `pool` reads; nobody else uses it meanwhile. Into decode order the
+// containers go one by one once all are there, so that one stands beside its copy. Throws
 // kernels::DeviceOutOfMemory and kernels::DeviceError.
 Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
                                     const quant::Plan& plan, const kernels::CudaDevice& device,
-                                    kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress);
+                                    kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress,
+                                    PackedLayout layout);
 
 // As MeasureRates.
 Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const TensorTable& table,
@@ -23,5 +33,7 @@ Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const 
 
 // The workspace that loading under `plan` takes: at most a layer of the checkpoint as stored, at most 1 GiB.
 int64_t CudaLoadWorkspaceBytes(const TensorTable& table, const quant::Plan& plan);
+// The most it takes under any plan, the container that stands beside its copy in decode order counted.
+int64_t MostCudaLoadWorkspaceBytes(const TensorTable& table);
 
 }  // namespace hproc::worker

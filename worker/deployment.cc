@@ -3,28 +3,23 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <fstream>
 #include <optional>
 #include <string_view>
 #include <thread>
 
 #include "base/printable.h"
-#include "kernels/matmul_backends.h"
-#include "worker/loader.h"
+#include "worker/runtime.h"
 
 namespace hproc::worker {
 namespace {
 
-constexpr int kDefaultPrefillChunk = 32;  // beyond it the products gain little and the activations cost memory
+// On the CPU the products gain little beyond it and the activations cost memory.
+constexpr int kDefaultPrefillChunk = 32;
 
-std::string ProcessorName() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (!line.starts_with("model name")) continue;
-    const size_t colon = line.find(": ");
-    if (colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "CPU";
+// A device wants more tokens at once the wider the model; activations grow with the width, weights with its square.
+int DefaultPrefillChunk(const ModelSpec& spec, const std::string& device) {
+  if (device == "cpu") return kDefaultPrefillChunk;
+  return static_cast<int>(std::clamp<int64_t>(spec.hidden * spec.hidden / 4608, kDefaultPrefillChunk, 512));
 }
 
 std::optional<kernels::Storage> KvStorageOf(std::string_view dtype) {
@@ -44,14 +39,8 @@ int ThreadsFor(const Deployment& deployment) {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
-std::string DeviceName(const Deployment& deployment) {
-  const int threads = ThreadsFor(deployment);
-  return ProcessorName() + ", " + std::to_string(threads) + (threads == 1 ? " thread, " : " threads, ") +
-         kernels::cpu::TargetName();
-}
-
 Result<void> CheckDeployment(const Deployment& deployment) {
-  if (deployment.device != "cpu") return Error{"device '" + Printable(deployment.device) + "' is not available in this build"};
+  if (Result<void> there = CheckDevice(deployment.device); !there.ok()) return there;
   if (deployment.world_size != 1) return Error{"tensor parallelism over several ranks is not supported yet"};
   if (deployment.threads > kMostThreads) {
     return Error{std::to_string(deployment.threads) + " CPU threads are more than the " + std::to_string(kMostThreads) +
@@ -73,7 +62,7 @@ Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deplo
   EngineShape shape;
   shape.slots = deployment.batch;
   shape.context = deployment.context;
-  const int chunk = deployment.prefill_chunk > 0 ? deployment.prefill_chunk : kDefaultPrefillChunk;
+  const int chunk = deployment.prefill_chunk > 0 ? deployment.prefill_chunk : DefaultPrefillChunk(spec, deployment.device);
   shape.pass_tokens = std::max(std::min(chunk, deployment.context), deployment.batch);
   shape.logit_rows = deployment.batch;
   shape.kv_storage = *KvStorageOf(deployment.kv_dtype);
@@ -81,12 +70,12 @@ Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deplo
 }
 
 std::vector<LedgerLine> PredictedLines(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape,
-                                       int threads) {
+                                       const Runtime& runtime) {
   const EngineBytes bytes = EngineBytesOf(spec, shape);
   return {{.name = "kv_cache", .bytes = bytes.kv_cache},
           {.name = "state", .bytes = bytes.state},
           {.name = "activations", .bytes = bytes.activations},
-          {.name = "workspace_peak", .bytes = LoadWorkspaceBytes(table, threads)}};
+          {.name = "workspace_peak", .bytes = runtime.LoadWorkspaceBytes(table)}};
 }
 
 }  // namespace hproc::worker

@@ -75,7 +75,7 @@ Result<void> CheckTokens(const GoldenFile& file, std::span<const int32_t> ids, i
 }  // namespace
 
 Result<GoldenResult> RunGolden(const std::filesystem::path& model_dir, const std::filesystem::path& golden,
-                               kernels::Backend backend, int threads) {
+                               Runtime& runtime) {
   Result<Checkpoint> checkpoint = Checkpoint::Open(model_dir);
   if (!checkpoint.ok()) return checkpoint.error();
   Result<ModelSpec> spec = ParseModelSpec(checkpoint->config_json(), checkpoint->generation_config_json());
@@ -107,16 +107,16 @@ Result<GoldenResult> RunGolden(const std::filesystem::path& model_dir, const std
     if (Result<void> known = CheckTokens(*file, *ids, spec->vocabulary); !known.ok()) return known.error();
   }
 
-  ThreadPool pool(threads);
-  kernels::DeviceMemory memory("cpu", 0);
-  Result<LoadedModel> loaded = LoadModel(*spec, *checkpoint, *table, KeepEverything(*table), memory, pool, {});
+  if (Result<void> able = runtime.CheckModel(*spec); !able.ok()) return able.error();
+  Result<LoadedModel> loaded = runtime.Load(*spec, *checkpoint, *table, KeepEverything(*table), {});
   if (!loaded.ok()) return loaded.error();
   EngineShape shape;
   shape.context = static_cast<int>(std::max(prompt->size(), greedy_prompt.size() + greedy.size()));
   shape.pass_tokens = kPassTokens;
   shape.logit_rows = kPassTokens;
   shape.kv_storage = kernels::Storage::kFloat32;
-  Engine engine(loaded->model, {backend, &pool}, memory, shape);
+  shape.workspace = runtime.WorkspaceOf(*spec, shape);
+  Engine engine(loaded->model, runtime.context(), runtime.memory(), shape);
   engine.AllocateCache();
   engine.AllocateActivations();
 

@@ -4,7 +4,7 @@
 #include <filesystem>
 
 #include "base/result.h"
-#include "kernels/context.h"
+#include "worker/runtime.h"
 
 namespace hproc::worker {
 
@@ -18,6 +18,6 @@ struct GoldenResult {
 // wanted, greedy_prompt_ids [m] and greedy_ids [k] (I32, F32). The model is run as stored, unquantized, with float32 keys
 // and values. The whole prompt is prefilled in pieces; the greedy tokens are decoded one by one.
 Result<GoldenResult> RunGolden(const std::filesystem::path& model_dir, const std::filesystem::path& golden,
-                               kernels::Backend backend, int threads);
+                               Runtime& runtime);
 
 }  // namespace hproc::worker

@@ -7,6 +7,7 @@
 #include "worker/checkpoint.h"
 #include "worker/deployment.h"
 #include "worker/golden.h"
+#include "worker/runtime.h"
 #include "worker/session.h"
 #include "worker/tokenizer.h"
 #include "worker/version.h"
@@ -28,11 +29,11 @@ int RunSessionCommand(int events_fd) {
 }
 
 int RunGoldenCommand(const std::string& model, const std::string& golden, const std::string& device, int threads) {
-  if (device != "cpu" && device != "reference") {
-    return Fail("device '" + device + "' is neither cpu nor reference", kExitUsage);
+  if (device != "reference") {
+    if (const Result<void> there = CheckDevice(device); !there.ok()) return Fail(there.error().message, kExitUsage);
   }
-  const kernels::Backend backend = device == "cpu" ? kernels::Backend::kCpu : kernels::Backend::kReference;
-  const Result<GoldenResult> result = RunGolden(model, golden, backend, threads);
+  const std::unique_ptr<Runtime> runtime = device == "reference" ? OpenReferenceRuntime(threads) : OpenRuntime(device, threads, 0);
+  const Result<GoldenResult> result = RunGolden(model, golden, *runtime);
   if (!result.ok()) return Fail(result.error().message);
   json line = {{"greedy_match", result->greedy_match}, {"greedy_total", result->greedy_total}};
   // A logit that is not a number makes the error one too; JSON has no word for it.
@@ -78,7 +79,7 @@ int Main(int argc, char** argv) {
   CLI::App* golden = app.add_subcommand("golden", "Compare logits and greedy tokens with a recorded truth; prints JSON");
   golden->add_option("--model", model, "Checkpoint folder")->required();
   golden->add_option("--golden", golden_file, "safetensors file with the truth")->required();
-  golden->add_option("--device", device, "cpu, or reference for the plain-loop backend");
+  golden->add_option("--device", device, "cpu, cuda or cuda:N, or reference for the plain-loop backend");
   golden->add_option("--threads", threads, "CPU threads; 0: all")->check(CLI::Range(0, kMostThreads));
 
   CLI::App* tokenize =

@@ -66,7 +66,7 @@ std::optional<Phase> PhaseFromName(std::string_view name);
 
 // What memory is to hold besides the weights; the same numbers for prediction and for the run.
 struct Deployment {
-  std::string device = "cpu";  // "cpu", later "cuda:UUID"
+  std::string device = "cpu";  // "cpu", "cuda" (the first) or "cuda:N"
   int threads = 0;             // CPU threads; 0: all the machine allows this process
   int rank = 0;
   int world_size = 1;

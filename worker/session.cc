@@ -12,6 +12,7 @@
 
 #include "base/bytes.h"
 #include "base/file.h"
+#include "kernels/device_error.h"
 #include "quant/plan.h"
 #include "worker/batcher.h"
 #include "worker/deployment.h"
@@ -19,6 +20,7 @@
 #include "worker/expert_pruning.h"
 #include "worker/idle_gate.h"
 #include "worker/loader.h"
+#include "worker/runtime.h"
 #include "worker/version.h"
 
 namespace hproc::worker {
@@ -71,7 +73,7 @@ class Session {
     Result<Job> job = control_.ReadJob();
     Deployment deployment;
     if (job.ok()) std::visit([&](const auto& j) { deployment = j.deployment; }, *job);
-    events_.Write(HelloEvent{.pid = ::getpid(), .worker_version = kVersion, .device_name = DeviceName(deployment),
+    events_.Write(HelloEvent{.pid = ::getpid(), .worker_version = kVersion, .device_name = DeviceName(deployment.device, ThreadsFor(deployment)),
                              .rank = deployment.rank, .world_size = deployment.world_size});
     try {
       if (!job.ok()) throw Failure{ErrorKind::kInternal, job.error().message};
@@ -84,6 +86,14 @@ class Session {
       events_.Write(OutOfMemoryEvent{.phase = phase_, .device = refusal.device(),
                                      .requested_bytes = refusal.requested_bytes(),
                                      .available_bytes = refusal.available_bytes(), .what = refusal.purpose()});
+    } catch (const kernels::DeviceError& e) {
+      // What the driver itself has no room for (a module, a graph) is as little on the device as what we have none for.
+      if (e.kind() == kernels::DeviceError::Kind::kOutOfMemory && phase_ != Phase::kInit) {
+        events_.Write(OutOfMemoryEvent{.phase = phase_, .device = runtime_->memory().device(), .requested_bytes = 0,
+                                       .available_bytes = 0, .what = e.what()});
+      } else {
+        events_.Write(ErrorEvent{.kind = ErrorKind::kDeviceLost, .message = e.what()});
+      }
     } catch (const std::bad_alloc&) {
       events_.Write(ErrorEvent{.kind = ErrorKind::kHostOutOfMemory, .message = "the host has no memory left"});
     } catch (const std::system_error& e) {
@@ -118,15 +128,17 @@ class Session {
   }
 
   // What both kinds of job begin with.
-  void OpenCheckpoint(const std::string& model_dir, const Deployment& deployment) {
+  void Open(const std::string& model_dir, const Deployment& deployment, int64_t memory_cap_bytes) {
     OrFail(CheckDeployment(deployment), ErrorKind::kBadJob);
-    pool_.emplace(ThreadsFor(deployment));
+    runtime_ = OpenRuntime(deployment.device, ThreadsFor(deployment), memory_cap_bytes);
     checkpoint_.emplace(OrFail(Checkpoint::Open(model_dir), ErrorKind::kBadCheckpoint));
     spec_ = OrFail(ParseModelSpec(checkpoint_->config_json(), checkpoint_->generation_config_json()),
                    ErrorKind::kBadCheckpoint);
     table_ = OrFail(BuildTensorTable(spec_, *checkpoint_, {.rank = deployment.rank, .world_size = deployment.world_size}),
                     ErrorKind::kLoaderFault);
+    OrFail(runtime_->CheckModel(spec_), ErrorKind::kBadJob);
     shape_ = OrFail(EngineShapeOf(spec_, deployment), ErrorKind::kBadJob);
+    shape_.workspace = runtime_->WorkspaceOf(spec_, shape_);
   }
 
   // Whether the plan's tensors are the checkpoint's; a plan of other values of these shapes shows while loading.
@@ -145,7 +157,8 @@ class Session {
   }
 
   void Work(const MeasureJob& job) {
-    InPhase(Phase::kInit, [&] { OpenCheckpoint(job.model_dir, job.deployment); });
+    const int64_t free_bytes = FreeDeviceBytes(job.deployment.device).value_or(0);  // before our own context takes its part
+    InPhase(Phase::kInit, [&] { Open(job.model_dir, job.deployment, 0); });
     MeasureResult result;
     InPhase(Phase::kMeasure, [&] {
       result.fingerprint = OrFail(checkpoint_->Fingerprint(), ErrorKind::kBadCheckpoint);
@@ -153,13 +166,12 @@ class Session {
       result.reused = HasTable(result.table_path, result.fingerprint);
       if (!result.reused) {
         const quant::RateTable rates =
-            OrFail(MeasureRates(*checkpoint_, table_, {}, *pool_, ReadingProgress(Phase::kMeasure)),
-                   ErrorKind::kBadCheckpoint);
+            OrFail(runtime_->Measure(*checkpoint_, table_, {}, ReadingProgress(Phase::kMeasure)), ErrorKind::kBadCheckpoint);
         OrFail(WriteFileAtomically(result.table_path, EncodeRateTable(rates)), ErrorKind::kInternal);
       }
       result.allocation_granularity = DeviceMemory::kGranularity;
-      result.device_free_bytes = FreeBytesOf(job.deployment.device).value_or(0);
-      result.predicted = PredictedLines(table_, spec_, shape_, ThreadsFor(job.deployment));
+      result.device_free_bytes = free_bytes;
+      result.predicted = PredictedLines(table_, spec_, shape_, *runtime_);
     });
     events_.Write(ResultEvent{std::move(result)});
     if (!std::holds_alternative<FinishCommand>(OrFail(control_.NextCommand(), ErrorKind::kInternal))) {
@@ -171,7 +183,7 @@ class Session {
   void PassIdleGate(const TrialJob& job) {
     const std::optional<int64_t> free =
         WaitForFreeBytes(job.needed_free_bytes, std::chrono::milliseconds(std::llround(job.idle_wait_seconds * 1000)),
-                         [&] { return FreeBytesOf(job.deployment.device); },
+                         [&] { return FreeDeviceBytes(job.deployment.device); },
                          [this] { events_.progress().fetch_add(1, std::memory_order_relaxed); });
     if (!free || *free >= job.needed_free_bytes) return;
     throw Failure{ErrorKind::kContaminated, job.deployment.device + " has " + FormatBytes(*free) + " free where " +
@@ -184,25 +196,24 @@ class Session {
     std::optional<Tokenizer> tokenizer;
     InPhase(Phase::kInit, [&] {
       PassIdleGate(job);
-      OpenCheckpoint(job.model_dir, job.deployment);
+      Open(job.model_dir, job.deployment, job.memory_cap_bytes);
       plan = OrFail(quant::PlanFromJson(job.plan_json), ErrorKind::kBadJob);
       const std::filesystem::path file =
           OrFail(ResolveInFolder(checkpoint_->folder(), "tokenizer.json"), ErrorKind::kBadCheckpoint);
       tokenizer.emplace(OrFail(Tokenizer::FromFile(file), ErrorKind::kBadCheckpoint));
     });
-    DeviceMemory memory(job.deployment.device, job.memory_cap_bytes);
+    DeviceMemory& memory = runtime_->memory();
     std::optional<LoadedModel> loaded;
     InPhase(Phase::kLoad, [&] {
-      OrFail(PruneExperts(*checkpoint_, plan, spec_, table_, *pool_, ReadingProgress(Phase::kLoad)),
+      OrFail(PruneExperts(*checkpoint_, plan, spec_, table_, *runtime_->context().pool, ReadingProgress(Phase::kLoad)),
              ErrorKind::kBadCheckpoint);
       OrFail(CheckPlan(plan), ErrorKind::kBadJob);
-      loaded.emplace(OrFail(LoadModel(spec_, *checkpoint_, table_, plan, memory, *pool_, ReadingProgress(Phase::kLoad)),
+      loaded.emplace(OrFail(runtime_->Load(spec_, *checkpoint_, table_, plan, ReadingProgress(Phase::kLoad)),
                             ErrorKind::kBadCheckpoint));
     });
     events_.Write(LedgerOf(memory));
     events_.Write(ResultEvent{loaded->report});
-    const kernels::Context context{kernels::Backend::kCpu, &*pool_};
-    Engine engine(loaded->model, context, memory, shape_);
+    Engine engine(loaded->model, runtime_->context(), memory, shape_);
     InPhase(Phase::kCache, [&] { engine.AllocateCache(); });
     InPhase(Phase::kWarmup, [&] {
       engine.AllocateActivations();
@@ -274,7 +285,7 @@ class Session {
   EventWriter& events_;
   Phase phase_ = Phase::kInit;
   std::chrono::steady_clock::time_point last_progress_{};
-  std::optional<ThreadPool> pool_;
+  std::unique_ptr<Runtime> runtime_;
   std::optional<Checkpoint> checkpoint_;
   ModelSpec spec_;
   TensorTable table_;

@@ -46,7 +46,7 @@ void AddStore(CLI::App* app, StudyOptions& options) {
 }
 
 void AddDeployment(CLI::App* app, DeploymentOptions& options) {
-  app->add_option("--device", options.device, "cpu")->capture_default_str();
+  app->add_option("--device", options.device, "cpu, cuda or cuda:N")->capture_default_str();
   app->add_option("--tp", options.tp, "Tensor-parallel ranks")->check(CLI::Range(1, 1024))->capture_default_str();
   app->add_option("--threads", options.threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024));
   app->add_option("--context", options.context, "Tokens a sequence may hold; default 1024, 2048 with shots")

@@ -65,7 +65,8 @@ TEST_F(CudaLoaderTest, MeasuresAndLoadsWhatTheCpuDoes) {
     Result<LoadedModel> expected = LoadModel(spec_, *checkpoint_, table_, plan, host, pool_, nullptr);
     ASSERT_TRUE(expected.ok()) << expected.error().message;
     kernels::DeviceMemory memory("cuda:0", 0, kernels::CudaMemory(Device()));  // a ledger of its own
-    Result<LoadedModel> loaded = LoadModelOnCuda(spec_, *checkpoint_, table_, plan, Device(), memory, pool_, nullptr);
+    Result<LoadedModel> loaded = LoadModelOnCuda(spec_, *checkpoint_, table_, plan, Device(), memory, pool_, nullptr,
+                                                 PackedLayout::kContainers);
     ASSERT_TRUE(loaded.ok()) << loaded.error().message;
     EXPECT_EQ(loaded->report.plan_digest, expected->report.plan_digest);
     EXPECT_EQ(loaded->report.weight_bytes, expected->report.weight_bytes);
@@ -96,7 +97,8 @@ TEST_F(CudaLoaderTest, MeasuresAndLoadsWhatTheCpuDoes) {
 
 TEST_F(CudaLoaderTest, PeaksAtTheWeightsAndALayer) {
   const quant::Plan plan = KeepEverything(table_);
-  Result<LoadedModel> loaded = LoadModelOnCuda(spec_, *checkpoint_, table_, plan, Device(), *device_, pool_, nullptr);
+  Result<LoadedModel> loaded = LoadModelOnCuda(spec_, *checkpoint_, table_, plan, Device(), *device_, pool_, nullptr,
+                                               PackedLayout::kContainers);
   ASSERT_TRUE(loaded.ok()) << loaded.error().message;
   const kernels::DeviceMemory::Usage usage = device_->usage();
   EXPECT_LE(usage.peak_bytes, usage.live_bytes + LargestLayerBytes());

@@ -19,8 +19,8 @@ class ArchitectureGolden : public testing::TestWithParam<const char*> {};
 
 TEST_P(ArchitectureGolden, LogitsAndEveryGreedyTokenAreThoseOfTransformers) {
   const std::filesystem::path folder = kGoldens / GetParam();
-  for (const auto& [backend, threads] : {std::pair{Backend::kCpu, 1}, {Backend::kCpu, 3}, {Backend::kReference, 1}}) {
-    const Result<GoldenResult> result = RunGolden(folder, folder / "golden.safetensors", backend, threads);
+  for (const auto& runtime : {OpenRuntime("cpu", 1, 0), OpenRuntime("cpu", 3, 0), OpenReferenceRuntime(1)}) {
+    const Result<GoldenResult> result = RunGolden(folder, folder / "golden.safetensors", *runtime);
     ASSERT_TRUE(result.ok()) << result.error().message;
     EXPECT_LT(result->logits_rel_err, 1e-4);
     EXPECT_EQ(result->greedy_match, 24);
@@ -84,7 +84,7 @@ class GoldenFileTest : public testing::Test {
   }
   Result<GoldenResult> Run() {
     folder_.Write("g.safetensors", SafetensorsOf(golden_));
-    return RunGolden(folder_.path(), folder_ / "g.safetensors", Backend::kCpu, 2);
+    return RunGolden(folder_.path(), folder_ / "g.safetensors", *OpenRuntime("cpu", 2, 0));
   }
   std::string ErrorOf() {
     const Result<GoldenResult> result = Run();
@@ -175,7 +175,7 @@ TEST_F(GoldenFileTest, NamesAFileThatWasCutShortAnywhere) {
   const std::string whole = SafetensorsOf(golden_);
   for (size_t size : {size_t{0}, size_t{7}, size_t{8}, size_t{100}, whole.size() - 1000, whole.size() - 1}) {
     folder_.Write("g.safetensors", whole.substr(0, size));
-    const Result<GoldenResult> result = RunGolden(folder_.path(), folder_ / "g.safetensors", Backend::kCpu, 1);
+    const Result<GoldenResult> result = RunGolden(folder_.path(), folder_ / "g.safetensors", *OpenRuntime("cpu", 1, 0));
     ASSERT_FALSE(result.ok()) << size;
     EXPECT_THAT(result.error().message, HasSubstr("g.safetensors"));
   }

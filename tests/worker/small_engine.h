@@ -16,6 +16,7 @@
 #include "tests/worker/small_checkpoint.h"
 #include "worker/engine.h"
 #include "worker/loader.h"
+#include "worker/runtime.h"
 
 namespace hproc::worker {
 
@@ -46,18 +47,21 @@ struct OpenedCheckpoint {
   }
 };
 
-// Owns everything from the pool to the engine. `floors`: none keeps the weights as stored.
+// Owns everything from the runtime to the engine. `floors`: none keeps the weights as stored.
 class SmallEngine {
  public:
   SmallEngine(const std::filesystem::path& folder, const EngineShape& shape, kernels::Backend backend = kernels::Backend::kCpu,
               int threads = 2, const std::optional<quant::Floors>& floors = {}, const std::function<void(ModelSpec&)>& edit = {})
-      : pool_(threads), memory_("cpu", 0) {
+      : runtime_(backend == kernels::Backend::kReference ? OpenReferenceRuntime(threads)
+                                                         : OpenRuntime(backend == kernels::Backend::kCpu ? "cpu" : "cuda", threads, 0)) {
     const OpenedCheckpoint opened = OpenedCheckpoint::At(folder, edit);
-    const quant::Plan plan = floors ? opened.PlanFor(*floors, pool_) : KeepEverything(opened.table);
-    Result<LoadedModel> loaded = LoadModel(opened.spec, opened.checkpoint, opened.table, plan, memory_, pool_, {});
+    const quant::Plan plan = floors ? opened.PlanFor(*floors, *runtime_->context().pool) : KeepEverything(opened.table);
+    Result<LoadedModel> loaded = runtime_->Load(opened.spec, opened.checkpoint, opened.table, plan, {});
     HPROC_CHECK(loaded.ok(), loaded.error().message);
     loaded_.emplace(std::move(*loaded));
-    engine_.emplace(loaded_->model, kernels::Context{backend, &pool_}, memory_, shape);
+    EngineShape whole = shape;
+    whole.workspace = runtime_->WorkspaceOf(opened.spec, shape);
+    engine_.emplace(loaded_->model, runtime_->context(), runtime_->memory(), whole);
     engine_->AllocateCache();
     engine_->AllocateActivations();
   }
@@ -84,8 +88,7 @@ class SmallEngine {
   }
 
  private:
-  ThreadPool pool_;
-  kernels::DeviceMemory memory_;
+  std::unique_ptr<Runtime> runtime_;
   std::optional<LoadedModel> loaded_;
   std::optional<Engine> engine_;
 };

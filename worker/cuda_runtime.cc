@@ -1,0 +1,107 @@
+#include "worker/cuda_runtime.h"
+
+#include <algorithm>
+
+#include "base/printable.h"
+#include "kernels/cuda/backend.h"
+#include "kernels/cuda/device.h"
+#include "worker/cuda_loader.h"
+
+namespace hproc::worker {
+namespace {
+
+class CudaRuntime : public Runtime {
+ public:
+  CudaRuntime(const std::string& device, int threads, int64_t memory_cap_bytes)
+      : pool_(threads),
+        device_(*kernels::CudaOrdinal(device)),
+        memory_(device, memory_cap_bytes, kernels::CudaMemory(device_)),
+        backend_(device_),
+        context_{.backend = kernels::Backend::kDevice, .pool = &pool_, .device = &backend_} {}
+
+  kernels::DeviceMemory& memory() override { return memory_; }
+  const kernels::Context& context() override { return context_; }
+  Result<LoadedModel> Load(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
+                           const quant::Plan& plan, const LoadProgress& progress) override {
+    return LoadModelOnCuda(spec, checkpoint, table, plan, device_, memory_, pool_, progress, PackedLayout::kFastest);
+  }
+  Result<quant::RateTable> Measure(const Checkpoint& checkpoint, const TensorTable& table,
+                                   const quant::RateOptions& options, const LoadProgress& progress) override {
+    return MeasureRatesOnCuda(checkpoint, table, options, device_, memory_, pool_, progress);
+  }
+  Result<void> CheckModel(const ModelSpec& spec) const override {
+    for (size_t i = 0; i < spec.layers.size(); ++i) {
+      const LayerSpec& layer = spec.layers[i];
+      const auto beyond = [&](const char* what, int64_t value, int64_t most) -> Result<void> {
+        if (value <= most) return Ok();
+        return Error{"layer " + std::to_string(i) + ": " + what + " of " + std::to_string(value) + " is more than the " +
+                     std::to_string(most) + " that CUDA devices are programmed for"};
+      };
+      Result<void> fits = Ok();
+      if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
+        fits = beyond("an attention head", attention->head_dim, kernels::kMostHeadDim);
+      } else {
+        const auto& delta = std::get<GatedDeltaSpec>(layer.mixer);
+        fits = beyond("a key", delta.key_dim, kernels::kMostKeyDim);
+        if (fits.ok()) fits = beyond("a convolution", delta.conv_kernel, kernels::kMostConvKernel);
+      }
+      if (fits.ok()) fits = beyond("a choice of experts", layer.feed_forward.experts, kernels::kMostExperts);
+      if (!fits.ok()) return fits;
+    }
+    return Ok();
+  }
+  int64_t LoadWorkspaceBytes(const TensorTable& table) const override { return MostCudaLoadWorkspaceBytes(table); }
+  EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const override {
+    EngineWorkspace workspace;
+    int64_t most_columns = spec.hidden;
+    for (const LayerSpec& layer : spec.layers) {
+      most_columns = std::max({most_columns, layer.feed_forward.width, layer.feed_forward.shared_width});
+      if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
+        most_columns = std::max(most_columns, attention->heads * attention->head_dim);
+        workspace.attention_bytes = std::max(
+            workspace.attention_bytes, kernels::CudaAttendWorkspaceBytes(shape.pass_tokens, attention->heads, attention->kv_heads,
+                                                                         attention->head_dim, shape.context));
+      } else {
+        most_columns = std::max(most_columns, std::get<GatedDeltaSpec>(layer.mixer).value_columns());
+      }
+    }
+    workspace.bytes = kernels::CudaWorkspaceBytes(shape.pass_tokens, most_columns);
+    return workspace;
+  }
+
+ private:
+  ThreadPool pool_;
+  kernels::CudaDevice device_;
+  kernels::DeviceMemory memory_;
+  kernels::CudaBackend backend_;
+  kernels::Context context_;
+};
+
+}  // namespace
+
+bool IsCudaDevice(const std::string& device) { return kernels::CudaOrdinal(device).has_value(); }
+
+Result<void> CheckCudaDevice(const std::string& device) {
+  std::string reason = "there are none";
+  const int count = kernels::CudaDeviceCount(&reason);
+  const int ordinal = kernels::CudaOrdinal(device).value_or(-1);
+  if (count == 0) return Error{"device '" + Printable(device) + "': no CUDA device: " + reason};
+  if (ordinal < 0 || ordinal >= count) {
+    return Error{"device '" + Printable(device) + "': the machine has " + std::to_string(count) + " CUDA devices"};
+  }
+  return Ok();
+}
+
+std::string CudaDeviceName(const std::string& device) { return kernels::CudaNameOf(kernels::CudaOrdinal(device).value_or(0)); }
+
+std::optional<int64_t> FreeCudaBytes(const std::string& device) {
+  const std::optional<kernels::DeviceReading> reading = kernels::ReadIdleDevice(kernels::CudaOrdinal(device).value_or(0));
+  if (!reading) return std::nullopt;
+  return reading->total_bytes - reading->used_bytes;
+}
+
+std::unique_ptr<Runtime> OpenCudaRuntime(const std::string& device, int threads, int64_t memory_cap_bytes) {
+  return std::make_unique<CudaRuntime>(device, threads, memory_cap_bytes);
+}
+
+}  // namespace hproc::worker

@@ -1,0 +1,54 @@
+// Runtime: what a deployment's device is to the worker: its memory, how a model comes onto it, and what runs it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "base/thread_pool.h"
+#include "kernels/context.h"
+#include "kernels/device_memory.h"
+#include "worker/engine.h"
+#include "worker/loader.h"
+#include "worker/protocol.h"
+
+namespace hproc::worker {
+
+// Thread-compatible. Outlives what it loaded.
+class Runtime {
+ public:
+  virtual ~Runtime() = default;
+
+  virtual kernels::DeviceMemory& memory() = 0;
+  virtual const kernels::Context& context() = 0;
+
+  // As LoadModel and MeasureRates (worker/loader.h), onto this device.
+  virtual Result<LoadedModel> Load(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
+                                   const quant::Plan& plan, const LoadProgress& progress) = 0;
+  virtual Result<quant::RateTable> Measure(const Checkpoint& checkpoint, const TensorTable& table,
+                                           const quant::RateOptions& options, const LoadProgress& progress) = 0;
+  // Whether the model's blocks are among those that the device's operations know; the error names what is not.
+  virtual Result<void> CheckModel(const ModelSpec& spec) const = 0;
+
+  // The most that Load takes beside the weights, whatever the plan.
+  virtual int64_t LoadWorkspaceBytes(const TensorTable& table) const = 0;
+  // EngineShape::workspace of an engine of this shape.
+  virtual EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const = 0;
+};
+
+// Whether this build and this machine have such a device: "cpu", "cuda" or "cuda:N"; the error says what is missing. Opens
+// nothing.
+Result<void> CheckDevice(const std::string& device);
+// "AMD EPYC 9B14, 2 threads, AVX3_DL"; "NVIDIA H200"; the word itself for a device that is not there.
+std::string DeviceName(const std::string& device, int threads);
+// Bytes that the device has free now, asked without opening it; nothing where nobody says.
+std::optional<int64_t> FreeDeviceBytes(const std::string& device);
+// Opens the device, with a pool of `threads` and a ledger under `memory_cap_bytes` (0: the device alone is the limit).
+// CheckDevice must have passed. Throws kernels::DeviceError.
+std::unique_ptr<Runtime> OpenRuntime(const std::string& device, int threads, int64_t memory_cap_bytes);
+// The reference backend on the CPU, for checks.
+std::unique_ptr<Runtime> OpenReferenceRuntime(int threads);
+
+}  // namespace hproc::worker
