@@ -19,6 +19,7 @@
 #include "kernels/matmul.h"
 #include "kernels/moe.h"
 #include "kernels/norm.h"
+#include "kernels/sampling.h"
 
 namespace hproc::kernels {
 
@@ -43,6 +44,7 @@ class DeviceBackend {
   virtual void Matmul(std::span<const MatmulCall> calls) = 0;  // whole products
   virtual void AddBias(const BiasCall& call) = 0;
   virtual void RmsNorm(const RmsNormCall& call) = 0;
+  virtual void CombineAndNorm(const CombineCall& combine, const RmsNormCall& norm) = 0;
   virtual void GatedRmsNorm(const GatedRmsNormCall& call) = 0;
   virtual void RotaryAngles(const RotaryCall& call) = 0;
   virtual void Rotate(const RotateCall& call) = 0;
@@ -56,6 +58,7 @@ class DeviceBackend {
   virtual void Combine(const CombineCall& call) = 0;
   virtual void ExpertsGateUp(const ExpertsGateUpCall& call) = 0;
   virtual void ExpertsDown(const ExpertsDownCall& call) = 0;
+  virtual void PickGreedy(const GreedyCall& call) = 0;
 };
 
 }  // namespace hproc::kernels

@@ -20,6 +20,12 @@ void Upload(const Context& context, void* to, std::span<const std::byte> from) {
   if (!from.empty()) std::memcpy(to, from.data(), from.size());
 }
 
+void Download(const Context& context, std::span<std::byte> to, const void* from) {
+  if (to.empty()) return;
+  if (context.device != nullptr) return context.device->Download(to, from);
+  std::memcpy(to.data(), from, to.size());
+}
+
 void Zero(const Context& context, void* data, int64_t bytes) {
   if (context.device != nullptr) return context.device->Zero(data, bytes);
   if (bytes > 0) std::memset(data, 0, static_cast<size_t>(bytes));

@@ -21,6 +21,8 @@ void EmbedTokens(const Context& context, const EmbedCall& call);
 
 // To where the backend's operations read; `from` may be written again on return.
 void Upload(const Context& context, void* to, std::span<const std::byte> from);
+// Waits for all that was enqueued.
+void Download(const Context& context, std::span<std::byte> to, const void* from);
 void Zero(const Context& context, void* data, int64_t bytes);
 
 }  // namespace hproc::kernels

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "kernels/device_backend.h"
 #include "kernels/moe_backends.h"
+#include "kernels/norm.h"
 
 namespace hproc::kernels {
 
@@ -25,6 +26,14 @@ void SigmoidGate(const Context& context, const SigmoidGateCall& call) {
 void Combine(const Context& context, const CombineCall& call) {
   if (context.device != nullptr) return context.device->Combine(call);
   context.backend == Backend::kReference ? reference::Combine(call) : cpu::Combine(context, call);
+}
+
+void CombineAndNorm(const Context& context, const CombineCall& combine, const RmsNormCall& norm) {
+  HPROC_CHECK(norm.input == combine.residual && norm.input_rows == nullptr && norm.input_stride == combine.columns &&
+                  norm.rows == combine.rows && norm.columns == combine.columns, "the norm of a residual");
+  if (context.device != nullptr) return context.device->CombineAndNorm(combine, norm);
+  Combine(context, combine);
+  RmsNorm(context, norm);
 }
 
 }  // namespace hproc::kernels

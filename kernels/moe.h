@@ -58,6 +58,10 @@ struct CombineCall {
 };
 void Combine(const Context& context, const CombineCall& call);
 
+// Combine, then the norm of the residual's rows, which a device does at once.
+struct RmsNormCall;
+void CombineAndNorm(const Context& context, const CombineCall& combine, const RmsNormCall& norm);
+
 // Routed experts, for a device, which knows alone who was chosen: first output[row * top + k] = silu(gate x) * (up x), where
 // gate and up are expert chosen[row][k]'s and x is input row `row` …
 struct ExpertsGateUpCall {

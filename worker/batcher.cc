@@ -54,8 +54,12 @@ struct Batcher::Sequence {
   bool done = false;
 };
 
-Batcher::Batcher(Engine& engine, const Tokenizer& tokenizer, PassHook hook)
-    : engine_(engine), tokenizer_(tokenizer), hook_(std::move(hook)) {
+Batcher::Batcher(Engine& engine, const Tokenizer& tokenizer, PassHook hook) : Batcher(engine) {
+  tokenizer_ = &tokenizer;
+  hook_ = std::move(hook);
+}
+
+Batcher::Batcher(Engine& engine) : engine_(engine) {
   timed_positions_.assign(static_cast<size_t>(engine.shape().slots), 0);
 }
 
@@ -92,11 +96,29 @@ void Batcher::FillPass() {
   }
 }
 
-void Batcher::Advance(Sequence& sequence, std::span<const float> logits) {
+void Batcher::RunPass() {
+  choices_.clear();
+  const bool greedy = std::ranges::all_of(logit_owners_, [](const Sequence* s) { return s->request.sampling.temperature <= 0; });
+  if (greedy) {
+    const std::span<const kernels::GreedyChoice> choices = engine_.PassGreedy(tokens_, runs_, logit_rows_);
+    choices_.assign(choices.begin(), choices.end());
+    return;
+  }
+  const auto vocabulary = static_cast<size_t>(engine_.spec().vocabulary);
+  const float* all = engine_.Pass(tokens_, runs_, logit_rows_);
+  for (size_t i = 0; i < logit_owners_.size(); ++i) {
+    const std::span<const float> logits(all + i * vocabulary, vocabulary);
+    kernels::GreedyChoice& choice = choices_.emplace_back();
+    choice.nonfinite = static_cast<int32_t>(CountNonFinite(logits));
+    if (choice.nonfinite == 0) choice.token = logit_owners_[i]->sampler.Next(logits);
+  }
+}
+
+void Batcher::Advance(Sequence& sequence, const kernels::GreedyChoice& choice) {
   Completion& completion = sequence.completion;
-  completion.nonfinite_logits += CountNonFinite(logits);
+  completion.nonfinite_logits += choice.nonfinite;
   if (completion.nonfinite_logits > 0) return sequence.Finish(FinishReason::kNonFinite);
-  const int32_t token = sequence.sampler.Next(logits);
+  const int32_t token = choice.token;
   const std::vector<int32_t>& ends = engine_.spec().end_tokens;
   if (std::find(ends.begin(), ends.end(), token) != ends.end()) return sequence.Finish(FinishReason::kEndToken);
   completion.token_ids.push_back(token);
@@ -121,6 +143,7 @@ void Batcher::Advance(Sequence& sequence, std::span<const float> logits) {
 
 Result<void> Batcher::Generate(std::span<const GenerationRequest> requests,
                                const std::function<bool(Completion)>& on_completion) {
+  if (tokenizer_ == nullptr) return Error{"a model without a tokenizer answers no prompts"};
   active_.clear();
   free_slots_.clear();
   for (int slot = engine_.shape().slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
@@ -131,9 +154,9 @@ Result<void> Batcher::Generate(std::span<const GenerationRequest> requests,
   while (wanted && !stopped && (queued < requests.size() || !active_.empty())) {
     while (queued < requests.size() && !free_slots_.empty() && wanted) {
       const GenerationRequest& request = requests[queued++];
-      Result<std::vector<int32_t>> ids = tokenizer_.Encode(request.prompt);
+      Result<std::vector<int32_t>> ids = tokenizer_->Encode(request.prompt);
       if (!ids.ok()) return ids.error();
-      auto sequence = std::make_unique<Sequence>(request, std::move(*ids), tokenizer_);
+      auto sequence = std::make_unique<Sequence>(request, std::move(*ids), *tokenizer_);
       const auto outside = [&](int32_t id) { return id < 0 || static_cast<size_t>(id) >= vocabulary; };
       if (std::ranges::any_of(sequence->prompt, outside)) {
         return Error{"the tokenizer has tokens that the model's vocabulary of " + std::to_string(vocabulary) +
@@ -152,8 +175,8 @@ Result<void> Batcher::Generate(std::span<const GenerationRequest> requests,
     }
     if (!wanted || active_.empty()) continue;
     FillPass();
-    const float* logits = engine_.Pass(tokens_, runs_, logit_rows_);
-    for (size_t i = 0; i < logit_owners_.size(); ++i) Advance(*logit_owners_[i], {logits + i * vocabulary, vocabulary});
+    RunPass();
+    for (size_t i = 0; i < logit_owners_.size(); ++i) Advance(*logit_owners_[i], choices_[i]);
     stopped = hook_ && !hook_(static_cast<int64_t>(tokens_.size()));
     for (size_t i = 0; i < active_.size() && wanted;) {
       if (!active_[i]->done) {
@@ -201,7 +224,7 @@ Result<double> Batcher::Prefill(int batch, int tokens) {
       const int32_t last = count - 1;
       // The first token of an answer comes with the last pass of its prompt.
       const bool with_logits = position + count == tokens;
-      engine_.Pass(tokens_, {&run, 1}, {&last, with_logits ? size_t{1} : size_t{0}});
+      engine_.PassGreedy(tokens_, {&run, 1}, {&last, with_logits ? size_t{1} : size_t{0}});
       position += count;
       if (hook_ && !hook_(count)) return Error{"throughput: stopped"};
     }
@@ -217,8 +240,6 @@ Result<double> Batcher::Decode(int batch, int tokens) {
     }
   }
   std::vector<int32_t> rows(static_cast<size_t>(batch));
-  std::vector<Sampler> samplers(static_cast<size_t>(batch), Sampler(evals::SamplingParams{}));
-  const auto vocabulary = static_cast<size_t>(engine_.spec().vocabulary);
   const auto start = std::chrono::steady_clock::now();
   for (int t = 0; t < tokens; ++t) {
     tokens_.clear();
@@ -229,8 +250,7 @@ Result<double> Batcher::Decode(int batch, int tokens) {
       tokens_.push_back(TimedToken(slot * 7919 + position, engine_.spec().vocabulary));
       rows[static_cast<size_t>(slot)] = slot;
     }
-    const float* logits = engine_.Pass(tokens_, runs_, rows);
-    for (size_t slot = 0; slot < rows.size(); ++slot) samplers[slot].Next({logits + slot * vocabulary, vocabulary});
+    engine_.PassGreedy(tokens_, runs_, rows);
     if (hook_ && !hook_(batch)) return Error{"throughput: stopped"};
   }
   return Seconds(start);

@@ -24,6 +24,8 @@ using PassHook = std::function<bool(int64_t tokens)>;
 class Batcher : public evals::Generator, public evals::TimedModel {
  public:
   Batcher(Engine& engine, const Tokenizer& tokenizer, PassHook hook);
+  // For timing alone: generates nothing.
+  explicit Batcher(Engine& engine);
   ~Batcher() override;
 
   // A prompt that leaves no room for a token in the context comes back at once with FinishReason::kContext; so does one
@@ -43,10 +45,11 @@ class Batcher : public evals::Generator, public evals::TimedModel {
   struct Sequence;
 
   void FillPass();
-  void Advance(Sequence& sequence, std::span<const float> logits);
+  void RunPass();  // tokens_ to choices_, one for each owner
+  void Advance(Sequence& sequence, const kernels::GreedyChoice& choice);
 
   Engine& engine_;
-  const Tokenizer& tokenizer_;
+  const Tokenizer* tokenizer_ = nullptr;
   PassHook hook_;
   std::vector<std::unique_ptr<Sequence>> active_;  // in order of admission
   std::vector<int> free_slots_;
@@ -55,6 +58,7 @@ class Batcher : public evals::Generator, public evals::TimedModel {
   std::vector<kernels::SequenceRun> runs_;
   std::vector<int32_t> logit_rows_;
   std::vector<Sequence*> logit_owners_;
+  std::vector<kernels::GreedyChoice> choices_;  // the next token of each, drawn or greedy
   std::vector<int> timed_positions_;  // by slot, of the throughput runs
   int64_t prompt_tokens_ = 0;
   int64_t generated_tokens_ = 0;

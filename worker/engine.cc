@@ -15,6 +15,7 @@ namespace hproc::worker {
 namespace {
 
 using kernels::Activations;
+using kernels::CombineCall;
 using kernels::DeviceMemory;
 using kernels::MatmulCall;
 using kernels::Matrix;
@@ -80,7 +81,8 @@ struct MoePlaces {
 // Where everything is, as offsets first and as pointers once the arena is there.
 struct Engine::Buffers {
   int64_t workspace = 0;
-  int64_t tokens = 0, runs = 0, logit_rows = 0;  // what a pass is told
+  // What a pass is told, from one upload: runs, tokens, rows whose logits are wanted.
+  int64_t told = 0;
   std::vector<int64_t> frequencies;              // by layer; layers that turn alike share them
   int64_t residual = 0;
   int64_t cosines = 0;
@@ -89,11 +91,15 @@ struct Engine::Buffers {
   ActivationPlace normed;
   ActivationPlace last;  // rows whose logits are asked for
   int64_t logits = 0;
+  int64_t choices = 0;
   std::vector<AttentionPlaces> attention;  // by layer
   std::vector<DeltaPlaces> delta;
   std::vector<MoePlaces> moe;
   int64_t bytes = 0;
   std::byte* base = nullptr;
+  const int32_t* tokens = nullptr;  // of this pass
+  const int32_t* logit_rows = nullptr;
+  std::vector<std::byte> told_bytes;
   std::vector<MatmulCall> calls;
   std::vector<int32_t> expert_begin;
 
@@ -101,9 +107,7 @@ struct Engine::Buffers {
     ArenaPlan plan;
     const int64_t rows = shape.pass_tokens;
     workspace = plan.Take(shape.workspace.bytes);
-    tokens = plan.Take(rows * 4);
-    runs = plan.Take(shape.slots * static_cast<int64_t>(sizeof(SequenceRun)));
-    logit_rows = plan.Take(shape.logit_rows * 4);
+    told = plan.Take(shape.slots * static_cast<int64_t>(sizeof(SequenceRun)) + rows * 4 + shape.logit_rows * 4);
     frequencies.resize(spec.layers.size());
     for (size_t i = 0; i < spec.layers.size(); ++i) {
       const std::vector<float>* own = FrequenciesOf(spec.layers[i]);
@@ -167,6 +171,7 @@ struct Engine::Buffers {
     plan.BackTo(mark);
     last = TakeActivations(plan, shape.logit_rows, spec.hidden);
     logits = plan.Take(shape.logit_rows * spec.vocabulary * 4);
+    choices = plan.Take(shape.logit_rows * static_cast<int64_t>(sizeof(kernels::GreedyChoice)));
     bytes = plan.most();
   }
 
@@ -267,16 +272,21 @@ void Engine::ResetSlot(int slot) {
   }
 }
 
-void Engine::Norm(TensorRole role, int layer, int64_t rows) {
-  RmsNorm(context_, {.input = buffers_->Floats(buffers_->residual),
-                     .input_stride = spec().hidden,
-                     .output = buffers_->Floats(buffers_->normed.values),
-                     .output_stride = spec().hidden,
-                     .rows = rows,
-                     .columns = spec().hidden,
-                     .weight = &W(role, layer),
-                     .weight_offset = spec().norm_offset,
-                     .epsilon = spec().norm_epsilon});
+void Engine::Norm(TensorRole role, int layer, const CombineCall& pending, int64_t rows) {
+  const kernels::RmsNormCall norm{.input = buffers_->Floats(buffers_->residual),
+                                  .input_stride = spec().hidden,
+                                  .output = buffers_->Floats(buffers_->normed.values),
+                                  .output_stride = spec().hidden,
+                                  .rows = rows,
+                                  .columns = spec().hidden,
+                                  .weight = &W(role, layer),
+                                  .weight_offset = spec().norm_offset,
+                                  .epsilon = spec().norm_epsilon};
+  if (pending.residual != nullptr) {
+    CombineAndNorm(context_, pending, norm);
+  } else {
+    RmsNorm(context_, norm);
+  }
   Round(buffers_->At(buffers_->normed, rows, spec().hidden));
 }
 
@@ -376,7 +386,7 @@ void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const S
   Matmul(context_, {&output, 1});
 }
 
-void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
+CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
   const MoePlaces& at = buffers_->moe[static_cast<size_t>(layer)];
   const int64_t hidden = model_.spec().hidden;
   const int64_t top = spec.experts_per_token;
@@ -422,7 +432,7 @@ void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
     context_.device->ExpertsDown({.weight = &W(TensorRole::kExpertsDown, layer), .columns = hidden,
                                   .input = expert_hidden.values, .rows = rows, .top = top, .chosen = chosen,
                                   .weights = weights, .residual = residual});
-    if (spec.shared_width == 0) return;
+    if (spec.shared_width == 0) return {};
     calls.clear();
     add_shared(calls);
     Matmul(context_, calls);
@@ -430,8 +440,7 @@ void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
     calls.clear();
     add_shared_down(calls);
     Matmul(context_, calls);
-    Combine(context_, {.residual = residual, .shared = shared_out, .shared_gate = gate, .rows = rows, .columns = hidden});
-    return;
+    return {.residual = residual, .shared = shared_out, .shared_gate = gate, .rows = rows, .columns = hidden};
   }
 
   // The routes of each expert, in order of token: which input row, and which route they fill.
@@ -477,12 +486,31 @@ void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
   expert_calls(W(TensorRole::kExpertsDown, layer), hidden, expert_hidden, list_rows, routed);
   add_shared_down(calls);
   Matmul(context_, calls);
-  Combine(context_, {.residual = residual, .routed = routed, .weights = weights, .top = top, .shared = shared_out,
-                     .shared_gate = gate, .rows = rows, .columns = hidden});
+  return {.residual = residual, .routed = routed, .weights = weights, .top = top, .shared = shared_out, .shared_gate = gate,
+          .rows = rows, .columns = hidden};
 }
 
 const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
                           std::span<const int32_t> logit_rows) {
+  RunPass(tokens, runs, logit_rows, false);
+  if (logit_rows.empty()) return nullptr;
+  float* logits = buffers_->Floats(buffers_->logits);
+  if (context_.device == nullptr) return logits;
+  const std::span<float> out = std::span(host_logits_).first(logit_rows.size() * static_cast<size_t>(spec().vocabulary));
+  context_.device->Download(std::as_writable_bytes(out), logits);
+  return out.data();
+}
+
+std::span<const kernels::GreedyChoice> Engine::PassGreedy(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
+                                                          std::span<const int32_t> logit_rows) {
+  RunPass(tokens, runs, logit_rows, true);
+  choices_.resize(logit_rows.size());
+  kernels::Download(context_, std::as_writable_bytes(std::span(choices_)), buffers_->base + buffers_->choices);
+  return choices_;
+}
+
+void Engine::RunPass(std::span<const int32_t> tokens, std::span<const SequenceRun> runs, std::span<const int32_t> logit_rows,
+                     bool greedy) {
   const auto rows = static_cast<int64_t>(tokens.size());
   HPROC_CHECK(buffers_ != nullptr && buffers_->base != nullptr && !keys_.empty(), "memory for a pass");
   HPROC_CHECK(rows <= shape_.pass_tokens && static_cast<int>(logit_rows.size()) <= shape_.logit_rows &&
@@ -491,36 +519,39 @@ const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const Seque
   for (const SequenceRun& run : runs) {
     HPROC_CHECK(run.first_position >= 0 && run.first_position + run.tokens <= shape_.context, "positions of the cache");
   }
-  kernels::Upload(context_, buffers_->Ints(buffers_->tokens), std::as_bytes(tokens));
-  auto* placed_runs = reinterpret_cast<SequenceRun*>(buffers_->base + buffers_->runs);
-  kernels::Upload(context_, placed_runs, std::as_bytes(runs));
-  kernels::Upload(context_, buffers_->Ints(buffers_->logit_rows), std::as_bytes(logit_rows));
-  const auto asked = static_cast<int64_t>(logit_rows.size());
-  const auto run_blocks = [&] { RunBlocks({placed_runs, runs.size()}, rows, asked); };
-  const bool decodes = rows == static_cast<int64_t>(runs.size());  // one token of each sequence
-  if (context_.device == nullptr || !decodes) {
-    run_blocks();
-  } else {
-    context_.device->Replay(rows * (int64_t{shape_.logit_rows} + 1) + asked, run_blocks);
+  std::vector<std::byte>& told = buffers_->told_bytes;
+  told.clear();
+  for (const std::span<const std::byte> part : {std::as_bytes(runs), std::as_bytes(tokens), std::as_bytes(logit_rows)}) {
+    told.insert(told.end(), part.begin(), part.end());
   }
-  if (logit_rows.empty()) return nullptr;
-  float* logits = buffers_->Floats(buffers_->logits);
-  if (context_.device == nullptr) return logits;
-  const std::span<float> out = std::span(host_logits_).first(static_cast<size_t>(asked * spec().vocabulary));
-  context_.device->Download(std::as_writable_bytes(out), logits);
-  return out.data();
+  std::byte* at = buffers_->base + buffers_->told;
+  kernels::Upload(context_, at, told);
+  const std::span<const SequenceRun> placed_runs(reinterpret_cast<const SequenceRun*>(at), runs.size());
+  buffers_->tokens = reinterpret_cast<const int32_t*>(at + runs.size_bytes());
+  buffers_->logit_rows = buffers_->tokens + rows;
+  const auto asked = static_cast<int64_t>(logit_rows.size());
+  const auto run_blocks = [&] {
+    RunBlocks(placed_runs, rows, asked);
+    if (!greedy || asked == 0) return;
+    kernels::PickGreedy(context_, {.logits = buffers_->Floats(buffers_->logits), .rows = asked, .columns = spec().vocabulary,
+                                   .choices = reinterpret_cast<kernels::GreedyChoice*>(buffers_->base + buffers_->choices)});
+  };
+  const bool decodes = rows == static_cast<int64_t>(runs.size());  // one token of each sequence
+  if (context_.device == nullptr || !decodes) return run_blocks();
+  context_.device->Replay((rows * (int64_t{shape_.logit_rows} + 1) + asked) * 2 + (greedy ? 1 : 0), run_blocks);
 }
 
 // All of a pass but what comes from the host and goes back to it.
 void Engine::RunBlocks(std::span<const SequenceRun> runs, int64_t rows, int64_t logit_rows) {
   const int64_t hidden = spec().hidden;
   float* residual = buffers_->Floats(buffers_->residual);
-  EmbedTokens(context_, {.weight = &W(TensorRole::kEmbedding, -1), .tokens = buffers_->Ints(buffers_->tokens),
+  EmbedTokens(context_, {.weight = &W(TensorRole::kEmbedding, -1), .tokens = buffers_->tokens,
                          .rows = rows, .output = residual});
+  CombineCall pending;     // what the residual has yet to take in
   int64_t angles_of = -1;  // layers with the same frequencies share their angles
   for (int i = 0; i < static_cast<int>(spec().layers.size()); ++i) {
     const LayerSpec& layer = spec().layers[static_cast<size_t>(i)];
-    Norm(TensorRole::kMixerNorm, i, rows);
+    Norm(TensorRole::kMixerNorm, i, pending, rows);
     if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
       const int64_t frequencies = buffers_->frequencies[static_cast<size_t>(i)];
       if (angles_of != frequencies) {
@@ -533,15 +564,16 @@ void Engine::RunBlocks(std::span<const SequenceRun> runs, int64_t rows, int64_t 
     } else {
       GatedDelta(i, std::get<GatedDeltaSpec>(layer.mixer), runs, rows);
     }
-    Combine(context_, {.residual = residual, .shared = buffers_->Floats(buffers_->mixed), .rows = rows, .columns = hidden});
-    Norm(TensorRole::kFeedForwardNorm, i, rows);
-    MixtureOfExperts(i, layer.feed_forward, rows);
+    pending = {.residual = residual, .shared = buffers_->Floats(buffers_->mixed), .rows = rows, .columns = hidden};
+    Norm(TensorRole::kFeedForwardNorm, i, pending, rows);
+    pending = MixtureOfExperts(i, layer.feed_forward, rows);
   }
   if (logit_rows == 0) return;
+  if (pending.residual != nullptr) Combine(context_, pending);
 
   // Only the rows asked for go through the last norm and the head.
   const Activations last = buffers_->At(buffers_->last, logit_rows, hidden);
-  RmsNorm(context_, {.input = residual, .input_rows = buffers_->Ints(buffers_->logit_rows), .input_stride = hidden,
+  RmsNorm(context_, {.input = residual, .input_rows = buffers_->logit_rows, .input_stride = hidden,
                      .output = last.values, .output_stride = hidden, .rows = logit_rows, .columns = hidden,
                      .weight = &W(TensorRole::kFinalNorm, -1), .weight_offset = spec().norm_offset,
                      .epsilon = spec().norm_epsilon});

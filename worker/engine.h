@@ -14,6 +14,8 @@
 #include "kernels/context.h"
 #include "kernels/device_memory.h"
 #include "kernels/matmul.h"
+#include "kernels/moe.h"
+#include "kernels/sampling.h"
 #include "kernels/sequence.h"
 #include "worker/model.h"
 
@@ -64,6 +66,10 @@ class Engine {
   // most EngineShape::logit_rows of them; null for none. Valid until the next pass. Tokens are in [0, vocabulary).
   const float* Pass(std::span<const int32_t> tokens, std::span<const kernels::SequenceRun> runs,
                     std::span<const int32_t> logit_rows);
+  // Likewise, but returns what greedy decoding makes of those rows; all that comes back from a device.
+  std::span<const kernels::GreedyChoice> PassGreedy(std::span<const int32_t> tokens,
+                                                    std::span<const kernels::SequenceRun> runs,
+                                                    std::span<const int32_t> logit_rows);
 
   // Bytes of the activations of an engine of this shape.
   static int64_t BufferBytes(const ModelSpec& spec, const EngineShape& shape);
@@ -71,11 +77,14 @@ class Engine {
  private:
   struct Buffers;
 
+  void RunPass(std::span<const int32_t> tokens, std::span<const kernels::SequenceRun> runs, std::span<const int32_t> logit_rows,
+               bool greedy);
   void RunBlocks(std::span<const kernels::SequenceRun> runs, int64_t rows, int64_t logit_rows);
   void Attention(int layer, const AttentionSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
   void GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
-  void MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows);
-  void Norm(TensorRole role, int layer, int64_t rows);
+  // Gives what the residual has yet to take in, if anything; Norm takes that in first.
+  kernels::CombineCall MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows);
+  void Norm(TensorRole role, int layer, const kernels::CombineCall& pending, int64_t rows);
   void Round(const kernels::Activations& activations);  // where any weight is packed
   void AddBias(TensorRole role, int layer, float* values, int64_t rows);
   const kernels::Matrix& W(TensorRole role, int layer) const { return model_.Get(role, layer); }
@@ -91,7 +100,8 @@ class Engine {
   std::vector<kernels::DeviceBuffer> delta_states_;
   kernels::DeviceBuffer arena_;
   std::unique_ptr<Buffers> buffers_;
-  std::vector<float> host_logits_;  // of a device's
+  std::vector<float> host_logits_;  // what a device gave back
+  std::vector<kernels::GreedyChoice> choices_;
 };
 
 }  // namespace hproc::worker

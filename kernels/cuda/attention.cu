@@ -15,6 +15,7 @@ constexpr int kThreads = 256;
 constexpr float kLargestHalf = 65504.0f;
 
 __global__ void RotaryAnglesKernel(RotaryCall call, const SequenceRun* runs, int run_count) {
+  StartBehindKernelInFront();
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= call.rows * call.pairs) return;
   const auto row = static_cast<int>(i / call.pairs);
@@ -26,6 +27,7 @@ __global__ void RotaryAnglesKernel(RotaryCall call, const SequenceRun* runs, int
 }
 
 __global__ void RotateKernel(RotateCall call) {
+  StartBehindKernelInFront();
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= call.rows * call.heads * call.pairs) return;
   const int64_t pair = i % call.pairs;
@@ -48,24 +50,48 @@ __device__ __forceinline__ void StoreCached(const KvCache& cache, void* base, in
   }
 }
 
-__global__ void StoreKvKernel(StoreKvCall call, const SequenceRun* runs, int run_count) {
-  const KvCache& cache = call.cache;
-  const int64_t width = cache.kv_heads * cache.head_dim;
-  const int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (c >= width) return;
-  const RowPlace at = PlaceOf(runs, run_count, blockIdx.y);
-  const int64_t from = blockIdx.y * width + c;
-  const int64_t to = at.slot * cache.values_per_slot() + (c / cache.head_dim * cache.context + at.position) * cache.head_dim +
-                     c % cache.head_dim;
-  StoreCached(cache, cache.keys, to, call.keys[from]);
-  StoreCached(cache, cache.values, to, call.values[from]);
+// A warp's head in int8 units of a scale of its own, which is NaN where a value is NaN or infinite.
+__device__ __forceinline__ void StoreCachedInt8(void* base, uint16_t* scales, int64_t row, int dim, const float* values) {
+  const int lane = threadIdx.x % 32;
+  uint32_t largest = 0;  // magnitudes as bits: NaN and infinity are the largest
+  for (int i = lane; i < dim; i += 32) largest = max(largest, __float_as_uint(values[i]) & 0x7FFFFFFFu);
+  largest = __reduce_max_sync(kAllLanes, largest);
+  const bool finite = largest < 0x7F800000u;
+  const uint16_t stored = finite ? KvScale(__uint_as_float(largest)) : uint16_t{0x7FC0};
+  const float scale = quant::Bfloat16ToFloat(stored);
+  if (lane == 0) scales[row] = stored;
+  for (int i = lane; i < dim; i += 32) {
+    static_cast<int8_t*>(base)[row * dim + i] = scale > 0 ? static_cast<int8_t>(rintf(values[i] / scale)) : int8_t{0};
+  }
 }
 
-// kEach values of a cached head from `index` on, of which `count` exist.
-template <int kEach, bool kHalf>
-__device__ __forceinline__ void LoadCached(const void* base, int64_t index, int count, bool wide, float (&values)[kEach]) {
+// A warp a head of a row.
+__global__ void StoreKvKernel(StoreKvCall call, const SequenceRun* runs, int run_count) {
+  StartBehindKernelInFront();
+  const KvCache& cache = call.cache;
+  const int64_t head = blockIdx.x;
+  const auto dim = static_cast<int>(cache.head_dim);
+  const RowPlace at = PlaceOf(runs, run_count, blockIdx.y);
+  const int64_t from = (blockIdx.y * cache.kv_heads + head) * dim;
+  const int64_t row = at.slot * cache.scales_per_slot() + head * cache.context + at.position;
+  if (cache.storage == Storage::kInt8) {
+    StoreCachedInt8(cache.keys, cache.key_scales, row, dim, call.keys + from);
+    StoreCachedInt8(cache.values, cache.value_scales, row, dim, call.values + from);
+    return;
+  }
+  for (int i = threadIdx.x; i < dim; i += 32) {
+    StoreCached(cache, cache.keys, row * dim + i, call.keys[from + i]);
+    StoreCached(cache, cache.values, row * dim + i, call.values[from + i]);
+  }
+}
+
+// kEach values of a cached head from value `first` of its row `row` on, of which `count` exist; `wide`: rows are whole vectors.
+template <int kEach, Storage kStorage>
+__device__ __forceinline__ void LoadCached(const void* base, const uint16_t* scales, int64_t row, int dim, int first, int count,
+                                           bool wide, float (&values)[kEach]) {
+  const int64_t index = row * dim + first;
   if (wide && count == kEach) {
-    if constexpr (kHalf && kEach >= 2) {
+    if constexpr (kStorage == Storage::kFloat16 && kEach >= 2) {
       const auto* from = reinterpret_cast<const __half2*>(static_cast<const __half*>(base) + index);
       __half2 pairs[kEach / 2];
       if constexpr (kEach == 8) {
@@ -80,12 +106,22 @@ __device__ __forceinline__ void LoadCached(const void* base, int64_t index, int 
         values[2 * i] = two.x, values[2 * i + 1] = two.y;
       }
       return;
-    } else if constexpr (!kHalf && kEach >= 4) {
+    } else if constexpr (kStorage == Storage::kFloat32 && kEach >= 4) {
       const auto* from = reinterpret_cast<const float4*>(static_cast<const float*>(base) + index);
 #pragma unroll
       for (int i = 0; i < kEach / 4; ++i) {
         const float4 four = from[i];
         values[4 * i] = four.x, values[4 * i + 1] = four.y, values[4 * i + 2] = four.z, values[4 * i + 3] = four.w;
+      }
+      return;
+    } else if constexpr (kStorage == Storage::kInt8 && kEach >= 4) {
+      const float scale = quant::Bfloat16ToFloat(scales[row]);
+      const auto* from = reinterpret_cast<const char4*>(static_cast<const int8_t*>(base) + index);
+#pragma unroll
+      for (int i = 0; i < kEach / 4; ++i) {
+        const char4 four = from[i];
+        values[4 * i] = scale * four.x, values[4 * i + 1] = scale * four.y;
+        values[4 * i + 2] = scale * four.z, values[4 * i + 3] = scale * four.w;
       }
       return;
     }
@@ -94,8 +130,10 @@ __device__ __forceinline__ void LoadCached(const void* base, int64_t index, int 
   for (int i = 0; i < kEach; ++i) {
     if (i >= count) {
       values[i] = 0;
-    } else if constexpr (kHalf) {
+    } else if constexpr (kStorage == Storage::kFloat16) {
       values[i] = __half2float(static_cast<const __half*>(base)[index + i]);
+    } else if constexpr (kStorage == Storage::kInt8) {
+      values[i] = quant::Bfloat16ToFloat(scales[row]) * static_cast<float>(static_cast<const int8_t*>(base)[index + i]);
     } else {
       values[i] = static_cast<const float*>(base)[index + i];
     }
@@ -104,9 +142,10 @@ __device__ __forceinline__ void LoadCached(const void* base, int64_t index, int 
 
 // A block a (part of the positions, kv head, row); its warps share out the query heads of the kv head, so that keys and values
 // come from the memory once. A lane holds kEach values of a head; softmax as it goes (Milakov and Gimelshein 2018).
-template <int kEach, bool kHalf>
+template <int kEach, Storage kStorage>
 __global__ void __launch_bounds__(kThreads)
     AttendKernel(AttendCall call, const SequenceRun* runs, int run_count, int parts, float* workspace) {
+  StartBehindKernelInFront();
   constexpr int kAtOnce = 4;  // positions
   const KvCache& cache = call.cache;
   const int lane = threadIdx.x % 32;
@@ -119,7 +158,7 @@ __global__ void __launch_bounds__(kThreads)
   const int each = ((at.position + parts) / parts + kAtOnce - 1) / kAtOnce * kAtOnce;
   const int begin = part * each;
   const int end = min(at.position + 1, begin + each);
-  const int64_t base = at.slot * cache.values_per_slot() + kv_head * cache.context * dim + lane * kEach;
+  const int64_t first_row = at.slot * cache.scales_per_slot() + kv_head * cache.context;
   const int count = max(0, min(kEach, dim - lane * kEach));
   const bool wide = dim % kEach == 0;
 
@@ -137,10 +176,10 @@ __global__ void __launch_bounds__(kThreads)
       float values[kAtOnce][kEach];
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
-        const int64_t index = base + int64_t{min(p + j, end - 1)} * dim;
+        const int64_t cached = first_row + min(p + j, end - 1);
         float key[kEach];
-        LoadCached<kEach, kHalf>(cache.keys, index, count, wide, key);
-        LoadCached<kEach, kHalf>(cache.values, index, count, wide, values[j]);
+        LoadCached<kEach, kStorage>(cache.keys, cache.key_scales, cached, dim, lane * kEach, count, wide, key);
+        LoadCached<kEach, kStorage>(cache.values, cache.value_scales, cached, dim, lane * kEach, count, wide, values[j]);
         scores[j] = 0;
 #pragma unroll
         for (int i = 0; i < kEach; ++i) scores[j] = fmaf(q[i], key[i], scores[j]);
@@ -184,6 +223,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A block a head of a row, a thread a value.
 __global__ void JoinPartsKernel(const float* workspace, int parts, int dim, float* output) {
+  StartBehindKernelInFront();
   const float* from = workspace + int64_t{blockIdx.x} * parts * (dim + 2);
   float most = -FLT_MAX;
   for (int p = 0; p < parts; ++p) most = fmaxf(most, from[p * (dim + 2)]);
@@ -213,12 +253,14 @@ void LaunchAttendOf(const AttendCall& call, int parts, float* workspace, cudaStr
   const auto runs = static_cast<int>(call.runs.size());
   const auto shared = static_cast<int>(call.heads / call.cache.kv_heads);
   const int threads = std::min(shared, kThreads / 32) * 32;
-  if (call.cache.storage == Storage::kFloat16) {
-    AttendKernel<kEach, true><<<grid, threads, 0, stream>>>(call, call.runs.data(), runs, parts, workspace);
-  } else {
-    AttendKernel<kEach, false><<<grid, threads, 0, stream>>>(call, call.runs.data(), runs, parts, workspace);
+  const auto launch = [&](auto kernel) {
+    LaunchOverlapped("AttendKernel", kernel, grid, threads, stream, call, call.runs.data(), runs, parts, workspace);
+  };
+  switch (call.cache.storage) {
+    case Storage::kFloat16: return launch(AttendKernel<kEach, Storage::kFloat16>);
+    case Storage::kInt8: return launch(AttendKernel<kEach, Storage::kInt8>);
+    default: return launch(AttendKernel<kEach, Storage::kFloat32>);
   }
-  HPROC_CUDA_LAUNCHED("AttendKernel");
 }
 
 }  // namespace
@@ -237,22 +279,19 @@ namespace cuda {
 
 void LaunchRotaryAngles(const RotaryCall& call, cudaStream_t stream) {
   if (call.rows * call.pairs == 0) return;
-  RotaryAnglesKernel<<<Blocks(call.rows * call.pairs, kThreads), kThreads, 0, stream>>>(call, call.runs.data(),
-                                                                                      static_cast<int>(call.runs.size()));
-  HPROC_CUDA_LAUNCHED("RotaryAnglesKernel");
+  LaunchOverlapped("RotaryAnglesKernel", RotaryAnglesKernel, Blocks(call.rows * call.pairs, kThreads), kThreads, stream, call,
+                   call.runs.data(), static_cast<int>(call.runs.size()));
 }
 
 void LaunchRotate(const RotateCall& call, cudaStream_t stream) {
   const int64_t work = call.rows * call.heads * call.pairs;
   if (work == 0) return;
-  RotateKernel<<<Blocks(work, kThreads), kThreads, 0, stream>>>(call);
-  HPROC_CUDA_LAUNCHED("RotateKernel");
+  LaunchOverlapped("RotateKernel", RotateKernel, Blocks(work, kThreads), kThreads, stream, call);
 }
 
 void LaunchStoreKeysValues(const StoreKvCall& call, cudaStream_t stream) {
-  const dim3 grid(Blocks(call.cache.kv_heads * call.cache.head_dim, kThreads), static_cast<unsigned>(call.rows));
-  StoreKvKernel<<<grid, kThreads, 0, stream>>>(call, call.runs.data(), static_cast<int>(call.runs.size()));
-  HPROC_CUDA_LAUNCHED("StoreKvKernel");
+  const dim3 grid(static_cast<unsigned>(call.cache.kv_heads), static_cast<unsigned>(call.rows));
+  LaunchOverlapped("StoreKvKernel", StoreKvKernel, grid, 32, stream, call, call.runs.data(), static_cast<int>(call.runs.size()));
 }
 
 void LaunchAttend(const AttendCall& call, cudaStream_t stream) {
@@ -271,9 +310,8 @@ void LaunchAttend(const AttendCall& call, cudaStream_t stream) {
     LaunchAttendOf<8>(call, parts, workspace, stream);
   }
   if (parts == 1) return;
-  JoinPartsKernel<<<static_cast<unsigned>(call.rows * call.heads), static_cast<unsigned>((dim + 31) / 32 * 32), 0, stream>>>(
-      workspace, parts, static_cast<int>(dim), call.output);
-  HPROC_CUDA_LAUNCHED("JoinPartsKernel");
+  LaunchOverlapped("JoinPartsKernel", JoinPartsKernel, static_cast<unsigned>(call.rows * call.heads),
+                   static_cast<unsigned>((dim + 31) / 32 * 32), stream, workspace, parts, static_cast<int>(dim), call.output);
 }
 
 }  // namespace cuda

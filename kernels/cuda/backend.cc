@@ -28,7 +28,7 @@ struct CudaBackend::State {
     for (int64_t first = 0; first < rows; first += kMaxDecodeTokens) body(first, std::min<int64_t>(kMaxDecodeTokens, rows - first));
   }
 
-  DecodeStream decode() const { return {.stream = stream.get(), .overlap = false, .workspace = workspace.data()}; }
+  DecodeStream decode() const { return {.stream = stream.get(), .overlap = true, .workspace = workspace.data()}; }
 
   ScopedDevice current;
   Stream stream;
@@ -70,15 +70,24 @@ void CudaBackend::Matmul(std::span<const MatmulCall> calls) {
   for (const MatmulCall& call : calls) {
     HPROC_CHECK(call.rows == call.weight->rows && call.input_tokens == nullptr && call.output_rows == nullptr,
                 "whole products on a device");
-    if (call.weight->storage != Storage::kDecodeOrder) {
-      cuda::LaunchRowMatmul(call, state_->stream.get());
-      continue;
+  }
+  while (!calls.empty()) {
+    const MatmulCall& call = calls.front();
+    size_t count = 1;
+    if (call.weight->storage == Storage::kDecodeOrder) {
+      State::InPieces(call.tokens, [&](int64_t first, int64_t tokens) {
+        DecodeMatmul(state_->decode(), {.weight = call.weight->decode, .input = call.input->values + first * call.input->columns,
+                                        .input_stride = call.input->columns, .tokens = tokens,
+                                        .output = call.output + first * call.output_stride, .output_stride = call.output_stride});
+      });
+    } else {
+      while (count < std::min(calls.size(), cuda::kMostRowProducts) && calls[count].weight->storage == call.weight->storage &&
+             calls[count].tokens == call.tokens) {
+        ++count;
+      }
+      cuda::LaunchRowMatmul(calls.first(count), state_->stream.get());
     }
-    State::InPieces(call.tokens, [&](int64_t first, int64_t tokens) {
-      DecodeMatmul(state_->decode(), {.weight = call.weight->decode, .input = call.input->values + first * call.input->columns,
-                                      .input_stride = call.input->columns, .tokens = tokens,
-                                      .output = call.output + first * call.output_stride, .output_stride = call.output_stride});
-    });
+    calls = calls.subspan(count);
   }
 }
 
@@ -110,7 +119,10 @@ void CudaBackend::Attend(const AttendCall& call) {
 
 void CudaBackend::EmbedTokens(const EmbedCall& call) { cuda::LaunchEmbedTokens(call, state_->stream.get()); }
 void CudaBackend::AddBias(const BiasCall& call) { cuda::LaunchAddBias(call, state_->stream.get()); }
-void CudaBackend::RmsNorm(const RmsNormCall& call) { cuda::LaunchRmsNorm(call, state_->stream.get()); }
+void CudaBackend::RmsNorm(const RmsNormCall& call) { cuda::LaunchRmsNorm(call, {}, state_->stream.get()); }
+void CudaBackend::CombineAndNorm(const CombineCall& combine, const RmsNormCall& norm) {
+  cuda::LaunchRmsNorm(norm, combine, state_->stream.get());
+}
 void CudaBackend::GatedRmsNorm(const GatedRmsNormCall& call) { cuda::LaunchGatedRmsNorm(call, state_->stream.get()); }
 void CudaBackend::RotaryAngles(const RotaryCall& call) { cuda::LaunchRotaryAngles(call, state_->stream.get()); }
 void CudaBackend::Rotate(const RotateCall& call) { cuda::LaunchRotate(call, state_->stream.get()); }
@@ -120,6 +132,7 @@ void CudaBackend::GatedDeltaRule(const DeltaRuleCall& call) { cuda::LaunchGatedD
 void CudaBackend::Route(const RouteCall& call) { cuda::LaunchRoute(call, state_->stream.get()); }
 void CudaBackend::SwiGlu(const SwiGluCall& call) { cuda::LaunchSwiGlu(call, state_->stream.get()); }
 void CudaBackend::SigmoidGate(const SigmoidGateCall& call) { cuda::LaunchSigmoidGate(call, state_->stream.get()); }
+void CudaBackend::PickGreedy(const GreedyCall& call) { cuda::LaunchPickGreedy(call, state_->stream.get()); }
 void CudaBackend::Combine(const CombineCall& call) { cuda::LaunchCombine(call, state_->stream.get()); }
 
 }  // namespace hproc::kernels

@@ -18,6 +18,7 @@ inline constexpr int64_t kMostHeadDim = 256;
 inline constexpr int64_t kMostKeyDim = 256;
 inline constexpr int64_t kMostConvKernel = 8;
 inline constexpr int64_t kMostExperts = 1024;
+inline constexpr int64_t kMostNormColumns = 16384;
 
 // What UseWorkspace must be given for passes of up to `rows` tokens through weights of up to `most_columns` in decode order.
 int64_t CudaWorkspaceBytes(int64_t rows, int64_t most_columns);
@@ -42,6 +43,7 @@ class CudaBackend : public DeviceBackend {
   void Matmul(std::span<const MatmulCall> calls) override;
   void AddBias(const BiasCall& call) override;
   void RmsNorm(const RmsNormCall& call) override;
+  void CombineAndNorm(const CombineCall& combine, const RmsNormCall& norm) override;
   void GatedRmsNorm(const GatedRmsNormCall& call) override;
   void RotaryAngles(const RotaryCall& call) override;
   void Rotate(const RotateCall& call) override;
@@ -55,6 +57,7 @@ class CudaBackend : public DeviceBackend {
   void Combine(const CombineCall& call) override;
   void ExpertsGateUp(const ExpertsGateUpCall& call) override;
   void ExpertsDown(const ExpertsDownCall& call) override;
+  void PickGreedy(const GreedyCall& call) override;
 
  private:
   struct State;

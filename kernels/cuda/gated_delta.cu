@@ -9,12 +9,13 @@ constexpr int kConvThreads = 128;
 
 // A thread a channel of a run, token after token, eight of them fetched ahead.
 __global__ void __launch_bounds__(kConvThreads) ConvKernel(CausalConvCall call, const SequenceRun* runs, PlainWeights weight) {
+  StartBehindKernelInFront();
   constexpr int kAtOnce = 8;
   const int64_t c = int64_t{blockIdx.x} * kConvThreads + threadIdx.x;
   if (c >= call.channels) return;
   const SequenceRun run = runs[blockIdx.y];
   const auto history = static_cast<int>(call.kernel) - 1;
-  float taps[kMostConvKernel];   // the last is the newest input's
+  float taps[kMostConvKernel];    // the last is the newest input's
   float inputs[kMostConvKernel];  // of the last tokens, the newest last
   float* state = call.state + (run.slot * call.channels + c) * history;
 #pragma unroll
@@ -52,10 +53,12 @@ constexpr int kValueColumns = 32;  // of a block: one a lane
 constexpr int kKeyParts = 8;       // a warp each
 
 // A block a (run, value head, 32 value columns). The state's columns stay in registers from the first token to the last: a lane
-// has kEach keys of its column. What a token asks of all keys is summed over the warps through shared memory.
+// has kEach keys of its column. The state is the work of an earlier pass, so that it is read before the kernel in front is done.
+// What a token asks of all keys is summed over the warps through shared memory.
 template <int kEach>
 __global__ void __launch_bounds__(kKeyParts * 32)
     DeltaRuleKernel(DeltaRuleCall call, const SequenceRun* runs, PlainWeights a_log, PlainWeights dt_bias) {
+  AllowNextKernel();
   __shared__ float remembered_parts[2][kKeyParts][kValueColumns];
   __shared__ float output_parts[2][kKeyParts][kValueColumns];
   const int lane = threadIdx.x % 32;
@@ -77,6 +80,7 @@ __global__ void __launch_bounds__(kKeyParts * 32)
   const int64_t all_keys = call.key_heads * call.key_dim;
   const int64_t row_size = 2 * all_keys + call.value_heads * call.value_dim;
   const int64_t key_head = head / (call.value_heads / call.key_heads);
+  WaitForKernelInFront();
   for (int t = 0; t < run.tokens; ++t) {
     const int64_t row = run.first_row + t;
     const float* query = call.qkv + row * row_size + key_head * key_dim;
@@ -134,8 +138,8 @@ template <int kEach>
 void LaunchRule(const DeltaRuleCall& call, cudaStream_t stream) {
   const dim3 grid(Blocks(call.value_dim, kValueColumns), static_cast<unsigned>(call.value_heads),
                   static_cast<unsigned>(call.runs.size()));
-  DeltaRuleKernel<kEach><<<grid, kKeyParts * 32, 0, stream>>>(call, call.runs.data(), PlainOf(*call.a_log), PlainOf(*call.dt_bias));
-  HPROC_CUDA_LAUNCHED("DeltaRuleKernel");
+  LaunchOverlapped("DeltaRuleKernel", DeltaRuleKernel<kEach>, grid, kKeyParts * 32, stream, call, call.runs.data(),
+                   PlainOf(*call.a_log), PlainOf(*call.dt_bias));
 }
 
 }  // namespace
@@ -143,8 +147,7 @@ void LaunchRule(const DeltaRuleCall& call, cudaStream_t stream) {
 void LaunchCausalConvSilu(const CausalConvCall& call, cudaStream_t stream) {
   HPROC_CHECK(call.kernel <= kMostConvKernel, "taps of a convolution on a CUDA device");
   const dim3 grid(Blocks(call.channels, kConvThreads), static_cast<unsigned>(call.runs.size()));
-  ConvKernel<<<grid, kConvThreads, 0, stream>>>(call, call.runs.data(), PlainOf(*call.weight));
-  HPROC_CUDA_LAUNCHED("ConvKernel");
+  LaunchOverlapped("ConvKernel", ConvKernel, grid, kConvThreads, stream, call, call.runs.data(), PlainOf(*call.weight));
 }
 
 void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream) {

@@ -1,17 +1,11 @@
-#include <algorithm>
-
+#include "base/check.h"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
 
 namespace hproc::kernels::cuda {
 namespace {
 
-constexpr int kMostThreads = 512;
-
-// A block a row: a warp for a head, more for a hidden state.
-int ThreadsFor(int64_t columns) {
-  return static_cast<int>(std::clamp<int64_t>((columns / 4 + 31) / 32 * 32, 32, kMostThreads));
-}
+constexpr int kMostThreads = 1024;
 
 struct NormParams {
   const float* input;
@@ -23,43 +17,88 @@ struct NormParams {
   PlainWeights weight;
   float weight_offset;
   float epsilon;
-  const float* gate;  // rows of `columns`; or null
+  const float* gate;    // rows of `columns`; or null
+  CombineCall combine;  // where it has a residual, that is the input, and takes this in first
 };
 
+// A block a row: a warp for a head, more for a hidden state. A thread keeps its up to kEach columns, so that all it reads is
+// asked for at once, the weights even before the kernel in front is done.
+template <int kEach>
 __global__ void __launch_bounds__(kMostThreads) NormKernel(NormParams p) {
   __shared__ float shared[kMostThreads / 32];
+  const int threads = static_cast<int>(blockDim.x);
+  const auto column = [&](int i) { return static_cast<int>(threadIdx.x) + i * threads; };
+  float weights[kEach];
+  AllowNextKernel();
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) weights[i] = column(i) < p.columns ? p.weight[column(i)] + p.weight_offset : 0.0f;
+  WaitForKernelInFront();
   const int64_t row = blockIdx.x;
   const float* in = p.input + (p.input_rows != nullptr ? p.input_rows[row] : row) * p.input_stride;
+  float values[kEach];
   float square = 0;
-  for (int c = threadIdx.x; c < p.columns; c += blockDim.x) square = fmaf(in[c], in[c], square);
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int c = column(i);
+    values[i] = c >= p.columns ? 0.0f : p.combine.residual != nullptr ? Combined(p.combine, row, c) : in[c];
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int c = column(i);
+    if (p.combine.residual != nullptr && c < p.columns) p.combine.residual[row * p.columns + c] = values[i];
+    if (p.gate != nullptr && c < p.columns) weights[i] *= Silu(p.gate[row * p.columns + c]);
+    square = fmaf(values[i], values[i], square);
+  }
   square = BlockSum(square, shared);
   const float inverse = 1.0f / sqrtf(square / static_cast<float>(p.columns) + p.epsilon);
   float* out = p.output + row * p.output_stride;
-  for (int c = threadIdx.x; c < p.columns; c += blockDim.x) {  // each thread its own columns: `out` may be `in`
-    float value = in[c] * inverse * (p.weight[c] + p.weight_offset);
-    if (p.gate != nullptr) value *= Silu(p.gate[row * p.columns + c]);
-    out[c] = value;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    if (column(i) < p.columns) out[column(i)] = values[i] * inverse * weights[i];
   }
 }
 
+template <int kEach>
+void LaunchOf(const NormParams& params, int64_t rows, cudaStream_t stream) {
+  const int threads = (params.columns + kEach * 32 - 1) / (kEach * 32) * 32;
+  LaunchOverlapped("NormKernel", NormKernel<kEach>, static_cast<unsigned>(rows), threads, stream, params);
+}
+
 void Launch(const NormParams& params, int64_t rows, cudaStream_t stream) {
-  NormKernel<<<static_cast<unsigned>(rows), ThreadsFor(params.columns), 0, stream>>>(params);
-  HPROC_CUDA_LAUNCHED("NormKernel");
+  HPROC_CHECK(params.columns <= kMostNormColumns, "columns of a norm on a CUDA device");
+  if (params.columns <= 4 * kMostThreads) return LaunchOf<4>(params, rows, stream);
+  LaunchOf<16>(params, rows, stream);
 }
 
 }  // namespace
 
-void LaunchRmsNorm(const RmsNormCall& call, cudaStream_t stream) {
-  Launch({.input = call.input, .input_rows = call.input_rows, .input_stride = call.input_stride, .output = call.output,
-          .output_stride = call.output_stride, .columns = static_cast<int>(call.columns), .weight = PlainOf(*call.weight),
-          .weight_offset = call.weight_offset, .epsilon = call.epsilon, .gate = nullptr},
+void LaunchRmsNorm(const RmsNormCall& call, const CombineCall& combine, cudaStream_t stream) {
+  Launch({.input = call.input,
+          .input_rows = call.input_rows,
+          .input_stride = call.input_stride,
+          .output = call.output,
+          .output_stride = call.output_stride,
+          .columns = static_cast<int>(call.columns),
+          .weight = PlainOf(*call.weight),
+          .weight_offset = call.weight_offset,
+          .epsilon = call.epsilon,
+          .gate = nullptr,
+          .combine = combine},
          call.rows, stream);
 }
 
 void LaunchGatedRmsNorm(const GatedRmsNormCall& call, cudaStream_t stream) {
-  Launch({.input = call.values, .input_rows = nullptr, .input_stride = call.columns, .output = call.values,
-          .output_stride = call.columns, .columns = static_cast<int>(call.columns), .weight = PlainOf(*call.weight),
-          .weight_offset = 0, .epsilon = call.epsilon, .gate = call.gate},
+  Launch({.input = call.values,
+          .input_rows = nullptr,
+          .input_stride = call.columns,
+          .output = call.values,
+          .output_stride = call.columns,
+          .columns = static_cast<int>(call.columns),
+          .weight = PlainOf(*call.weight),
+          .weight_offset = 0,
+          .epsilon = call.epsilon,
+          .gate = call.gate,
+          .combine = {}},
          call.rows, stream);
 }
 

@@ -16,8 +16,8 @@ void LaunchSwiGlu(const SwiGluCall& call, cudaStream_t stream);
 void LaunchSigmoidGate(const SigmoidGateCall& call, cudaStream_t stream);
 void LaunchCombine(const CombineCall& call, cudaStream_t stream);
 
-// norm.cu
-void LaunchRmsNorm(const RmsNormCall& call, cudaStream_t stream);
+// norm.cu. Where `combine` has a residual, that is the norm's input and takes the rest in first.
+void LaunchRmsNorm(const RmsNormCall& call, const CombineCall& combine, cudaStream_t stream);
 void LaunchGatedRmsNorm(const GatedRmsNormCall& call, cudaStream_t stream);
 
 // attention.cu
@@ -33,8 +33,13 @@ void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream);
 // route.cu
 void LaunchRoute(const RouteCall& call, cudaStream_t stream);
 
-// row_matmul.cu: weights of any storage but decode order.
-void LaunchRowMatmul(const MatmulCall& call, cudaStream_t stream);
+// sampling.cu
+void LaunchPickGreedy(const GreedyCall& call, cudaStream_t stream);
+
+// row_matmul.cu: weights of any storage but decode order. Up to kMostRowProducts calls of one storage and number of tokens at
+// once.
+inline constexpr size_t kMostRowProducts = 4;
+void LaunchRowMatmul(std::span<const MatmulCall> calls, cudaStream_t stream);
 void LaunchRowExpertsGateUp(const ExpertsGateUpCall& call, cudaStream_t stream);
 void LaunchRowExpertsDown(const ExpertsDownCall& call, cudaStream_t stream);
 

@@ -2,12 +2,38 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/stored_value.cuh"
+#include "kernels/moe.h"
 #include "kernels/sequence.h"
 
 namespace hproc::kernels::cuda {
+
+// What every kernel of the operations begins with: the next one may take its place on the device, and nothing is read before the
+// one in front is done and its writes are seen. Since each of them waits so, all before it are done too.
+__device__ __forceinline__ void StartBehindKernelInFront() {
+  AllowNextKernel();
+  WaitForKernelInFront();
+}
+
+// Launches a kernel that begins with StartBehindKernelInFront, so that its launch overlaps with the kernel in front.
+template <typename... Params, typename... Args>
+void LaunchOverlapped(const char* name, void (*kernel)(Params...), dim3 grid, int threads, cudaStream_t stream, const Args&... args) {
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  const cudaError_t code = cudaLaunchKernelEx(&config, kernel, Params(args)...);
+  if (code != cudaSuccess) CheckCuda(code, (std::string("launch of ") + name).c_str(), __FILE__, __LINE__);
+}
 
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
@@ -42,6 +68,19 @@ struct PlainWeights {
   __device__ __forceinline__ float operator[](int64_t i) const { return StoredValue(data, storage, i); }
 };
 inline PlainWeights PlainOf(const Matrix& matrix) { return {matrix.data, matrix.storage}; }
+
+// What a row's residual becomes in column c.
+__device__ __forceinline__ float Combined(const CombineCall& call, int64_t row, int c) {
+  float sum = call.residual[row * call.columns + c];
+  if (call.routed != nullptr) {
+    for (int64_t k = row * call.top; k < (row + 1) * call.top; ++k) sum += call.weights[k] * call.routed[k * call.columns + c];
+  }
+  if (call.shared != nullptr) {
+    const float gate = call.shared_gate != nullptr ? Sigmoid(call.shared_gate[row]) : 1.0f;
+    sum += gate * call.shared[row * call.columns + c];
+  }
+  return sum;
+}
 
 struct RowPlace {
   int slot;

@@ -12,6 +12,7 @@ namespace {
 // that exist.
 template <int kEach>
 __global__ void RouteKernel(RouteCall call) {
+  StartBehindKernelInFront();
   const int64_t row = blockIdx.x;
   const int lane = threadIdx.x;
   const auto experts = static_cast<int>(call.experts);
@@ -69,15 +70,14 @@ void LaunchRoute(const RouteCall& call, cudaStream_t stream) {
   HPROC_CHECK(call.experts <= kMostExperts, "experts of a layer on a CUDA device");
   const auto rows = static_cast<unsigned>(call.rows);
   if (call.experts <= 128) {
-    RouteKernel<4><<<rows, 32, 0, stream>>>(call);
+    LaunchOverlapped("RouteKernel", RouteKernel<4>, rows, 32, stream, call);
   } else if (call.experts <= 256) {
-    RouteKernel<8><<<rows, 32, 0, stream>>>(call);
+    LaunchOverlapped("RouteKernel", RouteKernel<8>, rows, 32, stream, call);
   } else if (call.experts <= 512) {
-    RouteKernel<16><<<rows, 32, 0, stream>>>(call);
+    LaunchOverlapped("RouteKernel", RouteKernel<16>, rows, 32, stream, call);
   } else {
-    RouteKernel<32><<<rows, 32, 0, stream>>>(call);
+    LaunchOverlapped("RouteKernel", RouteKernel<32>, rows, 32, stream, call);
   }
-  HPROC_CUDA_LAUNCHED("RouteKernel");
 }
 
 }  // namespace hproc::kernels::cuda

@@ -1,5 +1,6 @@
 // Products a row at a time: with weights of plain storage (the kept matrices, and the whole of a model that was not quantized),
-// and with containers that are too small or too odd for decode order. A warp a row of the weight, float32 sums.
+// and with containers that are too small or too odd for decode order. A warp a row of the weight, or a block where rows are few;
+// float32 sums.
 #include <cuda_fp16.h>
 
 #include "base/check.h"
@@ -47,27 +48,39 @@ struct Stored<Storage::kFloat16> {
   }
 };
 
+// A thread's part of a row: columns (or vectors of them) first, first + step, ….
+struct Share {
+  int first;
+  int step;
+};
+
 // Rows of plain storage.
 template <Storage kStorage>
 struct PlainRows {
-  const void* data;
-  int columns;
-  bool wide;  // whether rows of weights and of float32 activations can be read in 16 bytes
+  const void* data = nullptr;
+  int columns = 0;
+  bool wide = false;  // whether rows of weights and of float32 activations can be read in 16 bytes
 
+  PlainRows() = default;
   explicit PlainRows(const Matrix& weight)
-      : data(weight.data),
-        columns(static_cast<int>(weight.columns)),
-        wide(weight.columns % Stored<kStorage>::kEach == 0) {}
+      : data(weight.data), columns(static_cast<int>(weight.columns)), wide(weight.columns % Stored<kStorage>::kEach == 0) {}
 
-  // This lane's share of the dot products of row `row` with kTokens rows of `input`, of which `tokens` exist.
+  // Brings the row near, which may be done before the kernel in front is done.
+  __device__ __forceinline__ void Prefetch(Share share, int64_t row) const {
+    const int row_bytes = columns * (16 / Stored<kStorage>::kEach);
+    const char* from = static_cast<const char*>(data) + row * row_bytes;
+    for (int i = share.first * 128; i < row_bytes; i += share.step * 128)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
+  }
+
+  // This thread's share of the dot products of row `row` with kTokens rows of `input`, of which `tokens` exist.
   template <int kTokens>
-  __device__ __forceinline__ void LaneDots(int64_t row, const float* input, int tokens, float (&sums)[kTokens]) const {
+  __device__ __forceinline__ void Dots(Share share, int64_t row, const float* input, int tokens, float (&sums)[kTokens]) const {
     constexpr int kEach = Stored<kStorage>::kEach;
-    const int lane = threadIdx.x % 32;
     if (wide) {
       const auto* from = reinterpret_cast<const uint4*>(static_cast<const char*>(data) + row * columns * (16 / kEach));
 #pragma unroll 2
-      for (int c = lane * kEach; c < columns; c += 32 * kEach) {
+      for (int c = share.first * kEach; c < columns; c += share.step * kEach) {
         float w[kEach];
         Stored<kStorage>::Unpack(__ldg(from + c / kEach), w);
 #pragma unroll
@@ -86,7 +99,7 @@ struct PlainRows {
       }
       return;
     }
-    for (int c = lane; c < columns; c += 32) {
+    for (int c = share.first; c < columns; c += share.step) {
       const float w = StoredValue(data, kStorage, row * columns + c);
 #pragma unroll
       for (int t = 0; t < kTokens; ++t) {
@@ -100,10 +113,11 @@ struct PlainRows {
 struct ContainerRows {
   quant::XfpMatrix matrix;
   quant::PlaneLayout planes;
-  int columns;
-  int groups;
-  int row_bytes;
+  int columns = 0;
+  int groups = 0;
+  int row_bytes = 0;
 
+  ContainerRows() = default;
   explicit ContainerRows(const Matrix& weight)
       : matrix(weight.xfp),
         planes(quant::PlanesOf(weight.xfp.format.levels)),
@@ -122,12 +136,13 @@ struct ContainerRows {
                                                   : reinterpret_cast<const uint16_t*>(matrix.outlier_counts)[row];
   }
   __device__ __forceinline__ float Scale(int64_t row, int column) const {
-    return quant::Bfloat16ToFloat(
-        matrix.scales[matrix.format.group_scales ? row * groups + column / quant::kGroupColumns : row]);
+    return quant::Bfloat16ToFloat(matrix.scales[matrix.format.group_scales ? row * groups + column / quant::kGroupColumns : row]);
   }
 
+  __device__ __forceinline__ void Prefetch(Share, int64_t) const {}
+
   template <int kTokens>
-  __device__ __forceinline__ void LaneDots(int64_t row, const float* input, int tokens, float (&sums)[kTokens]) const {
+  __device__ __forceinline__ void Dots(Share share, int64_t row, const float* input, int tokens, float (&sums)[kTokens]) const {
     const int lane = threadIdx.x % 32;
     const uint8_t* codes = matrix.codes + row * row_bytes;
     const bool library = matrix.format.mode == quant::Mode::kV2a;
@@ -138,7 +153,7 @@ struct ContainerRows {
         if (t < tokens) sums[t] = fmaf(w, input[int64_t{t} * columns + column], sums[t]);
       }
     };
-    for (int c = lane; c < columns; c += 32) {
+    for (int c = share.first; c < columns; c += share.step) {
       const int64_t book = library ? matrix.indices[row * groups + c / quant::kGroupColumns] : row;
       add(c, Scale(row, c) * Centroid(book * levels + static_cast<int>(quant::CodeAt(codes, planes, c))));
     }
@@ -148,7 +163,7 @@ struct ContainerRows {
     for (int64_t r = block + lane; r < row; r += 32) before += CountOf(r);
     const int64_t first = matrix.outlier_starts[row / quant::kOutlierRowBlock] + int64_t{__reduce_add_sync(kAllLanes, before)};
     const int count = CountOf(row);
-    for (int i = lane; i < count; i += 32) {
+    for (int i = share.first; i < count; i += share.step) {
       const int column = quant::OutlierColumnBytes(columns) == 2
                              ? reinterpret_cast<const uint16_t*>(matrix.outlier_columns)[first + i]
                              : static_cast<int>(reinterpret_cast<const uint32_t*>(matrix.outlier_columns)[first + i]);
@@ -157,24 +172,66 @@ struct ContainerRows {
   }
 };
 
-template <typename Rows, int kTokens>
-__global__ void __launch_bounds__(kThreads) RowMatmulKernel(Rows weight, int64_t rows, const float* input, int64_t tokens,
-                                                            float* output, int64_t output_stride) {
-  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
-  if (row >= rows) return;
+// Products that share a launch.
+template <typename Rows>
+struct RowProducts {
+  struct Product {
+    Rows weight;
+    unsigned first_block = 0;
+    int64_t rows = 0;
+    const float* input = nullptr;
+    float* output = nullptr;
+    int64_t output_stride = 0;
+  };
+  Product products[kMostRowProducts];
+  int count = 0;
+  int64_t tokens = 0;
+};
+
+// kRowWarps warps of a block share a row.
+template <typename Rows, int kTokens, int kRowWarps>
+__global__ void __launch_bounds__(kThreads) RowMatmulKernel(const __grid_constant__ RowProducts<Rows> all) {
+  __shared__ float parts[kWarps][kTokens];
+  AllowNextKernel();
+  int at = 0;
+  while (at + 1 < all.count && blockIdx.x >= all.products[at + 1].first_block) ++at;
+  const auto& product = all.products[at];
+  constexpr int kRowThreads = kRowWarps * 32;
+  const int64_t row = int64_t{blockIdx.x - product.first_block} * (kWarps / kRowWarps) + threadIdx.x / kRowThreads;
+  const bool exists = row < product.rows;
+  const Share share{static_cast<int>(threadIdx.x) % kRowThreads, kRowThreads};
+  if (exists) product.weight.Prefetch(share, row);
+  WaitForKernelInFront();
   const int64_t first = int64_t{blockIdx.y} * kTokens;
-  const int here = static_cast<int>(min(int64_t{kTokens}, tokens - first));
+  const int here = static_cast<int>(min(int64_t{kTokens}, all.tokens - first));
   float sums[kTokens] = {};
-  weight.LaneDots(row, input + first * weight.columns, here, sums);
+  if (exists) product.weight.Dots(share, row, product.input + first * product.weight.columns, here, sums);
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t) sums[t] = WarpSum(sums[t]);
+  if constexpr (kRowWarps > 1) {
+    const int warp = threadIdx.x / 32;
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      if (threadIdx.x % 32 == 0) parts[warp][t] = sums[t];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      sums[t] = 0;
+#pragma unroll
+      for (int w = 0; w < kRowWarps; ++w) sums[t] += parts[warp / kRowWarps * kRowWarps + w][t];
+    }
+  }
+  if (!exists || share.first != 0) return;
 #pragma unroll
   for (int t = 0; t < kTokens; ++t) {
-    const float sum = WarpSum(sums[t]);
-    if (t < here && threadIdx.x % 32 == 0) output[(first + t) * output_stride + row] = sum;
+    if (t < here) product.output[(first + t) * product.output_stride + row] = sums[t];
   }
 }
 
 template <typename Rows>
 __global__ void __launch_bounds__(kThreads) RowGateUpKernel(ExpertsGateUpCall call, Rows weight) {
+  StartBehindKernelInFront();
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   if (row >= call.width) return;
   const int64_t route = blockIdx.y;
@@ -182,8 +239,9 @@ __global__ void __launch_bounds__(kThreads) RowGateUpKernel(ExpertsGateUpCall ca
   const float* input = call.input + route / call.top * weight.columns;
   float gate[1] = {};
   float up[1] = {};
-  weight.LaneDots(gate_row, input, 1, gate);
-  weight.LaneDots(gate_row + call.width, input, 1, up);
+  const Share share{static_cast<int>(threadIdx.x) % 32, 32};
+  weight.Dots(share, gate_row, input, 1, gate);
+  weight.Dots(share, gate_row + call.width, input, 1, up);
   const float g = WarpSum(gate[0]);
   const float u = WarpSum(up[0]);
   if (threadIdx.x % 32 == 0) call.output[route * call.width + row] = Silu(g) * u;
@@ -191,13 +249,15 @@ __global__ void __launch_bounds__(kThreads) RowGateUpKernel(ExpertsGateUpCall ca
 
 template <typename Rows>
 __global__ void __launch_bounds__(kThreads) RowDownKernel(ExpertsDownCall call, Rows weight) {
+  StartBehindKernelInFront();
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   if (row >= call.columns) return;
   const int64_t token = blockIdx.y;
   float sum = 0;
   for (int64_t route = token * call.top; route < (token + 1) * call.top; ++route) {
     float dot[1] = {};
-    weight.LaneDots(call.chosen[route] * call.columns + row, call.input + route * weight.columns, 1, dot);
+    weight.Dots(Share{static_cast<int>(threadIdx.x) % 32, 32}, call.chosen[route] * call.columns + row,
+                call.input + route * weight.columns, 1, dot);
     sum = fmaf(call.weights[route], dot[0], sum);
   }
   sum = WarpSum(sum);
@@ -208,46 +268,70 @@ __global__ void __launch_bounds__(kThreads) RowDownKernel(ExpertsDownCall call, 
 template <typename Launch>
 void WithRows(const Matrix& weight, Launch&& launch) {
   switch (weight.storage) {
-    case Storage::kBfloat16: return launch(PlainRows<Storage::kBfloat16>(weight));
-    case Storage::kFloat16: return launch(PlainRows<Storage::kFloat16>(weight));
-    case Storage::kFloat32: return launch(PlainRows<Storage::kFloat32>(weight));
-    case Storage::kXfp: return launch(ContainerRows(weight));
-    case Storage::kDecodeOrder: break;
+    case Storage::kBfloat16:
+      return launch(PlainRows<Storage::kBfloat16>(weight));
+    case Storage::kFloat16:
+      return launch(PlainRows<Storage::kFloat16>(weight));
+    case Storage::kFloat32:
+      return launch(PlainRows<Storage::kFloat32>(weight));
+    case Storage::kXfp:
+      return launch(ContainerRows(weight));
+    case Storage::kDecodeOrder:
+    case Storage::kInt8:
+      break;
   }
   HPROC_CHECK(false, "weights that are read by rows");
 }
 
-template <int kTokens, typename Rows>
-void LaunchTokens(const MatmulCall& call, const Rows& weight, cudaStream_t stream) {
-  const dim3 grid(Blocks(call.weight->rows, kWarps), Blocks(call.tokens, kTokens));
-  RowMatmulKernel<Rows, kTokens><<<grid, kThreads, 0, stream>>>(weight, call.weight->rows, call.input->values, call.tokens,
-                                                               call.output, call.output_stride);
-  HPROC_CUDA_LAUNCHED("RowMatmulKernel");
+// So many warps fill a device; with fewer rows than that, a block takes one.
+constexpr int64_t kFewRows = 2048;
+
+template <int kTokens, int kRowWarps, typename Rows>
+void LaunchOf(std::span<const MatmulCall> calls, cudaStream_t stream) {
+  RowProducts<Rows> all;
+  all.tokens = calls.front().tokens;
+  unsigned blocks = 0;
+  for (const MatmulCall& call : calls) {
+    HPROC_CHECK(call.weight->storage == calls.front().weight->storage && call.tokens == all.tokens, "products of a launch");
+    all.products[all.count++] = {.weight = Rows(*call.weight),
+                                 .first_block = blocks,
+                                 .rows = call.weight->rows,
+                                 .input = call.input->values,
+                                 .output = call.output,
+                                 .output_stride = call.output_stride};
+    blocks += Blocks(call.weight->rows, kWarps / kRowWarps);
+  }
+  LaunchOverlapped("RowMatmulKernel", RowMatmulKernel<Rows, kTokens, kRowWarps>, dim3(blocks, Blocks(all.tokens, kTokens)),
+                   kThreads, stream, all);
 }
 
 }  // namespace
 
-void LaunchRowMatmul(const MatmulCall& call, cudaStream_t stream) {
-  WithRows(*call.weight, [&](const auto& weight) {
-    if (call.tokens == 1) return LaunchTokens<1>(call, weight, stream);
-    if (call.tokens <= 4) return LaunchTokens<4>(call, weight, stream);
-    LaunchTokens<8>(call, weight, stream);
+void LaunchRowMatmul(std::span<const MatmulCall> calls, cudaStream_t stream) {
+  HPROC_CHECK(!calls.empty() && calls.size() <= kMostRowProducts, "products of a launch");
+  int64_t rows = 0;
+  for (const MatmulCall& call : calls) rows += call.weight->rows;
+  WithRows(*calls.front().weight, [&](const auto& first) {
+    using Rows = std::decay_t<decltype(first)>;
+    const int64_t tokens = calls.front().tokens;
+    const bool few = rows * Blocks(tokens, 8) <= kFewRows;
+    if (tokens == 1) return few ? LaunchOf<1, kWarps, Rows>(calls, stream) : LaunchOf<1, 1, Rows>(calls, stream);
+    if (tokens <= 4) return few ? LaunchOf<4, kWarps, Rows>(calls, stream) : LaunchOf<4, 1, Rows>(calls, stream);
+    few ? LaunchOf<8, kWarps, Rows>(calls, stream) : LaunchOf<8, 1, Rows>(calls, stream);
   });
 }
 
 void LaunchRowExpertsGateUp(const ExpertsGateUpCall& call, cudaStream_t stream) {
   WithRows(*call.weight, [&](const auto& weight) {
     const dim3 grid(Blocks(call.width, kWarps), static_cast<unsigned>(call.rows * call.top));
-    RowGateUpKernel<<<grid, kThreads, 0, stream>>>(call, weight);
-    HPROC_CUDA_LAUNCHED("RowGateUpKernel");
+    LaunchOverlapped("RowGateUpKernel", RowGateUpKernel<std::decay_t<decltype(weight)>>, grid, kThreads, stream, call, weight);
   });
 }
 
 void LaunchRowExpertsDown(const ExpertsDownCall& call, cudaStream_t stream) {
   WithRows(*call.weight, [&](const auto& weight) {
     const dim3 grid(Blocks(call.columns, kWarps), static_cast<unsigned>(call.rows));
-    RowDownKernel<<<grid, kThreads, 0, stream>>>(call, weight);
-    HPROC_CUDA_LAUNCHED("RowDownKernel");
+    LaunchOverlapped("RowDownKernel", RowDownKernel<std::decay_t<decltype(weight)>>, grid, kThreads, stream, call, weight);
   });
 }
 

@@ -9,6 +9,7 @@
 #include "kernels/gated_delta.h"
 #include "kernels/moe.h"
 #include "kernels/norm.h"
+#include "kernels/sampling.h"
 #include "tests/kernels/stored_matrix.h"
 #include "tests/quant/random_rows.h"
 
@@ -44,6 +45,22 @@ class Backends : public testing::Test {
   Context reference_{Backend::kReference, &pool_};
   uint32_t seed_ = 0;
 };
+
+TEST_F(Backends, GreedyTakesTheHighestLogitAndTheLowestTokenOnATie) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> logits = {1, 3, 3, 2,  //
+                                     kNan, -2, -1, kNan,  //
+                                     kNan, kNan, kNan, kNan,  //
+                                     -kInfinity, -5, kInfinity, 0};
+  std::vector<GreedyChoice> choices(4);
+  PickGreedy(cpu_, {.logits = logits.data(), .rows = 4, .columns = 4, .choices = choices.data()});
+  const std::vector<std::pair<int, int>> expected = {{1, 0}, {2, 2}, {0, 4}, {2, 2}};  // token, values that are none
+  for (size_t r = 0; r < 4; ++r) {
+    EXPECT_EQ(choices[r].token, expected[r].first) << r;
+    EXPECT_EQ(choices[r].nonfinite, expected[r].second) << r;
+  }
+}
 
 TEST_F(Backends, RmsNormAgrees) {
   for (int64_t columns : {1, 7, 64, 100, 384}) {
