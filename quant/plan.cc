@@ -248,6 +248,23 @@ int64_t RoutedExperts(const RateTable& table) {
   return experts;
 }
 
+Plan UniformLevelsPlan(std::span<const TensorSpec> tensors, const std::array<int, kFamilyCount>& levels) {
+  Plan plan;
+  plan.floors = {.strict = 0, .lazy = 0, .head = 0};
+  for (const TensorSpec& spec : tensors) {
+    TensorPlan tensor = Kept(spec);
+    const int of_family = levels[static_cast<size_t>(spec.family)];
+    if (spec.family != Family::kKept && of_family > 0) {
+      tensor.format = XfpFormat{.mode = Mode::kV2, .levels = of_family};
+      tensor.bytes = LayoutOf(spec.rows, spec.columns, *tensor.format, 0).total_bytes;
+      tensor.min_cosine = 0;
+      tensor.mean_deficit = 1;
+    }
+    plan.tensors.push_back(std::move(tensor));
+  }
+  return plan;
+}
+
 std::string PlanToJson(const Plan& plan) {
   json tensors = json::array();
   for (const TensorPlan& tensor : plan.tensors) tensors.push_back(TensorToJson(tensor));

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -71,6 +72,10 @@ Plan Int4Plan(const RateTable& table);
 Plan Int4PrunedPlan(const RateTable& table, int64_t experts);
 // The routed experts of the layer that has most of them; 0 in a dense model.
 int64_t RoutedExperts(const RateTable& table);
+
+// Every matrix of a family with `levels` of V2, indexed by Family, without outliers; kept where 0. Needs no rates and so promises
+// nothing either: for timing.
+Plan UniformLevelsPlan(std::span<const TensorSpec> tensors, const std::array<int, kFamilyCount>& levels);
 
 std::string PlanToJson(const Plan& plan);
 Result<Plan> PlanFromJson(std::string_view json);

@@ -361,9 +361,19 @@ Result<void> Checkpoint::Read(const TensorInfo& tensor, int64_t byte_offset,
                Printable(tensor.name) + "': the file " + read.error().message};
 }
 
+Result<Checkpoint> Checkpoint::OpenSynthetic(const fs::path& config) {
+  Result<std::string> bytes = ReadFile(config, kMaxConfigBytes);
+  if (!bytes.ok()) return bytes.error();
+  Checkpoint checkpoint;
+  checkpoint.folder_ = config.parent_path();
+  checkpoint.is_synthetic_ = true;
+  checkpoint.config_json_ = std::move(*bytes);
+  return checkpoint;
+}
+
 Result<std::string> Checkpoint::Fingerprint() const {
   Sha256 digest;
-  digest.Update("hproc-checkpoint-1\n");
+  digest.Update(is_synthetic_ ? "hproc-synthetic-1\n" : "hproc-checkpoint-1\n");
   UpdateNumber(digest, static_cast<int64_t>(config_json_.size()));
   digest.Update(config_json_);
   UpdateNumber(digest, shard_count());

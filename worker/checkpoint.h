@@ -48,7 +48,11 @@ class Checkpoint {
   // Errors name the file, and the tensor where there is one, in one line.
   static Result<Checkpoint> Open(const std::filesystem::path& folder);
 
+  // Of the shape that config.json at `config` describes, without tensors: a model of synthetic weights (worker/synthetic.h).
+  static Result<Checkpoint> OpenSynthetic(const std::filesystem::path& config);
+
   const std::filesystem::path& folder() const { return folder_; }
+  bool is_synthetic() const { return is_synthetic_; }
   // The files' bytes as they are; not parsed here.
   const std::string& config_json() const { return config_json_; }
   const std::optional<std::string>& generation_config_json() const {
@@ -100,6 +104,7 @@ class Checkpoint {
   Result<void> CheckIndex(const Index& index) const;
 
   std::filesystem::path folder_;
+  bool is_synthetic_ = false;
   std::string config_json_;
   std::optional<std::string> generation_config_json_;
   std::vector<Shard> shards_;  // by name

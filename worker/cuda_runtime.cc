@@ -30,6 +30,9 @@ class CudaRuntime : public Runtime {
     return MeasureRatesOnCuda(checkpoint, table, options, device_, memory_, pool_, progress);
   }
   Result<void> CheckModel(const ModelSpec& spec) const override {
+    if (spec.hidden > kernels::kMostNormColumns) {
+      return Error{"a hidden state of " + std::to_string(spec.hidden) + " is wider than CUDA devices are programmed for"};
+    }
     for (size_t i = 0; i < spec.layers.size(); ++i) {
       const LayerSpec& layer = spec.layers[i];
       const auto beyond = [&](const char* what, int64_t value, int64_t most) -> Result<void> {

@@ -1,9 +1,15 @@
 // hproc-worker: one rank of one trial, and the two checks that need a model but no study.
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
+#include "quant/levels.h"
+#include "worker/bench.h"
 #include "worker/checkpoint.h"
 #include "worker/deployment.h"
 #include "worker/golden.h"
@@ -63,6 +69,42 @@ int RunTokenizeCommand(const std::string& model) {
   return std::cout ? kExitOk : Fail("standard output: cannot write");
 }
 
+double Gigabytes(int64_t bytes) { return static_cast<double>(bytes) * 1e-9; }
+
+// Rows as llama-bench has them: pp is a prompt, tg are tokens generated after one.
+int RunBenchCommand(const BenchOptions& options, bool as_json) {
+  const Result<BenchReport> report = RunBench(options);
+  if (!report.ok()) return Fail(report.error().message);
+  if (as_json) {
+    json rows = json::array();
+    for (const evals::ThroughputSummary& row : report->rows) {
+      rows.push_back({{"kind", evals::ThroughputKindName(row.kind)}, {"tokens", row.tokens}, {"batch", row.batch},
+                      {"repetitions", row.repetitions}, {"mean_tok_per_s", row.mean_tok_per_s},
+                      {"sd_tok_per_s", row.sd_tok_per_s}, {"median_tok_per_s", row.median_tok_per_s}});
+    }
+    json ledger = json::object();
+    for (const LedgerLine& line : report->ledger) ledger[line.name] = line.bytes;
+    std::cout << json{{"model", report->model}, {"device", report->device_name}, {"worker_version", kVersion},
+                      {"weights", report->weights}, {"weight_bytes", report->load.weight_bytes},
+                      {"bits_per_weight", report->load.bits_per_weight}, {"load_s", report->load.seconds},
+                      {"load_peak_bytes", report->peak_bytes}, {"live_bytes", report->live_bytes}, {"ledger", ledger},
+                      {"rows", rows}}.dump() << '\n';
+    return kExitOk;
+  }
+  std::cerr << fmt::format("{}: loaded in {:.1f} s, {:.2f} G weights/s; {:.2f} GB on the device, {:.2f} GB at most while loading\n",
+                           report->device_name, report->load.seconds,
+                           static_cast<double>(report->weights) * 1e-9 / report->load.seconds, Gigabytes(report->live_bytes),
+                           Gigabytes(report->peak_bytes));
+  std::cout << "| model | size | bits | device | batch | test | t/s |\n|---|---|---|---|---|---|---|\n";
+  for (const evals::ThroughputSummary& row : report->rows) {
+    std::cout << fmt::format("| {} | {:.2f} GB | {:.2f} | {} | {} | {}{} | {:.1f} ± {:.1f} |\n", report->model,
+                             Gigabytes(report->load.weight_bytes), report->load.bits_per_weight, report->device_name, row.batch,
+                             row.kind == evals::ThroughputKind::kPrefill ? "pp" : "tg", row.tokens / row.batch,
+                             row.mean_tok_per_s, row.sd_tok_per_s);
+  }
+  return kExitOk;
+}
+
 int Main(int argc, char** argv) {
   CLI::App app{"Runs a model for hproc: quantizes on load, generates, measures."};
   app.set_version_flag("--version", kVersion);
@@ -86,6 +128,22 @@ int Main(int argc, char** argv) {
       app.add_subcommand("tokenize", R"(JSON lines {"text"} on stdin to {"ids","decoded"} on stdout)");
   tokenize->add_option("--model", model, "Checkpoint folder")->required();
 
+  BenchOptions options;
+  std::vector<int> levels;
+  bool as_json = false;
+  CLI::App* bench = app.add_subcommand("bench", "Time prefill and decode of a model under uniform levels; llama-bench style rows");
+  bench->add_option("--model", options.model, "Checkpoint folder, or synthetic:CONFIG.json for random weights")->required();
+  bench->add_option("--device", options.deployment.device, "cpu, cuda or cuda:N")->capture_default_str();
+  bench->add_option("--threads", options.deployment.threads, "CPU threads; 0: all")->check(CLI::Range(0, kMostThreads));
+  bench->add_option("--levels", levels, "Codebook sizes K of the strict, lazy and head families; none: as stored")->expected(3);
+  bench->add_option("--prompt", options.throughput.prompt_tokens, "Tokens of a prompt")->capture_default_str();
+  bench->add_option("--short", options.throughput.short_decode_tokens, "Tokens of a short answer")->capture_default_str();
+  bench->add_option("--long", options.throughput.long_decode_tokens, "Tokens of a long answer")->capture_default_str();
+  bench->add_option("--batch", options.throughput.batch, "Sequences at once")->check(CLI::Range(1, 4096))->capture_default_str();
+  bench->add_option("--repetitions", options.throughput.repetitions, "Counted runs")->check(CLI::Range(1, 1000))->capture_default_str();
+  bench->add_option("--prefill-chunk", options.deployment.prefill_chunk, "Prompt tokens run at once; 0: the worker's default");
+  bench->add_flag("--json", as_json, "One JSON object instead of a table");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -93,6 +151,16 @@ int Main(int argc, char** argv) {
   }
   if (*session) return RunSessionCommand(events_fd);
   if (*golden) return RunGoldenCommand(model, golden_file, device, ThreadsFor({.threads = threads}));
+  if (*bench) {
+    for (size_t i = 0; i < levels.size(); ++i) {
+      if (!quant::IsLevelCount(levels[i])) return Fail(std::to_string(levels[i]) + " is not the size of a codebook", kExitUsage);
+      options.levels[i] = levels[i];
+    }
+    options.deployment.batch = options.throughput.batch;
+    const int longest = std::max(options.throughput.short_decode_tokens, options.throughput.long_decode_tokens);
+    options.deployment.context = std::max(options.throughput.prompt_tokens + longest, 2 * longest);  // a decode fills half at most
+    return RunBenchCommand(options, as_json);
+  }
   return RunTokenizeCommand(model);
 }
 

@@ -79,7 +79,7 @@ std::optional<int64_t> FreeDeviceBytes(const std::string& device) {
   return FreeBytesOf(device);
 }
 
-std::unique_ptr<Runtime> OpenRuntime(const std::string& device, int threads, int64_t memory_cap_bytes) {
+std::unique_ptr<Runtime> OpenRuntime([[maybe_unused]] const std::string& device, int threads, int64_t memory_cap_bytes) {
 #if HPROC_CUDA
   if (IsCudaDevice(device)) return OpenCudaRuntime(device, threads, memory_cap_bytes);
 #endif

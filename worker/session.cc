@@ -21,13 +21,13 @@
 #include "worker/idle_gate.h"
 #include "worker/loader.h"
 #include "worker/runtime.h"
+#include "worker/session_parts.h"
 #include "worker/version.h"
 
 namespace hproc::worker {
 namespace {
 
 using kernels::DeviceMemory;
-using kernels::MemoryUse;
 
 // Ends the session with an `error` event; never leaves this file.
 struct Failure {
@@ -42,27 +42,6 @@ T OrFail(Result<T> result, ErrorKind kind) {
 }
 void OrFail(const Result<void>& result, ErrorKind kind) {
   if (!result.ok()) throw Failure{kind, result.error().message};
-}
-
-MemoryEvent LedgerOf(const DeviceMemory& memory) {
-  const DeviceMemory::Usage usage = memory.usage();
-  MemoryEvent event;
-  event.device = memory.device();
-  event.live_bytes = usage.live_bytes;
-  event.peak_bytes = usage.peak_bytes;
-  event.cap_bytes = usage.cap_bytes;
-  for (int u = 0; u < kernels::kMemoryUseCount; ++u) {
-    const auto use = static_cast<MemoryUse>(u);
-    if (use == MemoryUse::kWorkspace) continue;  // gone by now; its peak is a line of its own
-    event.lines.push_back({.name = std::string(MemoryUseName(use)), .bytes = usage.live[static_cast<size_t>(u)]});
-  }
-  event.lines.push_back(
-      {.name = "workspace_peak", .bytes = usage.peak[static_cast<size_t>(MemoryUse::kWorkspace)]});
-  if (usage.overhead.context_bytes != 0 || usage.overhead.unattributed_bytes != 0) {  // a device with memory of its own
-    event.lines.push_back({.name = "context", .bytes = usage.overhead.context_bytes});
-    event.lines.push_back({.name = "unattributed", .bytes = std::max<int64_t>(0, usage.overhead.unattributed_bytes)});
-  }
-  return event;
 }
 
 class Session {
@@ -131,14 +110,13 @@ class Session {
   void Open(const std::string& model_dir, const Deployment& deployment, int64_t memory_cap_bytes) {
     OrFail(CheckDeployment(deployment), ErrorKind::kBadJob);
     runtime_ = OpenRuntime(deployment.device, ThreadsFor(deployment), memory_cap_bytes);
-    checkpoint_.emplace(OrFail(Checkpoint::Open(model_dir), ErrorKind::kBadCheckpoint));
-    spec_ = OrFail(ParseModelSpec(checkpoint_->config_json(), checkpoint_->generation_config_json()),
-                   ErrorKind::kBadCheckpoint);
-    table_ = OrFail(BuildTensorTable(spec_, *checkpoint_, {.rank = deployment.rank, .world_size = deployment.world_size}),
-                    ErrorKind::kLoaderFault);
-    OrFail(runtime_->CheckModel(spec_), ErrorKind::kBadJob);
-    shape_ = OrFail(EngineShapeOf(spec_, deployment), ErrorKind::kBadJob);
-    shape_.workspace = runtime_->WorkspaceOf(spec_, shape_);
+    ErrorKind fault = ErrorKind::kInternal;
+    Result<OpenModel> model = OpenModelAt(model_dir, deployment, *runtime_, &fault);
+    if (!model.ok()) throw Failure{fault, model.error().message};
+    checkpoint_.emplace(std::move(model->checkpoint));
+    spec_ = std::move(model->spec);
+    table_ = std::move(model->table);
+    shape_ = model->shape;
   }
 
   // Whether the plan's tensors are the checkpoint's; a plan of other values of these shapes shows while loading.

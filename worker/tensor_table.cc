@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/printable.h"
+#include "worker/synthetic.h"
 #include "worker/tensor_convert.h"
 
 namespace hproc::worker {
@@ -233,6 +234,7 @@ std::string TensorLabel(const Checkpoint& checkpoint, const TensorInfo& info) {
 }
 
 Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint, const Shard& shard) {
+  if (checkpoint.is_synthetic()) return Builder(spec, nullptr).Build();
   if (shard.world_size != 1) return Error{"tensor parallelism over several ranks is not supported yet"};
   return Builder(spec, &checkpoint).Build();
 }
@@ -243,6 +245,10 @@ Result<void> ReadStoredRows(const Checkpoint& checkpoint, const ModelTensor& ten
                             std::span<std::byte> bytes) {
   const int64_t row_bytes = tensor.spec.columns * tensor.spec.bytes_per_value;
   HPROC_CHECK(static_cast<int64_t>(bytes.size()) == rows * row_bytes, "room for the rows");
+  if (tensor.sources.empty()) {
+    SyntheticRows(tensor.spec, first_row, rows, bytes);
+    return Ok();
+  }
   std::byte* out = bytes.data();
   return ForEachPiece(tensor, first_row, rows, [&](const TensorSource& source, int64_t row, int64_t count) {
     const auto size = static_cast<size_t>(count * row_bytes);
@@ -257,6 +263,12 @@ Result<void> ReadRows(const Checkpoint& checkpoint, const ModelTensor& tensor, i
   const int64_t columns = tensor.spec.columns;
   HPROC_CHECK(static_cast<int64_t>(values.size()) == rows * columns, "room for the rows");
   thread_local std::vector<std::byte> stored;
+  if (tensor.sources.empty()) {
+    stored.resize(values.size() * 2);
+    SyntheticRows(tensor.spec, first_row, rows, stored);
+    ConvertToFloat(tensor.dtype, stored, values);
+    return Ok();
+  }
   float* out = values.data();
   return ForEachPiece(tensor, first_row, rows, [&](const TensorSource& source, int64_t row, int64_t count) -> Result<void> {
     const int64_t row_bytes = columns * tensor.spec.bytes_per_value;

@@ -70,7 +70,7 @@ struct ModelTensor {
   int layer = -1;  // -1: not of a layer
   quant::TensorSpec spec;
   Dtype dtype{};
-  std::vector<TensorSource> sources;  // by first_row, without gaps
+  std::vector<TensorSource> sources;  // by first_row, without gaps; none: synthetic (worker/synthetic.h)
 };
 
 struct TensorTable {
@@ -85,7 +85,7 @@ std::string TensorLabel(const Checkpoint& checkpoint, const TensorInfo& info);
 // but not used (vision towers and multi-token prediction heads are left out on purpose: model.visual.*, mtp.*).
 Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint, const Shard& shard);
 
-// The same tensors without a checkpoint, as a model of random weights has them: bfloat16, no sources.
+// The same tensors without a checkpoint, as a model of synthetic weights has them: bfloat16, no sources.
 TensorTable TensorTableOf(const ModelSpec& spec);
 
 // Rows [first_row, first_row + rows) as float32, values [rows, columns]. An error names the tensor that cannot be read or

@@ -103,6 +103,8 @@ int RunExport(const StudyOptions& options, std::optional<int> trial, const std::
 // Writes STEM.html and STEM.md and prints their names.
 int RunReport(const StudyOptions& options, const std::string& stem);
 int RunVerify(const VerifyOptions& options);
+// Becomes the worker's own bench, with these arguments.
+int RunBench(const std::vector<std::string>& arguments);
 // Until SIGINT or SIGTERM; searches that it began are interrupted then.
 int RunServe(const ServeOptions& options);
 int RunScore(const std::string& answers);

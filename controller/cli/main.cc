@@ -163,6 +163,10 @@ int Main(int argc, char** argv) {
   serve_command->add_option("--token-file", serve.token_file, "File with the token for changes; default a new one each time");
   serve_command->add_flag("--json", serve.json, "JSON on standard output: url, port, token");
 
+  CLI::App* bench = app.add_subcommand("bench", "Throughput alone, as llama-bench has it; see hproc bench --help");
+  bench->prefix_command();  // the worker's own command, which times where the model is
+  bench->set_help_flag();
+
   std::string answers;
   CLI::App* score = app.add_subcommand("score", "Score a file of answers; prints JSON");
   score->add_option("--answers", answers, "JSON lines {\"answer\" gold, \"output\" model text}")->required();
@@ -186,6 +190,7 @@ int Main(int argc, char** argv) {
   if (*report) return RunReport(store, stem);
   if (*plan_command) return RunPlan(plan);
   if (*verify_command) return RunVerify(verify);
+  if (*bench) return RunBench(bench->remaining());
   if (*serve_command) return RunServe(serve);
   return RunScore(answers);
 }
