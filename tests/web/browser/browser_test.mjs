@@ -174,7 +174,9 @@ test("the plane shows every trial where it stands, to pointer and keyboard", asy
   await page.mouse.click(box.x + box.width * 0.9, box.y + box.height * 0.15);
   await page.getByText(/too much\./).waitFor();
   await page.getByText("The plane as tables").click();
-  assert.equal(await page.getByRole("table", { name: "Trials on the plane" }).locator("tbody tr").count(), trials.length);
+  const table = page.getByRole("table", { name: "Trials on the plane" });
+  await table.waitFor();
+  assert.equal(await table.locator("tbody tr").count(), trials.length);
 
   await page.locator(`.plane a[data-trial="${now}"]`).focus();
   await page.keyboard.press("Enter");
