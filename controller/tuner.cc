@@ -297,6 +297,7 @@ Result<TuneEnd> Tuner::Run() {
     if (const Reason reason = result->trial.verdict.reason; SaysNothingOfThePoint(reason)) {
       // Nor of the study: it goes on once the device is back, or free.
       if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();
+      observer_->OnStudyEnd(study_, true);
       return Error{std::string(reason == Reason::kDeviceLost ? "the device was lost" : "the device is not free") + " in trial " +
                    std::to_string(result->trial.number) + ": " + result->trial.verdict.message + "; once it is " +
                    (reason == Reason::kDeviceLost ? "back" : "free") + ", go on with hproc resume"};

@@ -111,10 +111,11 @@ RunVerdict OutOfMemory(const worker::OutOfMemoryEvent& oom) {
   run.verdict.device = oom.device;
   // An allocator may refuse although enough is free, in pieces.
   run.verdict.short_bytes = std::max<int64_t>(oom.requested_bytes - oom.available_bytes, 0);
-  run.verdict.message =
-      worker::OneLine(oom.what + ": " + std::to_string(oom.requested_bytes) + " bytes asked for, " +
-                          std::to_string(oom.available_bytes) + " available",
-                      kMaxMessage);
+  // A driver that refuses names no bytes.
+  const std::string bytes = oom.requested_bytes == 0 ? ""
+                                                     : ": " + std::to_string(oom.requested_bytes) + " bytes asked for, " +
+                                                           std::to_string(oom.available_bytes) + " available";
+  run.verdict.message = worker::OneLine(oom.what + bytes, kMaxMessage);
   return run;
 }
 

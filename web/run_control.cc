@@ -1,6 +1,8 @@
 #include "web/run_control.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "base/printable.h"
 #include "controller/tune_journal.h"
@@ -91,6 +93,7 @@ RunAnswer RunControl::Stop() {
   }
   const RunAnswer first = Pause();
   if (first.status != 202) return first;
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // two signals at once would be one
   return Pause().status == 202 ? first : RunAnswer{202, {}};  // gone after the first
 }
 

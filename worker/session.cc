@@ -66,13 +66,7 @@ class Session {
                                      .requested_bytes = refusal.requested_bytes(),
                                      .available_bytes = refusal.available_bytes(), .what = refusal.purpose()});
     } catch (const kernels::DeviceError& e) {
-      // What the driver itself has no room for (a module, a graph) is as little on the device as what we have none for.
-      if (e.kind() == kernels::DeviceError::Kind::kOutOfMemory && phase_ != Phase::kInit) {
-        events_.Write(OutOfMemoryEvent{.phase = phase_, .device = runtime_->memory().device(), .requested_bytes = 0,
-                                       .available_bytes = 0, .what = e.what()});
-      } else {
-        events_.Write(ErrorEvent{.kind = ErrorKind::kDeviceLost, .message = e.what()});
-      }
+      Report(e);
     } catch (const std::bad_alloc&) {
       events_.Write(ErrorEvent{.kind = ErrorKind::kHostOutOfMemory, .message = "the host has no memory left"});
     } catch (const std::system_error& e) {
@@ -85,6 +79,21 @@ class Session {
   }
 
  private:
+  void Report(const kernels::DeviceError& e) {
+    using Kind = kernels::DeviceError::Kind;
+    if (e.kind() == Kind::kOutOfMemory && phase_ != Phase::kInit) {
+      // What the driver itself has no room for (a module, a graph) is as little on the device as what we have none for.
+      events_.Write(OutOfMemoryEvent{.phase = phase_, .device = runtime_->memory().device(), .requested_bytes = 0,
+                                     .available_bytes = 0, .what = e.what()});
+      return;
+    }
+    // No room for a context, before anything of the model's: others hold the device.
+    const ErrorKind kind = e.kind() == Kind::kOutOfMemory ? ErrorKind::kContaminated
+                           : e.kind() == Kind::kLost      ? ErrorKind::kDeviceLost
+                                                          : ErrorKind::kInternal;
+    events_.Write(ErrorEvent{.kind = kind, .message = e.what()});
+  }
+
   // Runs `body` as `phase`, with an event before and after.
   template <typename Body>
   void InPhase(Phase phase, Body&& body) {

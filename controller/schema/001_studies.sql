@@ -246,3 +246,13 @@ CREATE TRIGGER phase_times_frozen_update BEFORE UPDATE ON phase_times
 CREATE TRIGGER phase_times_frozen_delete BEFORE DELETE ON phase_times
   WHEN (SELECT state FROM trials WHERE id = OLD.trial_id) IN ('complete', 'infeasible', 'failed')
   BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
+
+CREATE TRIGGER seed_scores_frozen_insert BEFORE INSERT ON seed_scores
+  WHEN (SELECT state FROM trials WHERE id = NEW.trial_id) IN ('complete', 'infeasible', 'failed')
+  BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
+CREATE TRIGGER seed_scores_frozen_update BEFORE UPDATE ON seed_scores
+  WHEN (SELECT state FROM trials WHERE id = OLD.trial_id) IN ('complete', 'infeasible', 'failed')
+  BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
+CREATE TRIGGER seed_scores_frozen_delete BEFORE DELETE ON seed_scores
+  WHEN (SELECT state FROM trials WHERE id = OLD.trial_id) IN ('complete', 'infeasible', 'failed')
+  BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;

@@ -9,10 +9,29 @@
 
 namespace hproc::kernels {
 
+inline DeviceError::Kind KindOf(cudaError_t code) {
+  switch (code) {
+    case cudaErrorMemoryAllocation:
+      return DeviceError::Kind::kOutOfMemory;
+    case cudaErrorNoDevice:
+    case cudaErrorInvalidDevice:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorSystemNotReady:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorUnknown:  // what a card that fell off its bus answers
+      return DeviceError::Kind::kLost;
+    default:
+      return DeviceError::Kind::kFault;
+  }
+}
+
 inline void CheckCuda(cudaError_t code, const char* call, const char* file, int line) {
   if (code == cudaSuccess) return;
   static_cast<void>(cudaGetLastError());  // reported here, not once more at the next launch
-  throw DeviceError(code == cudaErrorMemoryAllocation ? DeviceError::Kind::kOutOfMemory : DeviceError::Kind::kLost,
+  throw DeviceError(KindOf(code),
                     std::string("cuda: ") + call + ": " + cudaGetErrorString(code) + " (" + file + ":" + std::to_string(line) + ")");
 }
 

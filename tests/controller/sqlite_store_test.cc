@@ -121,6 +121,7 @@ TEST(SqliteStoreSchema, HoldsFinishedTrialsAgainstHandWrittenSql) {
       "UPDATE ledger_lines SET bytes = 0 WHERE trial_id = 1",
       "DELETE FROM throughput_samples WHERE trial_id = 1",
       "INSERT INTO phase_times VALUES (1, 99, 'load', 1)",
+      "INSERT INTO seed_scores VALUES (1, 99, 1)",
       "UPDATE family_reports SET min_cosine = 1 WHERE trial_id = 1",
       "UPDATE trial_plans SET plan_json = '' WHERE trial_id = 1",
       "INSERT INTO answers VALUES (1, 'full', 1, 0, '', x'', '', '', 0, 0, 'length', 0, 0)"};

@@ -24,12 +24,22 @@ TEST(CudaDeviceCount, SaysWhyThereIsNone) {
   EXPECT_EQ(none, !reason.empty());
 }
 
+TEST(DeviceErrors, TellAFaultOfOursFromALostDeviceAndFromWantOfRoom) {
+  EXPECT_EQ(KindOf(cudaErrorMemoryAllocation), DeviceError::Kind::kOutOfMemory);
+  for (const cudaError_t gone : {cudaErrorNoDevice, cudaErrorDevicesUnavailable, cudaErrorECCUncorrectable}) {
+    EXPECT_EQ(KindOf(gone), DeviceError::Kind::kLost) << gone;
+  }
+  for (const cudaError_t ours : {cudaErrorIllegalAddress, cudaErrorLaunchFailure, cudaErrorInvalidConfiguration}) {
+    EXPECT_EQ(KindOf(ours), DeviceError::Kind::kFault) << ours;
+  }
+}
+
 TEST(DeviceErrors, NameTheCallAndThePlace) {
   try {
     HPROC_CUDA_CHECK(cudaErrorInvalidValue);
     FAIL();
   } catch (const DeviceError& error) {
-    EXPECT_EQ(error.kind(), DeviceError::Kind::kLost);
+    EXPECT_EQ(error.kind(), DeviceError::Kind::kFault);
     EXPECT_NE(std::string(error.what()).find("cudaErrorInvalidValue: invalid argument ("), std::string::npos) << error.what();
   }
 }
