@@ -99,33 +99,8 @@ TEST_F(EngineOnCuda, ASequenceDoesNotDependOnItsNeighbours) {
   SmallEngine device(folder.path(), kShape, Backend::kDevice);
   SmallEngine reference(folder.path(), kShape, Backend::kReference);
   std::vector<std::vector<int32_t>> sequences;
-  std::vector<std::vector<float>> mixed(3);
   for (uint32_t s = 0; s < 3; ++s) sequences.push_back(RandomTokens(40 + 5 * s, 70, 20 + s));
-  std::vector<size_t> done(3);
-  std::mt19937 random(4);
-  while (done[0] < sequences[0].size() || done[1] < sequences[1].size() || done[2] < sequences[2].size()) {
-    std::vector<int32_t> tokens;
-    std::vector<int32_t> rows;
-    std::vector<SequenceRun> runs;
-    for (int32_t s = 2; s >= 0; --s) {
-      const auto at = static_cast<size_t>(s);
-      const size_t count = std::min<size_t>(sequences[at].size() - done[at], random() % 2 == 0 ? 1 : random() % 9);
-      if (count == 0) continue;
-      runs.push_back({.slot = s, .first_position = static_cast<int32_t>(done[at]), .first_row = static_cast<int32_t>(tokens.size()),
-                      .tokens = static_cast<int32_t>(count)});
-      for (size_t t = 0; t < count; ++t) {
-        rows.push_back(static_cast<int32_t>(tokens.size()));
-        tokens.push_back(sequences[at][done[at]++]);
-      }
-    }
-    if (tokens.empty()) continue;
-    const float* logits = device.engine().Pass(tokens, runs, rows);
-    for (const SequenceRun& run : runs) {
-      const float* from = logits + static_cast<size_t>(run.first_row) * device.vocabulary();
-      std::vector<float>& own = mixed[static_cast<size_t>(run.slot)];
-      own.insert(own.end(), from, from + static_cast<size_t>(run.tokens) * device.vocabulary());
-    }
-  }
+  const std::vector<std::vector<float>> mixed = device.FeedMixed(sequences, 4);
   for (size_t s = 0; s < 3; ++s) {
     reference.engine().ResetSlot(0);
     EXPECT_LT(RelativeError(mixed[s], reference.Feed(0, sequences[s])), kFloatTolerance) << "sequence " << s;

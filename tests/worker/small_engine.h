@@ -87,6 +87,40 @@ class SmallEngine {
     return logits;
   }
 
+  // Feeds sequence s to slot s, from its beginning, in passes that hold a few tokens of each as they come; the logits of
+  // every token, sequence by sequence.
+  std::vector<std::vector<float>> FeedMixed(std::span<const std::vector<int32_t>> sequences, uint32_t seed) {
+    std::mt19937 random(seed);
+    std::vector<size_t> done(sequences.size());
+    std::vector<std::vector<float>> logits(sequences.size());
+    const auto is_open = [&](size_t s) { return done[s] < sequences[s].size(); };
+    for (;;) {
+      std::vector<int32_t> tokens;
+      std::vector<int32_t> rows;
+      std::vector<kernels::SequenceRun> runs;
+      bool any = false;
+      for (size_t s = sequences.size(); s-- > 0;) {
+        any = any || is_open(s);
+        const size_t count = std::min<size_t>(sequences[s].size() - done[s], random() % 2 == 0 ? 1 : random() % 9);
+        if (count == 0) continue;
+        runs.push_back({.slot = static_cast<int32_t>(s), .first_position = static_cast<int32_t>(done[s]),
+                        .first_row = static_cast<int32_t>(tokens.size()), .tokens = static_cast<int32_t>(count)});
+        for (size_t t = 0; t < count; ++t) {
+          rows.push_back(static_cast<int32_t>(tokens.size()));
+          tokens.push_back(sequences[s][done[s]++]);
+        }
+      }
+      if (!any) return logits;
+      if (tokens.empty()) continue;
+      const float* out = engine_->Pass(tokens, runs, rows);
+      for (const kernels::SequenceRun& run : runs) {
+        const float* from = out + static_cast<size_t>(run.first_row) * vocabulary();
+        std::vector<float>& own = logits[static_cast<size_t>(run.slot)];
+        own.insert(own.end(), from, from + static_cast<size_t>(run.tokens) * vocabulary());
+      }
+    }
+  }
+
  private:
   std::unique_ptr<Runtime> runtime_;
   std::optional<LoadedModel> loaded_;
