@@ -32,15 +32,7 @@ thread_local bool t_shed = false;
 class ConnectionThreads final : public httplib::TaskQueue {
  public:
   void enqueue(std::function<void()> serve) override {
-    {
-      const std::scoped_lock lock(mutex_);
-      if (waiting_.size() < kMaxWaiting && (idle_ > waiting_.size() || threads_.size() < kMaxConnections || !threads_.empty())) {
-        waiting_.push_back(std::move(serve));
-        if (idle_ < waiting_.size() && threads_.size() < kMaxConnections) AddThread();
-        more_.notify_one();
-        return;
-      }
-    }
+    if (Queue(serve)) return;
     t_shed = true;
     serve();
     t_shed = false;
@@ -56,6 +48,17 @@ class ConnectionThreads final : public httplib::TaskQueue {
   }
 
  private:
+  // False where nobody could come to serve it; it is left alone then.
+  bool Queue(std::function<void()>& serve) {
+    const std::scoped_lock lock(mutex_);
+    if (waiting_.size() >= kMaxWaiting) return false;
+    if (idle_ <= waiting_.size() && threads_.size() < kMaxConnections) AddThread();
+    if (threads_.empty()) return false;
+    waiting_.push_back(std::move(serve));
+    more_.notify_one();
+    return true;
+  }
+
   void AddThread() {
     try {
       threads_.emplace_back([this] { Serve(); });
@@ -153,18 +156,33 @@ class HttpServer::Impl : private httplib::Server {
 
   int port() const { return port_; }
 
-  void Run() { listen_after_bind(); }
+  void Run() {
+    {
+      const std::scoped_lock lock(mutex_);
+      if (ending_) return;
+      run_ = RunState::kEntered;
+    }
+    listen_after_bind();
+    run_ = RunState::kOver;
+  }
 
   void Stop() {
-    ending_ = true;
+    {
+      const std::scoped_lock lock(mutex_);
+      ending_ = true;
+    }
     api_.Close();
     // httplib cuts a reply that is under way once its socket is closed: the streams say goodbye first.
     const auto until = std::chrono::steady_clock::now() + kFarewell;
     while (streams_ > 0 && std::chrono::steady_clock::now() < until) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    // httplib forgets a stop that comes before it listens.
+    while (run_ == RunState::kEntered && !is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     stop();
   }
 
  private:
+  enum class RunState { kNotYet, kEntered, kOver };
+
   // Instead of httplib's: its reads, deadlines and shutdown are not ours (connection.h).
   bool process_and_close_socket(socket_t socket) override {
     if (!t_shed) {
@@ -362,10 +380,11 @@ class HttpServer::Impl : private httplib::Server {
   const ServerOptions options_;
   std::optional<RequestGuard> guard_;
   int port_ = 0;
-  std::atomic<bool> ending_{false};
+  std::atomic<bool> ending_{false};  // set under mutex_
+  std::atomic<RunState> run_{RunState::kNotYet};
   std::atomic<size_t> streams_{0};
   std::atomic<int64_t> requests_{0};
-  std::mutex mutex_;  // guards refused_
+  std::mutex mutex_;  // guards refused_, and the step from kNotYet to kEntered against ending_
   std::map<std::string, int64_t> refused_;
 };
 

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "base/printable.h"
+#include "controller/cli/exit_codes.h"
 #include "controller/tune_journal.h"
 #include "web/study_reader.h"
 
@@ -60,11 +61,11 @@ RunAnswer RunControl::Begin(const std::string& command, std::vector<std::string>
     command_ = command;
     child = child_ = *std::move(started);
   }
-  // Once the search has begun, how it ends is told by the study.
-  if (child->Wait(kFirstLook) && child->exit_code() != 0 && !HasBegun(db_, journal_before)) {
-    return {422, LastLine(child->LogTail(kMessageBytes))};
-  }
-  return {202, {}};
+  if (!child->Wait(kFirstLook)) return {202, {}};
+  // One that was interrupted had begun; once the search has begun, how it ends is told by the study.
+  const int exit_code = *child->exit_code();
+  if (exit_code == 0 || exit_code == controller::kExitInterrupted || HasBegun(db_, journal_before)) return {202, {}};
+  return {422, LastLine(child->LogTail(kMessageBytes))};
 }
 
 RunAnswer RunControl::Pause() {

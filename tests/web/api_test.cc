@@ -3,9 +3,12 @@
 
 #include <signal.h>
 
+#include <atomic>
 #include <fstream>
+#include <thread>
 
 #include "controller/operating_point.h"
+#include "controller/tune_journal.h"
 #include "tests/web/service_fixture.h"
 #include "web/assets.h"
 #include "web/start_arguments.h"
@@ -164,6 +167,64 @@ TEST_F(ApiTest, TellsASearchAsItGoes) {
                            "questions", "trial_end"}) {
     EXPECT_NE(std::find(types.begin(), types.end(), type), types.end()) << type;
   }
+}
+
+TEST_F(ApiTest, SixtyFourStreamsHearEveryLineOfASearch) {
+  Start();
+  constexpr int kClients = 64;
+  std::vector<std::string> texts(kClients);
+  std::vector<std::thread> clients;
+  std::atomic<int> connected{0};
+  for (int i = 0; i < kClients; ++i) {
+    clients.emplace_back([&, i] {
+      std::string& text = texts[static_cast<size_t>(i)];
+      const Socket socket(port());
+      socket.Send(StreamRequest(port()));
+      bool counted = false;
+      const auto at_end = [&] { return text.find("event: study_end\n", text.size() - std::min(text.size(), size_t{4096})); };
+      while (socket.ReadSome(text, std::chrono::seconds(60)) && at_end() == std::string::npos) {
+        if (!counted && text.find("retry:") != std::string::npos) {
+          counted = true;
+          ++connected;
+        }
+      }
+    });
+  }
+  EXPECT_TRUE(Eventually([&] { return connected == kClients; }));
+  EXPECT_EQ(Post("/api/v1/studies", StartBody()).status, 202);
+  for (std::thread& client : clients) client.join();
+
+  std::vector<std::string> journal;
+  std::ifstream file(controller::EventsFileOf(db()));
+  for (std::string line; std::getline(file, line);) journal.push_back(line);
+  ASSERT_GT(journal.size(), 50U);
+  const std::vector<StreamEvent> first = StreamEventsIn(texts[0]);
+  for (const std::string& text : texts) {
+    EXPECT_EQ(text.find("event: reset"), std::string::npos);
+    const std::vector<StreamEvent> heard = StreamEventsIn(text);
+    std::vector<std::string> told;
+    for (const StreamEvent& event : heard) {
+      if (event.type != "run" && event.type != "running" && event.type != "changed") told.push_back(event.data);
+      if (event.type == "study_end") break;
+    }
+    EXPECT_EQ(told, journal);
+    const size_t both = std::min(heard.size(), first.size());  // the last batch may reach behind the end, or not
+    EXPECT_TRUE(std::equal(heard.begin(), heard.begin() + static_cast<std::ptrdiff_t>(both), first.begin()));
+  }
+}
+
+TEST_F(ApiTest, AStartThatIsPausedAtOnceHasBegun) {
+  Start();
+  BlockAt("measure");
+  std::thread pauser([&] {
+    EXPECT_TRUE(Eventually([&] { return IsBlocked(); }));
+    EXPECT_EQ(Post("/api/v1/run/pause").status, 202);
+  });
+  const Reply begun = Post("/api/v1/studies", StartBody());
+  pauser.join();
+  EXPECT_EQ(begun.status, 202) << begun.body;
+  ASSERT_TRUE(Eventually([&] { return IsIdle(); }));
+  EXPECT_EQ(GetJson("/api/v1/state")["run"]["exit_code"], 130);
 }
 
 TEST_F(ApiTest, PausesAndResumes) {

@@ -45,6 +45,25 @@ std::string Socket::ReadAll(std::chrono::milliseconds patience) const {
   }
 }
 
+std::vector<StreamEvent> StreamEventsIn(const std::string& text) {
+  std::vector<StreamEvent> events;
+  for (size_t at = text.find("\nid: "); at != std::string::npos; at = text.find("\nid: ", at + 1)) {
+    const size_t end = text.find("\n\n", at);
+    if (end == std::string::npos) break;
+    // The frames of the chunked coding stand between the events, never within one.
+    const std::string event = text.substr(at + 1, end - at - 1);
+    const size_t type = event.find("\nevent: ");
+    const size_t data = event.find("\ndata: ");
+    if (type == std::string::npos || data == std::string::npos) continue;
+    events.push_back({.id = event.substr(4, type - 4), .type = event.substr(type + 8, data - type - 8), .data = event.substr(data + 7)});
+  }
+  return events;
+}
+
+std::string StreamRequest(int port, const std::string& headers, const std::string& target) {
+  return "GET " + target + " HTTP/1.1\r\nHost: 127.0.0.1:" + std::to_string(port) + "\r\n" + headers + "\r\n";
+}
+
 Reply ParseReply(const std::string& text) {
   Reply reply;
   const size_t end = text.find("\r\n\r\n");

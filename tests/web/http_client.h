@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/unique_fd.h"
 
@@ -30,6 +31,19 @@ class Socket {
  private:
   UniqueFd fd_;
 };
+
+// What a client of /api/v1/events heard.
+struct StreamEvent {
+  std::string id;
+  std::string type;
+  std::string data;
+
+  bool operator==(const StreamEvent&) const = default;
+};
+// The numbered events in what a stream has sent so far, heads and frames of the chunked coding left out.
+std::vector<StreamEvent> StreamEventsIn(const std::string& text);
+// The request for a stream; `target` may have a query, `headers` whole lines.
+std::string StreamRequest(int port, const std::string& headers = {}, const std::string& target = "/api/v1/events");
 
 Reply ParseReply(const std::string& text);
 

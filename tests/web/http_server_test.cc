@@ -210,27 +210,13 @@ TEST_F(HttpServerTest, SurvivesWhatIsNoHttp) {
 
 // ---- streams ----
 
-// The data of the events of a type, and the last id, from what a stream sent so far.
-struct Heard {
+// The data of the events of a type in what a stream sent so far.
+std::vector<std::string> Hear(const std::string& text, const std::string& type) {
   std::vector<std::string> data;
-  std::string last_id;
-};
-Heard Hear(const std::string& text, const std::string& type) {
-  Heard heard;
-  for (size_t at = text.find("\nid: "); at != std::string::npos; at = text.find("\nid: ", at + 1)) {
-    const size_t end = text.find("\n\n", at);
-    if (end == std::string::npos) break;
-    // The frames of the chunked coding stand between the events, never within one.
-    const std::string event = text.substr(at + 1, end - at - 1);
-    heard.last_id = event.substr(4, event.find('\n') - 4);
-    if (event.find("\nevent: " + type + "\n") == std::string::npos) continue;
-    heard.data.push_back(event.substr(event.find("\ndata: ") + 7));
+  for (const StreamEvent& event : StreamEventsIn(text)) {
+    if (event.type == type) data.push_back(event.data);
   }
-  return heard;
-}
-
-std::string StreamHead(int port, const std::string& more = {}) {
-  return "GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1:" + std::to_string(port) + "\r\n" + more + "\r\n";
+  return data;
 }
 
 TEST_F(HttpServerTest, SixtyFourStreamsLoseNoEvent) {
@@ -239,11 +225,11 @@ TEST_F(HttpServerTest, SixtyFourStreamsLoseNoEvent) {
   constexpr int kEvents = 2000;
   std::vector<std::thread> clients;
   std::atomic<int> connected{0};
-  std::vector<Heard> heard(kClients);
+  std::vector<std::vector<std::string>> heard(kClients);
   for (int i = 0; i < kClients; ++i) {
     clients.emplace_back([&, i] {
       const Socket socket(port());
-      socket.Send(StreamHead(port()));
+      socket.Send(StreamRequest(port()));
       std::string text;
       bool counted = false;
       while (socket.ReadSome(text)) {
@@ -261,9 +247,9 @@ TEST_F(HttpServerTest, SixtyFourStreamsLoseNoEvent) {
     api_->hub().Publish("progress", json{{"last", i + 1 == kEvents}, {"n", i}}.dump());
   }
   for (std::thread& client : clients) client.join();
-  for (const Heard& one : heard) {
-    ASSERT_EQ(one.data.size(), static_cast<size_t>(kEvents));
-    for (int i = 0; i < kEvents; ++i) ASSERT_EQ(json::parse(one.data[static_cast<size_t>(i)])["n"], i);
+  for (const std::vector<std::string>& one : heard) {
+    ASSERT_EQ(one.size(), static_cast<size_t>(kEvents));
+    for (int i = 0; i < kEvents; ++i) ASSERT_EQ(json::parse(one[static_cast<size_t>(i)])["n"], i);
   }
 }
 
@@ -272,18 +258,18 @@ TEST_F(HttpServerTest, AStreamGoesOnBehindTheEventItNames) {
   for (int i = 0; i < 10; ++i) api_->hub().Publish("note", std::to_string(i));
   const uint64_t fifth = api_->hub().last() - 5;
   const Socket socket(port());
-  socket.Send(StreamHead(port(), "Last-Event-ID: " + api_->hub().IdOf(fifth) + "\r\n"));
+  socket.Send(StreamRequest(port(), "Last-Event-ID: " + api_->hub().IdOf(fifth) + "\r\n"));
   std::string text;
-  while (Hear(text, "note").data.size() < 5 && socket.ReadSome(text, std::chrono::seconds(5))) {
+  while (Hear(text, "note").size() < 5 && socket.ReadSome(text, std::chrono::seconds(5))) {
   }
-  EXPECT_THAT(Hear(text, "note").data, testing::ElementsAre("5", "6", "7", "8", "9"));
+  EXPECT_THAT(Hear(text, "note"), testing::ElementsAre("5", "6", "7", "8", "9"));
   EXPECT_THAT(text, Not(HasSubstr("event: reset")));
 }
 
 TEST_F(HttpServerTest, AStreamThatMissedSomethingIsTold) {
   Start();
   const Socket socket(port());
-  socket.Send(StreamHead(port(), "Last-Event-ID: 0123456789abcdef-7\r\n"));
+  socket.Send(StreamRequest(port(), "Last-Event-ID: 0123456789abcdef-7\r\n"));
   std::string text;
   while (text.find("event: reset") == std::string::npos && socket.ReadSome(text, std::chrono::seconds(5))) {
     api_->hub().Publish("note", "1");
@@ -296,7 +282,7 @@ TEST_F(HttpServerTest, BoundsStreamsAndSetsThemFree) {
   std::vector<std::unique_ptr<Socket>> streams;
   for (size_t i = 0; i < kMaxStreams; ++i) {
     streams.push_back(std::make_unique<Socket>(port()));
-    streams.back()->Send(StreamHead(port()));
+    streams.back()->Send(StreamRequest(port()));
   }
   ASSERT_TRUE(Eventually([&] {
     return Get("/metrics").body.find("hproc_event_streams " + std::to_string(kMaxStreams) + "\n") != std::string::npos;
@@ -309,10 +295,25 @@ TEST_F(HttpServerTest, BoundsStreamsAndSetsThemFree) {
   EXPECT_TRUE(Eventually([&] { return Get("/metrics").body.find("hproc_event_streams 0\n") != std::string::npos; }));
 }
 
+TEST_F(HttpServerTest, EndsWhenItWasToldToBeforeItServed) {
+  for (int i = 0; i < 20; ++i) {  // the stop comes before Run, or anywhere in its beginning
+    Api api({.db = db(), .roots = *ModelRoots::Create({fake_.File("")}), .program = HPROC_BINARY, .worker = fake_.setup(),
+             .log_folder = db() + ".logs", .table_folder = db() + ".rates"});
+    const std::unique_ptr<HttpServer> server = *HttpServer::Create(api, {.token = kToken});
+    std::thread runner([&] {
+      if (i % 4 == 1) std::this_thread::yield();
+      server->Run();
+    });
+    if (i % 4 == 0) std::this_thread::sleep_for(milliseconds(i / 4));
+    server->Stop();
+    runner.join();
+  }
+}
+
 TEST_F(HttpServerTest, DrainsInsteadOfCuttingOff) {
   Start();
   const Socket stream(port());
-  stream.Send(StreamHead(port()));
+  stream.Send(StreamRequest(port()));
   std::string text;
   ASSERT_TRUE(stream.ReadSome(text));
   const auto begin = std::chrono::steady_clock::now();
