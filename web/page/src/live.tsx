@@ -31,7 +31,7 @@ export function LiveRun({ live, study }: { live: Live; study: Study }) {
       <div class="columns">
         <Chart title="Decode while answering" unit="tok/s" series={[{ name: "tok/s", data: run.tokens, color: "--point" }]} show={(v) => f.rate(v)} />
         <Chart title="Memory" unit="bytes" stepped series={[{ name: "held", data: run.live, color: "--point" }, { name: "peak", data: run.peak, color: "--garbage-ink", dash: true }]} show={(v) => f.bytes(Math.round(v))} limit={study.memory_cap_bytes} />
-        <Chart title="Right so far" unit="share" series={[{ name: "right", data: run.right, color: "--proven" }]} show={(v) => f.percent(v)} />
+        <Chart title="Right so far" unit="share" series={[{ name: "right", data: run.right, color: "--proven" }]} show={(v) => f.percent(v)} most={1} />
       </div>
       <h2>What happened</h2>
       {run.log.length === 0 ? <p class="empty">Nothing yet.</p> : <ol class="events" tabIndex={0} aria-label="What happened, newest first">{run.log.map((line, i) => <li key={run.log.length - i}><time dateTime={line.utc}>{line.utc.slice(11, 19)}</time> {line.text}</li>)}</ol>}
@@ -41,7 +41,7 @@ export function LiveRun({ live, study }: { live: Live; study: Study }) {
 
 interface Curve { name: string; data: Series; color: string; dash?: boolean }
 
-function Chart({ title, unit, series, show, limit, stepped }: { title: string; unit: string; series: Curve[]; show: (v: number) => string; limit?: number; stepped?: boolean }) {
+function Chart({ title, unit, series, show, limit, most = Infinity, stepped }: { title: string; unit: string; series: Curve[]; show: (v: number) => string; limit?: number; most?: number; stepped?: boolean }) {
   const [box, width] = useWidth();
   const holder = useRef<HTMLDivElement | null>(null);
   const plot = useRef<uPlot | null>(null);
@@ -55,7 +55,7 @@ function Chart({ title, unit, series, show, limit, stepped }: { title: string; u
       const axis = { stroke: css("--faint"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
       plot.current = new uPlot({
         width, height: 170, legend: { show: false }, cursor: { drag: { x: false, y: false } },
-        scales: { x: { time: false }, y: { range: (_u, low, high) => { const pad = (high - low) * 0.1 || Math.abs(high) * 0.02 || 1; return [Math.max(0, low - pad), high + pad]; } } },
+        scales: { x: { time: false }, y: { range: (_u, low, high) => { const pad = (high - low) * 0.1 || Math.abs(high) * 0.02 || 1; return [Math.max(0, low - pad), Math.min(most, high + pad)]; } } },
         axes: [{ ...axis, values: (_u, v) => v.map((s) => (s >= 120 ? `${+(s / 60).toFixed(1)} min` : `${s} s`)), space: 70 }, { ...axis, size: 74, values: (_u, v) => v.map((x) => show(x).replace(" tok/s", "")) }],
         series: [{}, ...series.map((s) => ({ label: s.name, stroke: css(s.color), width: 2, dash: s.dash ? [5, 4] : undefined, points: { show: points < 40, size: 5 }, paths: stepped ? uPlot.paths.stepped!({ align: 1 }) : undefined }))],
       }, data, holder.current!);

@@ -14,6 +14,17 @@ function niceStep(span: number, parts: number): number {
   return [1, 2, 5, 10].map((m) => m * power).find((step) => step >= raw) ?? raw;
 }
 
+// Why the best one is recommended: the most accurate point, and of several the fastest.
+function reason(best: TrialRow, rows: TrialRow[], why: string): string {
+  const a = best.accuracy!;
+  const others = rows.filter((t) => t.kind === "point" && t.trial !== best.trial);
+  const equals = others.filter((t) => t.accuracy!.rate === a.rate);
+  const most = others.length === 0 ? "the only point that fits and answered all questions"
+    : equals.length === 0 ? `the most accurate of ${others.length + 1} points that fit`
+    : `no point that fits is more accurate, and the fastest of ${equals.length + 1} equals`;
+  return `${most} (${a.correct} of ${a.answered}); ${why}`;
+}
+
 export function Pareto({ study, trials, frontier, recommended }:
     { study: StudyRow; trials: TrialRow[]; frontier: number[]; recommended: number | null }) {
   const [box, width] = useWidth();
@@ -82,7 +93,7 @@ export function Pareto({ study, trials, frontier, recommended }:
       </div>
       <Legend looks={looks} />
       <p class="hint">Larger glyphs decode faster{fastest > 0 ? `, up to ${f.rate(fastest)}` : ""}. The line joins trials that no other beats in accuracy, decode rate and bytes at once.</p>
-      {best && study.outcome && <p class="why"><b>Trial {best.trial} is recommended:</b> {study.outcome.why}.</p>}
+      {best && study.outcome && <p class="why"><b>Trial {best.trial} is recommended:</b> {reason(best, all, study.outcome.why)}.</p>}
       <AsTable>{() => (
         <DataTable caption="Trials that answered all questions" rows={rows} keyOf={(t) => t.trial} columns={[
           { head: "Trial", cell: (t) => <a href={`#/study/${study.id}/trial/${t.trial}`}>{t.trial}{t.trial === recommended ? " (recommended)" : ""}</a>, sort: (t) => t.trial },

@@ -41,15 +41,15 @@ export function Controls({ study, live }: { study: StudyRow; live: Live }) {
 
 interface Form {
   model: string; memory: string; headroom: string; context: string; batch: string; mode: string; strategy: string; limit: string;
-  candidates: string; garbage_loads: string; tasks: string; study: string; min_accuracy: string; baseline_16bit: boolean; baseline_int4: boolean; baseline_int4_pruned: boolean; trust_plan: boolean;
+  candidates: string; garbage_loads: string; tasks: string; study: string; device: string; tp: string; kv_dtype: string; seeds: string; min_accuracy: string; baseline_16bit: boolean; baseline_int4: boolean; baseline_int4_pruned: boolean; trust_plan: boolean;
 }
 const EMPTY: Form = { model: "", memory: "", headroom: "", context: "", batch: "1", mode: "auto", strategy: "predict", limit: "", candidates: "", garbage_loads: "", tasks: "",
-  study: "", min_accuracy: "", baseline_16bit: false, baseline_int4: false, baseline_int4_pruned: false, trust_plan: false };
+  study: "", device: "", tp: "", kv_dtype: "f16", seeds: "", min_accuracy: "", baseline_16bit: false, baseline_int4: false, baseline_int4_pruned: false, trust_plan: false };
 
 function bodyOf(form: Form): Record<string, unknown> {
-  const body: Record<string, unknown> = { model: form.model, memory: form.memory, mode: form.mode, strategy: form.strategy };
-  for (const key of ["context", "batch", "limit", "candidates", "garbage_loads"] as const) if (form[key] !== "") body[key] = Number(form[key]);
-  for (const key of ["headroom", "tasks", "study"] as const) if (form[key] !== "") body[key] = form[key];
+  const body: Record<string, unknown> = { model: form.model, memory: form.memory, mode: form.mode, strategy: form.strategy, kv_dtype: form.kv_dtype };
+  for (const key of ["context", "batch", "limit", "candidates", "garbage_loads", "tp", "seeds"] as const) if (form[key] !== "") body[key] = Number(form[key]);
+  for (const key of ["headroom", "tasks", "study", "device"] as const) if (form[key] !== "") body[key] = form[key];
   if (form.min_accuracy !== "") body.min_accuracy = Number(form.min_accuracy);
   for (const key of ["baseline_16bit", "baseline_int4", "baseline_int4_pruned", "trust_plan"] as const) if (form[key]) body[key] = true;
   return body;
@@ -66,7 +66,7 @@ export function Start({ live }: { live: Live }) {
   const set = (key: keyof Form) => (e: Event) => {
     const input = e.target as HTMLInputElement;
     setForm({ ...form, [key]: input.type === "checkbox" ? input.checked : input.value });
-    if (["model", "memory", "headroom", "context", "batch", "mode"].includes(key)) setForecast(null);
+    if (["model", "memory", "headroom", "context", "batch", "mode", "device", "tp", "kv_dtype"].includes(key)) setForecast(null);
   };
   const ask = async (what: "forecast" | "start") => {
     setBusy(what);
@@ -103,6 +103,7 @@ export function Start({ live }: { live: Live }) {
           {text("headroom", "Headroom", "to be left free of it")}
           {text("context", "Context", "tokens a sequence may hold; default 1024", { inputMode: "numeric", pattern: "[0-9]*" })}
           {text("batch", "Batch", "sequences decoded together", { inputMode: "numeric", pattern: "[0-9]*" })}
+          {text("device", "Device", "cpu (default), cuda, cuda:0,1")}
           {text("limit", "Questions", "at most; default all", { inputMode: "numeric", pattern: "[0-9]*" })}
           {text("study", "Name", "default: model and cap")}
         </div>
@@ -111,6 +112,9 @@ export function Start({ live }: { live: Live }) {
           <div class="fields">
             <label class="field"><span>Codebooks</span><select value={form.mode} onChange={set("mode")}><option>auto</option><option>v2</option><option>v2a</option></select><small>V2: one a channel; V2a: a library</small></label>
             <label class="field"><span>Strategy</span><select value={form.strategy} onChange={set("strategy")}><option>predict</option><option>walk</option><option>grid</option></select><small>walk and grid do without the forecast</small></label>
+            {text("tp", "Tensor-parallel ranks", "devices that share one model; default 1", { inputMode: "numeric", pattern: "[0-9]*" })}
+            <label class="field"><span>Keys and values</span><select value={form.kv_dtype} onChange={set("kv_dtype")}><option value="f16">16 bits</option><option value="i8">8 bits</option><option value="f32">32 bits</option></select><small>what the cache stores them in</small></label>
+            {text("seeds", "Seeds", "default 1: greedy; more: sampled so many times", { inputMode: "numeric", pattern: "[0-9]*" })}
             {text("candidates", "Candidates", "whose answers are compared; default 5", { inputMode: "numeric", pattern: "[0-9]*" })}
             {text("garbage_loads", "Garbage loads", "spent on where garbage begins, at most; default 6", { inputMode: "numeric", pattern: "[0-9]*" })}
             {text("min_accuracy", "Least accuracy", "below which no point is wanted, 0 to 1", { inputMode: "decimal" })}
