@@ -1,6 +1,7 @@
 #include "controller/file_lock.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,13 +9,18 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <climits>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 namespace hproc::controller {
 namespace {
+
+// How long a killed holder's child, caught between fork and exec, may keep the lock.
+constexpr std::chrono::seconds kDyingChild{1};
 
 Error LockError(const std::filesystem::path& lock_file, const char* what) {
   const int code = errno;
@@ -36,11 +42,30 @@ std::string Holder(int fd) {
   return "another process";
 }
 
+// The number in "hproc pid 123 on host since …"; -1 where there is none.
+pid_t PidIn(const std::string& holder) {
+  constexpr std::string_view kBefore = "hproc pid ";
+  pid_t pid = -1;
+  if (!holder.starts_with(kBefore)) return -1;
+  const char* number = holder.c_str() + kBefore.size();
+  const bool is_number = std::from_chars(number, holder.c_str() + holder.size(), pid).ec == std::errc{};
+  return is_number && pid > 0 ? pid : -1;
+}
+
+std::string HostName() {
+  std::array<char, HOST_NAME_MAX + 1> host{};
+  return ::gethostname(host.data(), host.size() - 1) == 0 ? host.data() : "?";
+}
+
+// Whether the process that the holder's name speaks of is gone from this machine.
+bool IsGone(const std::string& holder) {
+  const pid_t pid = PidIn(holder);
+  return pid > 0 && holder.find(" on " + HostName() + " since ") != std::string::npos && ::kill(pid, 0) != 0 && errno == ESRCH;
+}
+
 // Best effort: on a full disk the lock holds without a name.
 void WriteHolder(int fd, std::string_view now_utc) {
-  std::array<char, HOST_NAME_MAX + 1> host{};
-  if (::gethostname(host.data(), host.size() - 1) != 0) host = {'?'};
-  const std::string text = "hproc pid " + std::to_string(::getpid()) + " on " + host.data() +
+  const std::string text = "hproc pid " + std::to_string(::getpid()) + " on " + HostName() +
                            " since " + std::string(now_utc) + "\n";
   if (::ftruncate(fd, 0) != 0) return;
   [[maybe_unused]] const ssize_t written = ::pwrite(fd, text.data(), text.size(), 0);
@@ -60,12 +85,18 @@ bool IsStill(const std::filesystem::path& path, int fd) {
 Result<FileLock> FileLock::Acquire(const std::filesystem::path& file, std::string_view now_utc) {
   std::filesystem::path path = file;
   path += ".lock";
+  const auto patience = std::chrono::steady_clock::now() + kDyingChild;
   while (true) {
     UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
     if (!fd) return LockError(path, "cannot create or open its lock file");
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EINTR) continue;
-      if (errno == EWOULDBLOCK) return Error{"is in use by " + Holder(fd.get())};
+      if (errno == EWOULDBLOCK) {
+        const std::string holder = Holder(fd.get());
+        if (!IsGone(holder) || std::chrono::steady_clock::now() > patience) return Error{"is in use by " + holder};
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        continue;
+      }
       return LockError(path, "cannot lock its lock file");
     }
     if (!IsStill(path, fd.get())) continue;
@@ -82,12 +113,8 @@ std::optional<LockHolder> HolderOf(const std::filesystem::path& file) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!fd) return std::nullopt;
   LockHolder holder{.pid = -1, .text = Holder(fd.get())};
-  constexpr std::string_view kBefore = "hproc pid ";
-  if (!holder.text.starts_with(kBefore)) return std::nullopt;
-  const char* number = holder.text.c_str() + kBefore.size();
-  if (std::from_chars(number, holder.text.c_str() + holder.text.size(), holder.pid).ec != std::errc{} || holder.pid <= 0) {
-    return std::nullopt;
-  }
+  holder.pid = PidIn(holder.text);
+  if (holder.pid < 0) return std::nullopt;
   struct stat named {};
   if (::fstat(fd.get(), &named) != 0) return std::nullopt;
   const std::filesystem::path descriptors = "/proc/" + std::to_string(holder.pid) + "/fd";

@@ -24,7 +24,7 @@ namespace hproc::controller {
 
 class FileLock {
  public:
-  // Does not wait. The error says who holds the lock, or why the lock file cannot be had; it does
+  // Does not wait, but up to a second for what is left of a holder that is dead. The error says who holds the lock, or why the lock file cannot be had; it does
   // not name `file`.
   static Result<FileLock> Acquire(const std::filesystem::path& file, std::string_view now_utc);
 

@@ -275,11 +275,7 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
         }
         return TrialRunResult{.trial = std::move(run.trial), .interrupted = true};
       }
-      const Retry retry = RetryAfter(reason);
-      const bool again = retry == Retry::kSeveralTimes
-                             ? kills + 1 < kMostKills
-                             : failures == 0 && (retry == Retry::kOnce || retry == Retry::kOnceThenQuarantine ||
-                                                 retry == Retry::kFewerThreads);
+      const bool again = IsTriedAgain(reason, kills, failures);
       observer_->OnAttemptEnd(run.trial, *attempt_number, end->verdict, again);
       if (again) {
         if (Result<void> ended = store_.EndAttempt(run.trial.id, *attempt_number, end->verdict); !ended.ok()) {

@@ -41,25 +41,33 @@ Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesy
   options.executable = setup_.executable;
   options.arguments = setup_.arguments;
   options.deadlines = setup_.deadlines;
-  Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(
-      options, worker::MeasureJob{.model_dir = model_dir, .table_folder = table_folder.string(), .deployment = deployment},
-      &observer);
-  if (!client.ok()) return client.error();
-  {
-    const std::scoped_lock lock(mutex_);
-    current_ = client->get();
+  const worker::MeasureJob job{.model_dir = model_dir, .table_folder = table_folder.string(), .deployment = deployment};
+  int kills = 0;
+  int failures = 0;
+  for (;;) {
+    Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(options, job, &observer);
+    if (!client.ok()) return client.error();
+    {
+      const std::scoped_lock lock(mutex_);
+      current_ = client->get();
+    }
+    if (stopped_) (*client)->Stop("interrupted");
+    Outcome<worker::MeasureResult> result = (*client)->AwaitMeasure();
+    {
+      const std::scoped_lock lock(mutex_);
+      current_ = nullptr;
+    }
+    if (result.ok()) {
+      (void)(*client)->Finish();  // what was measured stands whether or not the worker leaves politely
+      observer_->OnMeasureEnd(result->reused, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      return Measured{.result = std::move(*result), .worker_version = observer.hello().worker_version,
+                      .device_name = observer.hello().device_name};
+    }
+    const Verdict& verdict = result.verdict().verdict;
+    if (!IsTriedAgain(verdict.reason, kills, failures)) return Error{verdict.message};
+    ++(verdict.reason == Reason::kKilled ? kills : failures);
+    observer_->OnNote("measuring failed, once more: " + verdict.message);
   }
-  if (stopped_) (*client)->Stop("interrupted");
-  Outcome<worker::MeasureResult> result = (*client)->AwaitMeasure();
-  {
-    const std::scoped_lock lock(mutex_);
-    current_ = nullptr;
-  }
-  if (!result.ok()) return Error{result.verdict().verdict.message};
-  (void)(*client)->Finish();  // what was measured stands whether or not the worker leaves politely
-  observer_->OnMeasureEnd(result->reused, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  return Measured{.result = std::move(*result), .worker_version = observer.hello().worker_version,
-                  .device_name = observer.hello().device_name};
 }
 
 void MeasureRun::Stop() {

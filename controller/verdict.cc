@@ -195,36 +195,26 @@ RunVerdict Judge(const WorkerEnd& end) {
   return ExitedWithoutAWord(end);
 }
 
-Retry RetryAfter(Reason reason) {
+bool IsTriedAgain(Reason reason, int64_t kills, int64_t failures) {
   switch (reason) {
-    case Reason::kNone:
-    case Reason::kGarbageOutput:
-    case Reason::kLoaderFault:
-    case Reason::kProtocolError:
-      return Retry::kNever;
-    case Reason::kOutOfMemory:
-      return Retry::kConfirmOnce;
     case Reason::kCrash:
-      return Retry::kOnceThenQuarantine;
     case Reason::kHang:
     case Reason::kTimeout:
     case Reason::kContaminated:
-      return Retry::kOnce;
-    case Reason::kKilled:
-      return Retry::kSeveralTimes;
     case Reason::kHostOutOfMemory:
-      return Retry::kFewerThreads;
+      return failures == 0;
+    case Reason::kKilled:
+      return kills + 1 < kMostKills;
+    case Reason::kNone:
+    case Reason::kOutOfMemory:
+    case Reason::kGarbageOutput:
+    case Reason::kLoaderFault:
+    case Reason::kProtocolError:
     case Reason::kDeviceLost:
-      return Retry::kStopStudy;
     case Reason::kInterrupted:
-      return Retry::kOnResume;
+      return false;
   }
-  return Retry::kNever;
-}
-
-bool MovesBoundary(Reason reason) {
-  return reason == Reason::kNone || reason == Reason::kOutOfMemory ||
-         reason == Reason::kGarbageOutput;
+  return false;
 }
 
 }  // namespace hproc::controller

@@ -31,29 +31,17 @@ namespace hproc::controller {
 
 struct RunVerdict {
   // What the run makes of its trial: nullopt where that is for others to say (a run as reported, an
-  // interrupted one). kFailed ends the attempt; whether it ends the trial is for RetryAfter.
+  // interrupted one). kFailed ends the attempt; whether it ends the trial is for IsTriedAgain.
   std::optional<TrialState> state;
   Verdict verdict;  // reason kNone: the run ended as it should
 };
 
 RunVerdict Judge(const WorkerEnd& end);
 
-enum class Retry {
-  kNever,
-  kOnce,
-  kSeveralTimes,        // ended from outside, by a person or a scheduler: kMostKills attempts may end so
-  kOnceThenQuarantine,  // a plan that crashed twice is not tried again by any trial
-  // Not the trial: where the prediction says that it fits, the boundary moves only once another plan was refused too
-  // (controller/search_evidence.h).
-  kConfirmOnce,
-  kFewerThreads,  // once, with one thread and so less host memory in use
-  kOnResume,      // the study stopped, not the trial
-  kStopStudy,     // nothing more can be learned on this device
-};
-Retry RetryAfter(Reason reason);
+// Whether a run that failed so is made again, `kills` runs having been killed before it and `failures` having failed
+// otherwise. What may pass is tried once more. A kill from outside, by a person or a scheduler, says nothing at all, and
+// kMostKills runs may end so. A worker that is caught lying, and a device that is lost, are not tried again.
+bool IsTriedAgain(Reason reason, int64_t kills, int64_t failures);
 inline constexpr int kMostKills = 3;
-
-// Whether the reason says something about the point itself.
-bool MovesBoundary(Reason reason);
 
 }  // namespace hproc::controller

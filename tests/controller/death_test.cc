@@ -16,65 +16,20 @@
 
 #include "base/unique_fd.h"
 #include "tests/controller/fake.h"
+#include "tests/controller/processes.h"
 
 namespace hproc::controller {
 namespace {
 
 using testing::IsEmpty;
 
-std::vector<pid_t> AllProcesses() {
-  std::vector<pid_t> pids;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const std::string name = entry.path().filename();
-    if (name.find_first_not_of("0123456789") == std::string::npos) pids.push_back(std::stoi(name));
-  }
-  return pids;
-}
-
-std::string ReadProc(pid_t pid, const char* file) {
-  std::ifstream stream("/proc/" + std::to_string(pid) + "/" + file);
-  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-}
-
-// Living processes whose environment holds `mark`. (A zombie's is empty.)
-std::vector<pid_t> Marked(const std::string& mark) {
-  std::vector<pid_t> found;
-  for (const pid_t pid : AllProcesses()) {
-    if (ReadProc(pid, "environ").find(mark) != std::string::npos) found.push_back(pid);
-  }
-  return found;
-}
-
-// Children of this process, zombies among them.
-std::vector<pid_t> Children() {
-  std::vector<pid_t> found;
-  for (const pid_t pid : AllProcesses()) {
-    // "pid (name) state ppid …", and the name may hold anything.
-    const std::string stat = ReadProc(pid, "stat");
-    const size_t name_end = stat.rfind(')');
-    if (name_end == std::string::npos) continue;
-    if (std::stoi(stat.substr(name_end + 4)) == ::getpid()) found.push_back(pid);
-  }
-  return found;
-}
-
-// A killed process is gone soon, not at once, where it is not ours to reap.
-std::vector<pid_t> MarkedAfterAWhile(const std::string& mark) {
-  std::vector<pid_t> found = Marked(mark);
-  for (int i = 0; i < 200 && !found.empty(); ++i) {
-    std::this_thread::sleep_for(milliseconds(10));
-    found = Marked(mark);
-  }
-  return found;
-}
-
 bool EndsWithin(int pidfd, milliseconds limit) {
   pollfd ended{pidfd, POLLIN, 0};
   return ::poll(&ended, 1, static_cast<int>(limit.count())) == 1;
 }
 
-TEST(Death, LeavesNoOrphanAndNoZombieOfFiftyKilledWorkers) {
-  const std::string mark = "HPROC_TEST_MARK=fifty_" + std::to_string(::getpid());
+TEST(Death, LeavesNoOrphanAndNoZombieOfTwoHundredKilledWorkers) {
+  const std::string mark = "HPROC_TEST_MARK=two_hundred_" + std::to_string(::getpid());
   const std::string scripts[] = {
       R"({"load": ["hang"]})",
       R"({"load": ["ignore_sigterm", "deaf", "grandchild", "hang"]})",
@@ -82,7 +37,7 @@ TEST(Death, LeavesNoOrphanAndNoZombieOfFiftyKilledWorkers) {
       R"({"load": ["grandchild", "segv"]})",
       R"({"load": ["grandchild", {"do": "exit", "code": 0}]})",
   };
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < 40; ++round) {
     std::vector<std::unique_ptr<WorkerProcess>> workers;
     for (const std::string& script : scripts) {
       WorkerOptions options = FakeWorker(script);
@@ -103,7 +58,7 @@ TEST(Death, LeavesNoOrphanAndNoZombieOfFiftyKilledWorkers) {
       }
     }
   }
-  EXPECT_THAT(Children(), IsEmpty());
+  EXPECT_THAT(ChildrenOf(::getpid()), IsEmpty());
   EXPECT_THAT(MarkedAfterAWhile(mark), IsEmpty());
 }
 

@@ -167,6 +167,21 @@ NewTrial FakeStudy::PlanOf(FloorPair at, Purpose purpose) const {
   return trial;
 }
 
+std::vector<std::string> Substance(const std::vector<Trial>& trials) {
+  std::vector<std::string> all;
+  for (const Trial& trial : trials) {
+    all.push_back(nlohmann::json{{"number", trial.number},
+                                 {"digest", trial.plan.plan_digest},
+                                 {"purpose", trial.plan.purpose},
+                                 {"state", TrialStateName(trial.state)},
+                                 {"message", trial.verdict.message},
+                                 {"asked", trial.measured.accuracy.total},
+                                 {"right", trial.measured.accuracy.strict_correct}}
+                      .dump());
+  }
+  return all;
+}
+
 void RecordingObserver::OnTrialStart(const Trial& trial, int attempt) {
   starts.emplace_back(trial.number, attempt);
   at_start(trial);

@@ -71,6 +71,9 @@ class FakeStudy {
   std::optional<StudyQuestions> questions_;
 };
 
+// What of the trials must not depend on how often their study was cut off.
+std::vector<std::string> Substance(const std::vector<Trial>& trials);
+
 // Notes what happened and may act on it.
 class RecordingObserver : public TuneObserver {
  public:

@@ -1,10 +1,15 @@
 #include "controller/file_lock.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "base/file.h"
 #include "tests/controller/store_testing.h"
@@ -124,6 +129,38 @@ TEST(StudyFileLock, IsReleasedByTheKernelWhenItsHolderIsKilled) {
   EXPECT_NE(*ReadFile(folder / "study.db.lock", 1000), "");  // left behind, and no obstacle
   const auto next = OpenSqliteStore(path, OpenMode::kReadWrite);
   EXPECT_TRUE(next.ok()) << next.error().message;
+}
+
+// A controller that is killed while it starts a worker leaves a child that has the lock until it is dead, too.
+TEST(FileLock, WaitsForWhatIsLeftOfAHolderThatIsDead) {
+  const TestFolder folder;
+  const fs::path path = folder / "study.db";
+  pid_t dead = -1;
+  {
+    Helper helper({"idle"});
+    dead = helper.pid();
+  }
+  std::string host(256, '\0');
+  ASSERT_EQ(::gethostname(host.data(), host.size()), 0);
+  host.resize(std::strlen(host.c_str()));
+  const auto hold = [&](pid_t pid) {
+    std::ofstream(folder / "study.db.lock") << "hproc pid " << pid << " on " << host << " since then\n";
+    UniqueFd left(::open((folder / "study.db.lock").c_str(), O_RDWR | O_CLOEXEC));
+    EXPECT_EQ(::flock(left.get(), LOCK_EX | LOCK_NB), 0);
+    return left;
+  };
+  UniqueFd left = hold(dead);
+  std::jthread dying([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    left.Reset();
+  });
+  EXPECT_TRUE(FileLock::Acquire(path, "now").ok());
+  dying.join();
+
+  left = hold(::getpid());
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_THAT(ErrorOf(FileLock::Acquire(path, "now")), HasSubstr("is in use by hproc pid "));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(500)) << "who lives is not waited for";
 }
 
 TEST(StudyFileLock, IsNotInheritedByChildProcesses) {

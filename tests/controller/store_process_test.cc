@@ -9,6 +9,7 @@
 
 #include "controller/database.h"
 #include "controller/study_json.h"
+#include "tests/controller/processes.h"
 #include "tests/controller/store_testing.h"
 
 namespace hproc::controller {
@@ -145,13 +146,13 @@ void WriteAndKill(const fs::path& path, int lines, std::chrono::microseconds del
 }
 
 TEST(StoreKill, LosesNothingThatReturnedAndChangesNothingThatWasFinished) {
-  constexpr int kKills = 30;
+  const int kills = TortureKills(30);
   const TestFolder folder;
   const fs::path path = folder / "study.db";
   std::mt19937 random(20260102);
   Returned returned;
   std::map<int, std::string> finished;
-  for (int kill = 0; kill < kKills; ++kill) {
+  for (int kill = 0; kill < kills; ++kill) {
     SCOPED_TRACE(kill);
     const int lines = kill % 6 == 0 ? 0 : 1 + static_cast<int>(random() % 40);
     const auto delay = std::chrono::microseconds(random() % (lines == 0 ? 20'000 : 2'000));
@@ -164,7 +165,7 @@ TEST(StoreKill, LosesNothingThatReturnedAndChangesNothingThatWasFinished) {
     ExpectSoundFile(path);
     if (HasFailure()) break;
   }
-  EXPECT_GT(returned.finished, kKills) << "killed too early to mean anything";
+  EXPECT_GT(returned.finished, kills) << "killed too early to mean anything";
 }
 
 TEST(StoreKill, LeavesAFileThatOpensWhereItHitsTheCreation) {

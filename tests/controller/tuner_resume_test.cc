@@ -13,23 +13,6 @@ using testing::ElementsAre;
 using testing::Pair;
 using testing::SizeIs;
 
-// What of a trial must not depend on how often its study was cut off.
-std::string Substance(const Trial& trial) {
-  return json{{"number", trial.number},
-              {"digest", trial.plan.plan_digest},
-              {"purpose", trial.plan.purpose},
-              {"state", TrialStateName(trial.state)},
-              {"message", trial.verdict.message},
-              {"asked", trial.measured.accuracy.total},
-              {"right", trial.measured.accuracy.strict_correct}}
-      .dump();
-}
-std::vector<std::string> Substance(const std::vector<Trial>& trials) {
-  std::vector<std::string> all;
-  for (const Trial& trial : trials) all.push_back(Substance(trial));
-  return all;
-}
-
 class Resumed : public testing::TestWithParam<const char*> {};
 
 TEST_P(Resumed, AfterAnyPrefixOfItsTrialsAStudyEndsTheSameAndRepeatsNoneThatWasFinished) {

@@ -458,6 +458,17 @@ TEST(MeasureRun, HandsOverTheTableAndWhoMadeIt) {
   EXPECT_EQ((*space)->At({10, 20}).digest, fake.space().At({10, 20}).digest);
 }
 
+TEST(MeasureRun, OutlivesACrashAndTwoKills) {
+  FakeStudy fake;
+  fake.SetScript({{"init", {{{"do", "sigkill"}, {"once", fake.File("first")}}}},
+                  {"measure", {{{"do", "sigkill"}, {"once", fake.File("second")}}, {{"do", "segv"}, {"once", fake.File("third")}}}}});
+  RecordingObserver observer;
+  MeasureRun run(fake.setup(), &observer);
+  const Result<Measured> measured = run.Run(fake.model_dir(), fake.File("tables"), fake.spec.deployment);
+  EXPECT_TRUE(measured.ok()) << ErrorOf(measured);
+  EXPECT_TRUE(std::filesystem::exists(fake.File("third")));
+}
+
 TEST(MeasureRun, GivesTheVerdictInOneLine) {
   RecordingObserver observer;
   const json broken = {{"do", "error"}, {"kind", "bad_checkpoint"}, {"message", "no config.json"}};

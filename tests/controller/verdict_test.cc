@@ -207,30 +207,23 @@ TEST(Judge, QuotesTheLastWordsOfACrashAsOneSafeLine) {
   EXPECT_LT(Judge(end).verdict.message.size(), 500u);
 }
 
-TEST(RetryAfter, FollowsTheTable) {
-  EXPECT_EQ(RetryAfter(Reason::kNone), Retry::kNever);
-  EXPECT_EQ(RetryAfter(Reason::kOutOfMemory), Retry::kConfirmOnce);
-  EXPECT_EQ(RetryAfter(Reason::kGarbageOutput), Retry::kNever);
-  EXPECT_EQ(RetryAfter(Reason::kCrash), Retry::kOnceThenQuarantine);
-  EXPECT_EQ(RetryAfter(Reason::kHang), Retry::kOnce);
-  EXPECT_EQ(RetryAfter(Reason::kTimeout), Retry::kOnce);
-  EXPECT_EQ(RetryAfter(Reason::kKilled), Retry::kSeveralTimes);
-  EXPECT_EQ(RetryAfter(Reason::kHostOutOfMemory), Retry::kFewerThreads);
-  EXPECT_EQ(RetryAfter(Reason::kContaminated), Retry::kOnce);
-  EXPECT_EQ(RetryAfter(Reason::kLoaderFault), Retry::kNever);
-  EXPECT_EQ(RetryAfter(Reason::kProtocolError), Retry::kNever);
-  EXPECT_EQ(RetryAfter(Reason::kDeviceLost), Retry::kStopStudy);
-  EXPECT_EQ(RetryAfter(Reason::kInterrupted), Retry::kOnResume);
+TEST(IsTriedAgain, WhatMayPassOnceMore) {
+  for (const Reason reason : {Reason::kCrash, Reason::kHang, Reason::kTimeout, Reason::kContaminated, Reason::kHostOutOfMemory}) {
+    EXPECT_TRUE(IsTriedAgain(reason, 2, 0)) << "kills do not count";
+    EXPECT_FALSE(IsTriedAgain(reason, 0, 1));
+  }
 }
 
-TEST(MovesBoundary, OnlyWhereTheRunSaidSomethingAboutThePoint) {
-  for (const Reason reason : {Reason::kNone, Reason::kOutOfMemory, Reason::kGarbageOutput}) {
-    EXPECT_TRUE(MovesBoundary(reason));
-  }
-  for (const Reason reason : {Reason::kCrash, Reason::kHang, Reason::kTimeout, Reason::kKilled,
-                              Reason::kHostOutOfMemory, Reason::kContaminated, Reason::kLoaderFault,
-                              Reason::kProtocolError, Reason::kDeviceLost, Reason::kInterrupted}) {
-    EXPECT_FALSE(MovesBoundary(reason));
+TEST(IsTriedAgain, AKilledRunUntilTheThirdKill) {
+  EXPECT_TRUE(IsTriedAgain(Reason::kKilled, 0, 5));
+  EXPECT_TRUE(IsTriedAgain(Reason::kKilled, 1, 0));
+  EXPECT_FALSE(IsTriedAgain(Reason::kKilled, 2, 0));
+}
+
+TEST(IsTriedAgain, NoResultAndNoLie) {
+  for (const Reason reason : {Reason::kNone, Reason::kOutOfMemory, Reason::kGarbageOutput, Reason::kLoaderFault, Reason::kProtocolError,
+                              Reason::kDeviceLost, Reason::kInterrupted}) {
+    EXPECT_FALSE(IsTriedAgain(reason, 0, 0));
   }
 }
 

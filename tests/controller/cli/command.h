@@ -30,6 +30,7 @@ class Command {
   Command& operator=(const Command&) = delete;
 
   void Signal(int signal) const;
+  pid_t pid() const { return pid_; }
   Finished Wait();
 
  private:
