@@ -1,6 +1,7 @@
 #include "controller/screening.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace hproc::controller {
 namespace {
@@ -38,6 +39,31 @@ bool Screening::Add(const Answer& answer) {
     why_ = "stopped: clearly below the accuracy asked for" + after;
   }
   return !why_.empty();
+}
+
+std::optional<SenseTest> SenseTest::Create(const evals::GarbageCalibration& reference) {
+  if (reference.right_rate < evals::kReferenceRightRate) return std::nullopt;
+  const evals::SprtSpec test{.p0 = reference.right_rate / 8, .p1 = reference.right_rate / 2};
+  return SenseTest(*evals::Sprt::Create(test), reference.right_rate);
+}
+
+SenseTest::Finding SenseTest::Add(const Answer& answer) {
+  if (test_.decision() == evals::SprtDecision::kContinue) {
+    ++asked_;
+    right_ += answer.flexible_correct ? 1 : 0;
+    test_.Add(answer.flexible_correct);
+  }
+  switch (test_.decision()) {
+    case evals::SprtDecision::kContinue: return Finding::kUndecided;
+    case evals::SprtDecision::kAcceptH0: return Finding::kGarbage;
+    case evals::SprtDecision::kAcceptH1: return Finding::kSense;
+  }
+  return Finding::kUndecided;
+}
+
+std::string SenseTest::Describe() const {
+  return std::to_string(right_) + " of " + std::to_string(asked_) + " questions right, " +
+         std::to_string(std::lround(100 * reference_rate_)) + " % of the reference's probes are";
 }
 
 }  // namespace hproc::controller

@@ -1,4 +1,4 @@
-// Screening: when to stop asking a trial questions.
+// Screening: when to stop asking a trial questions; and whether the answers make sense.
 //
 // Fed with the answers in the study's order, it stops on any of
 //
@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "controller/study.h"
+#include "evals/garbage.h"
 #include "evals/statistics.h"
 
 namespace hproc::controller {
@@ -47,6 +48,29 @@ class Screening {
   evals::PairedSprt paired_;
   std::optional<evals::Sprt> floor_;
   std::string why_;
+};
+
+// Whether a trial whose probes were suspect (evals/garbage.h) talks sense: Wald's test on its answers to the task, in their
+// order. Sense is half as many right as of the reference's probes; garbage is an eighth. Between the two either may be
+// said, and where the questions end first, nothing is proven against it.
+class SenseTest {
+ public:
+  // None where the reference itself gets less than a quarter right: its task tells nobody apart.
+  static std::optional<SenseTest> Create(const evals::GarbageCalibration& reference);
+
+  enum class Finding { kUndecided, kSense, kGarbage };
+  Finding Add(const Answer& answer);
+
+  // "3 of 11 questions right, 80 % of the reference's probes are".
+  std::string Describe() const;
+
+ private:
+  SenseTest(const evals::Sprt& test, double reference_rate) : test_(test), reference_rate_(reference_rate) {}
+
+  evals::Sprt test_;
+  double reference_rate_;
+  int asked_ = 0;
+  int right_ = 0;
 };
 
 }  // namespace hproc::controller

@@ -57,7 +57,7 @@ struct TrialRunner::Attempt : WorkerObserver {
     if (Result<std::optional<End>> end = Probe(client, generator); !end.ok() || *end) {
       return end.ok() ? Result<End>(**end) : Result<End>(end.error());
     }
-    if (run.depth == Depth::kProbe) return Finished(client, TrialState::kComplete, {});
+    if (run.depth == Depth::kProbe && !suspicion) return Finished(client, TrialState::kComplete, {});
 
     Verdict remark;
     if (Result<std::optional<End>> end = Ask(client, generator, remark); !end.ok() || *end) {
@@ -89,13 +89,10 @@ struct TrialRunner::Attempt : WorkerObserver {
       probe_remark = "garbage at probe: " + judgement.message;
       return std::optional<End>();
     }
-    if (judgement.verdict == evals::GarbageVerdict::kGarbage) {
-      const bool loader_fault = BeyondDoubt(run.trial.plan);
-      Result<End> end = Finished(client, loader_fault ? TrialState::kFailed : TrialState::kInfeasible,
-                                 {.reason = loader_fault ? Reason::kLoaderFault : Reason::kGarbageOutput, .phase = "probe",
-                                  .device = {}, .short_bytes = 0, .message = judgement.message});
-      if (!end.ok()) return end.error();
-      return std::optional<End>(std::move(*end));
+    if (judgement.verdict == evals::GarbageVerdict::kGarbage) return Garbage(client, "probe", judgement.message);
+    if (judgement.verdict == evals::GarbageVerdict::kSuspect && run.calibration && !is_asked_on) {
+      suspicion = SenseTest::Create(*run.calibration);
+      probe_remark = "suspect at probe: " + judgement.message;
     }
     if (!run.calibration) {
       // Kept at once: it must outlive this attempt, whatever ends it.
@@ -150,6 +147,10 @@ struct TrialRunner::Attempt : WorkerObserver {
               if (batch.size() >= kAnswersPerTransaction) flush();
               runner.observer_->OnQuestions(++asked, questions, counter.tally().strict_correct);
               stopped_early = screening.Add(answer);
+              if (suspicion && sense == SenseTest::Finding::kUndecided) sense = suspicion->Add(answer);
+              // To be sure of sense is all that a trial of its probes alone asks questions for.
+              const bool sure = run.depth == Depth::kProbe && (sense == SenseTest::Finding::kSense || asked == kScreenQuestions);
+              stopped_early = stopped_early || sense == SenseTest::Finding::kGarbage || sure;
               return !stopped_early && !store_error;
             });
         flush();
@@ -161,7 +162,9 @@ struct TrialRunner::Attempt : WorkerObserver {
       }
     }
     measured.accuracy.all_questions = !stopped_early;
-    remark.message = probe_remark.empty() ? screening.why() : probe_remark;
+    if (sense == SenseTest::Finding::kGarbage) return Garbage(client, "generate", suspicion->Describe() + "; " + probe_remark);
+    if (suspicion) probe_remark += "; " + suspicion->Describe();
+    remark.message = probe_remark.empty() || !screening.why().empty() ? screening.why() : probe_remark;
     return std::optional<End>();
   }
 
@@ -170,6 +173,16 @@ struct TrialRunner::Attempt : WorkerObserver {
     // What was measured stands whether or not the worker leaves politely.
     (void)client.Finish();
     return End{state, std::move(verdict)};
+  }
+
+  // Garbage where no garbage can be is a fault of the loader.
+  Result<std::optional<End>> Garbage(WorkerClient& client, std::string phase, std::string message) {
+    const bool loader_fault = BeyondDoubt(run.trial.plan);
+    Result<End> end = Finished(client, loader_fault ? TrialState::kFailed : TrialState::kInfeasible,
+                               {.reason = loader_fault ? Reason::kLoaderFault : Reason::kGarbageOutput, .phase = std::move(phase),
+                                .device = {}, .short_bytes = 0, .message = std::move(message)});
+    if (!end.ok()) return end.error();
+    return std::optional<End>(std::move(*end));
   }
 
   // A generator that failed: the client knows why.
@@ -195,6 +208,8 @@ struct TrialRunner::Attempt : WorkerObserver {
   const TrialRun& run;
   TrialMeasurements measured;
   std::string probe_remark;  // what the probes said of a trial that goes on all the same
+  std::optional<SenseTest> suspicion;  // the probes were suspect: the task decides
+  SenseTest::Finding sense = SenseTest::Finding::kUndecided;
 };
 
 TrialRunner::TrialRunner(Store& store, const StudySpec& spec, const StudyQuestions& questions, WorkerSetup setup,

@@ -27,7 +27,6 @@ constexpr double kScriptShare = 0.01;
 constexpr int kMinProbesForRates = 4;   // below that a rate of 0 says little
 constexpr int kMinProbesForRight = 8;   // 0 of 8 is still 1 in 10 at a rate of 1 in 4
 constexpr double kReferenceRate = 0.5;  // a reference below it does not show what a rule asks for
-constexpr double kReferenceRightRate = 0.25;
 constexpr double kGarbageRateRatio = 0.25;
 constexpr double kSuspectRateRatio = 0.5;
 

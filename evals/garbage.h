@@ -80,6 +80,9 @@ struct GarbageCalibration {
   bool operator==(const GarbageCalibration&) const = default;
 };
 
+// A reference that gets fewer right says nothing about models that get none right.
+inline constexpr double kReferenceRightRate = 0.25;
+
 GarbageCalibration CalibrateGarbage(std::span<const ProbeResult> reference);
 
 // For the store. Parsing refuses what ToJson would not have written.

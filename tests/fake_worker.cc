@@ -334,8 +334,8 @@ class FakeWorker {
       }
     } else if (what == "grandchild") {
       StartGrandchild(action.Int("escape", 0) != 0);
-    } else if (what == "garbage") {
-      garbage_ = true;
+    } else if (what == "garbage" || what == "sense") {
+      garbage_ = what == "garbage";
     } else if (what == "nonfinite") {
       nonfinite_ = true;
     } else if (what == "print") {

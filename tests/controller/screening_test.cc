@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <random>
 
 namespace hproc::controller {
@@ -130,6 +131,55 @@ TEST(Screening, APointBetterByFivePointsIsSeldomDropped) {
   }
   EXPECT_GT(dropped, 80 - 4 * 9);
   EXPECT_LT(dropped, 80 + 4 * 9);
+}
+
+// ---- sense ----
+
+evals::GarbageCalibration ReferenceWith(double right_rate) {
+  evals::GarbageCalibration reference;
+  reference.probes = 16;
+  reference.right_rate = right_rate;
+  return reference;
+}
+
+Answer Question(bool right) {
+  Answer answer;
+  answer.stage = "smoke";
+  answer.flexible_correct = right;
+  return answer;
+}
+
+// Share of 2,000 models of that rate that are found to talk garbage within 200 questions, and how many are found out at all.
+std::pair<double, double> FoundGarbage(double reference, double rate) {
+  std::mt19937 random(7);
+  std::bernoulli_distribution right(rate);
+  int garbage = 0;
+  int decided = 0;
+  for (int model = 0; model < 2000; ++model) {
+    SenseTest test = *SenseTest::Create(ReferenceWith(reference));
+    SenseTest::Finding finding{};
+    for (int q = 0; q < 200 && finding == SenseTest::Finding::kUndecided; ++q) finding = test.Add(Question(right(random)));
+    garbage += finding == SenseTest::Finding::kGarbage ? 1 : 0;
+    decided += finding != SenseTest::Finding::kUndecided ? 1 : 0;
+  }
+  return {garbage / 2000.0, decided / 2000.0};
+}
+
+TEST(SenseTest, IsWrongOnceInTwentyTimesAtMost) {
+  // Wald's bounds hold for the errors up to alpha / (1 - beta); three standard errors of 2,000 trials beyond.
+  const double bound = 0.05 / 0.95 + 3 * std::sqrt(0.05 * 0.95 / 2000);
+  for (const double reference : {0.25, 0.5, 0.8, 1.0}) {
+    EXPECT_LT(FoundGarbage(reference, reference / 2).first, bound) << reference;
+    EXPECT_LT(FoundGarbage(reference, reference).first, 0.01) << reference;
+    EXPECT_GT(FoundGarbage(reference, reference / 8).first, 1 - bound) << reference;
+    EXPECT_EQ(FoundGarbage(reference, 0).first, 1) << reference;
+    EXPECT_GT(FoundGarbage(reference, reference / 4).second, 0.95) << "decides in time: " << reference;
+  }
+}
+
+TEST(SenseTest, IsNotHadWhereTheReferenceGetsNextToNothingRight) {
+  EXPECT_FALSE(SenseTest::Create(ReferenceWith(0.24)).has_value());
+  EXPECT_FALSE(SenseTest::Create({}).has_value());
 }
 
 }  // namespace

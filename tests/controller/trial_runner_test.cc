@@ -180,6 +180,35 @@ TEST(TrialRunner, CalibratesTheGarbageRulesByTheFirstSensibleTrialAndNoOther) {
   EXPECT_NE(first.Calibration(), "");
 }
 
+// Four of the 22 probes loop: too many to pass, too few to condemn.
+const json kSuspectProbes = {{"do", "garbage"}, {"after", kProbes - 4}, {"nth", 1}};
+const json kSenseAfterwards = {{"do", "sense"}, {"nth", 2}};
+
+TEST(TrialRunner, LetsTheTaskDecideWhatSuspectProbesLeaveOpen) {
+  OneTrial reference;
+  reference.Run(Depth::kProbe);
+  const auto run = [&](const json& generate, Depth depth) {
+    OneTrial one({.script = {{"generate", generate}}});
+    one.calibration = *evals::GarbageCalibrationFromJson(reference.Calibration());
+    return one.Run(depth).trial;
+  };
+  for (const Depth depth : {Depth::kProbe, Depth::kEvaluate}) {
+    const Trial trial = run({kSuspectProbes, {{"do", "garbage"}, {"nth", 2}}}, depth);
+    EXPECT_EQ(trial.state, TrialState::kInfeasible);
+    EXPECT_EQ(trial.verdict.reason, Reason::kGarbageOutput);
+    EXPECT_EQ(trial.verdict.phase, "generate");
+    EXPECT_THAT(trial.verdict.message, AllOf(StartsWith("0 of "), HasSubstr("suspect at probe: hard_loop: 4 of 22")));
+    EXPECT_FALSE(trial.measured.accuracy.all_questions);
+  }
+  const Trial sensible = run({kSuspectProbes, kSenseAfterwards}, Depth::kProbe);
+  EXPECT_EQ(sensible.state, TrialState::kComplete);
+  EXPECT_THAT(sensible.verdict.message, AllOf(HasSubstr("suspect at probe: "), HasSubstr(" questions right")));
+  EXPECT_LT(sensible.measured.accuracy.total, 10) << "no more than it takes to be sure";
+  EXPECT_THAT(sensible.measured.throughput, IsEmpty());
+  const Trial evaluated = run({kSuspectProbes, kSenseAfterwards}, Depth::kEvaluate);
+  EXPECT_TRUE(evaluated.measured.accuracy.all_questions);
+}
+
 TEST(TrialRunner, CalibratesOnceTheProbesAreAnsweredWhateverEndsTheTrial) {
   OneTrial one({.script = {{"throughput",
                             {{{"do", "error"}, {"kind", "device_lost"}, {"message", "gone"}}}}}});

@@ -46,7 +46,7 @@ const std::set<std::string>& Actions() {
                                                           "flood",
                                                           "slow",
                                                           "grandchild",
-                                                          "garbage",
+                                                          "garbage", "sense",
                                                           "nonfinite",
                                                           "print",
                                                           "print_stdout",

@@ -26,7 +26,7 @@
 //     ignore_sigterm  deaf (to EOF)  ignore_cancel  flood {bytes} (to stderr)  slow {ms, ticks}
 //     grandchild {escape} (holds the pipes open; with escape 1 it leaves the process group)
 //   bad output
-//     garbage  nonfinite
+//     garbage (from then on)  sense (again)  nonfinite
 //   for tests
 //     print {text}  print_stdout {text}  describe (descriptors and signals, to stderr)
 //     write_file {file, text}  wait_file {file}
