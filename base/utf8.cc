@@ -60,14 +60,16 @@ Utf8Char DecodeUtf8(std::string_view text, size_t at) {
   return {code_point, lead.length, true, false};
 }
 
-bool IsValidUtf8(std::string_view text) {
+std::optional<size_t> FindInvalidUtf8(std::string_view text) {
   for (size_t at = AsciiRun(text, 0); at < text.size(); at += AsciiRun(text, at)) {
     const Utf8Char c = DecodeUtf8(text, at);
-    if (!c.valid) return false;
+    if (!c.valid) return at;
     at += c.bytes;
   }
-  return true;
+  return std::nullopt;
 }
+
+bool IsValidUtf8(std::string_view text) { return !FindInvalidUtf8(text); }
 
 std::string ReplaceInvalidUtf8(std::string_view text) {
   std::string result;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -26,6 +27,8 @@ struct Utf8Char {
 Utf8Char DecodeUtf8(std::string_view text, size_t at);
 
 bool IsValidUtf8(std::string_view text);
+// Byte offset of the first broken piece.
+std::optional<size_t> FindInvalidUtf8(std::string_view text);
 
 // One U+FFFD for every broken piece.
 std::string ReplaceInvalidUtf8(std::string_view text);

@@ -8,40 +8,18 @@
 #include <optional>
 #include <utility>
 
+#include "base/utf8.h"
+
 namespace hproc::controller {
 namespace {
 
 constexpr size_t kMaxNameBytes = 200;
 
-// Length of the UTF-8 sequence at the start of `text` and its code point; nothing where there is
-// none.
-struct CodePoint {
-  size_t bytes = 0;
-  utf8proc_int32_t value = 0;
-};
-std::optional<CodePoint> FirstCodePoint(std::string_view text) {
-  utf8proc_int32_t value = 0;
-  const utf8proc_ssize_t bytes =
-      utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                       static_cast<utf8proc_ssize_t>(text.size()), &value);
-  if (bytes <= 0) return std::nullopt;
-  return CodePoint{static_cast<size_t>(bytes), value};
-}
-
-bool IsUtf8(std::string_view text) {
-  while (!text.empty()) {
-    const std::optional<CodePoint> first = FirstCodePoint(text);
-    if (!first) return false;
-    text.remove_prefix(first->bytes);
-  }
-  return true;
-}
-
 // Neither a control character nor one that hides or reorders what stands beside it in a terminal or
 // a table. Joiners stay: emoji and several scripts are written with them.
-bool IsPrintable(utf8proc_int32_t code_point) {
-  constexpr utf8proc_int32_t kNonJoiner = 0x200c, kJoiner = 0x200d;
-  switch (utf8proc_category(code_point)) {
+bool IsPrintable(char32_t code_point) {
+  constexpr char32_t kNonJoiner = 0x200c, kJoiner = 0x200d;
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code_point))) {
     case UTF8PROC_CATEGORY_CC:
     case UTF8PROC_CATEGORY_CS:
     case UTF8PROC_CATEGORY_ZL:
@@ -61,10 +39,10 @@ Result<void> CheckName(std::string_view name) {
                  std::to_string(kMaxNameBytes) + " allowed"};
   }
   while (!name.empty()) {
-    const std::optional<CodePoint> first = FirstCodePoint(name);
-    if (!first) return Error{"study name: not UTF-8"};
-    if (!IsPrintable(first->value)) return Error{"study name: holds a control character"};
-    name.remove_prefix(first->bytes);
+    const Utf8Char first = DecodeUtf8(name, 0);
+    if (!first.valid) return Error{"study name: not UTF-8"};
+    if (!IsPrintable(first.code_point)) return Error{"study name: holds a control character"};
+    name.remove_prefix(first.bytes);
   }
   return Ok();
 }
@@ -132,7 +110,7 @@ Result<void> CheckStudySpec(const StudySpec& spec) {
       {"device_name", spec.device_name},
   };
   for (const auto& [field, text] : texts) {
-    if (!IsUtf8(text)) {
+    if (!IsValidUtf8(text)) {
       return Error{"study \"" + spec.name + "\": " + std::string(field) + " is not UTF-8"};
     }
   }
@@ -177,7 +155,7 @@ Result<void> CheckMayAnswer(const TrialHead& trial, const std::vector<Answer>& a
     return Refusal(trial, "only a running trial has answers");
   }
   for (const Answer& answer : answers) {
-    if (!IsUtf8(answer.stage) || answer.stage.empty()) {
+    if (!IsValidUtf8(answer.stage) || answer.stage.empty()) {
       return Error{Label(trial) + ": an answer's stage is empty or not UTF-8"};
     }
   }

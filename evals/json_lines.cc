@@ -7,7 +7,7 @@
 
 #include "base/file.h"
 #include "base/sha256.h"
-#include "evals/utf8.h"
+#include "base/utf8.h"
 
 namespace hproc::evals {
 namespace {

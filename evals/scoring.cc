@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "evals/utf8.h"
+#include "base/utf8.h"
 
 namespace hproc::evals {
 namespace {
@@ -38,9 +38,9 @@ bool IsPythonSpace(char32_t c) {
 
 std::string_view StripLeft(std::string_view text) {
   while (!text.empty()) {
-    const CodePoint point = FirstCodePoint(text);
-    if (!IsPythonSpace(point.value)) break;
-    text.remove_prefix(point.bytes);
+    const Utf8Char first = DecodeUtf8(text, 0);
+    if (!IsPythonSpace(first.code_point)) break;
+    text.remove_prefix(first.bytes);
   }
   return text;
 }

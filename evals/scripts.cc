@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
-#include "evals/utf8.h"
+#include "base/utf8.h"
 
 namespace hproc::evals {
 namespace {
@@ -114,12 +114,12 @@ std::optional<Script> ScriptOf(char32_t c) {
 CharacterCounts CountCharacters(std::string_view text) {
   CharacterCounts counts;
   while (!text.empty()) {
-    const CodePoint point = FirstCodePoint(text);
-    text.remove_prefix(point.bytes);
+    const Utf8Char first = DecodeUtf8(text, 0);
+    text.remove_prefix(first.bytes);
     ++counts.total;
-    counts.replacement += point.value == kReplacementCharacter ? 1 : 0;
-    counts.control += IsControl(point.value) ? 1 : 0;
-    if (const std::optional<Script> script = ScriptOf(point.value)) {
+    counts.replacement += first.code_point == 0xFFFD ? 1 : 0;
+    counts.control += IsControl(first.code_point) ? 1 : 0;
+    if (const std::optional<Script> script = ScriptOf(first.code_point)) {
       ++counts.letters;
       ++counts.by_script[static_cast<size_t>(*script)];
     }

@@ -32,7 +32,7 @@ std::optional<Script> ScriptFromName(std::string_view name);
 // blocks of The Unicode Standard; unassigned code points count as their block.
 std::optional<Script> ScriptOf(char32_t c);
 
-// Characters of a text by what they are. Broken UTF-8 counts as U+FFFD (utf8.h).
+// Characters of a text by what they are. Broken UTF-8 counts as U+FFFD (base/utf8.h).
 struct CharacterCounts {
   int64_t total = 0;
   int64_t replacement = 0;  // U+FFFD

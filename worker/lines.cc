@@ -1,8 +1,7 @@
 #include "worker/lines.h"
 
-#include <utf8proc.h>
-
 #include "base/check.h"
+#include "base/utf8.h"
 
 namespace hproc::worker {
 
@@ -38,23 +37,21 @@ std::string OneLine(std::string_view text, size_t max_bytes) {
   std::string line;
   size_t last_fitting = 0;  // where to cut so that kCut still fits
   while (!text.empty()) {
-    utf8proc_int32_t code = -1;
-    const auto length = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                         static_cast<utf8proc_ssize_t>(text.size()), &code);
-    const size_t taken = length > 0 ? static_cast<size_t>(length) : 1;
-    if (code < 0) {
+    const Utf8Char first = DecodeUtf8(text, 0);
+    const char32_t code = first.code_point;
+    if (!first.valid) {
       line += '?';
     } else if (code < 0x20 || (code >= 0x7f && code < 0xa0)) {
       line += ' ';
     } else {
-      line += text.substr(0, taken);
+      line += text.substr(0, first.bytes);
     }
     if (line.size() > max_bytes) {
       line.resize(last_fitting);
       return line.append(kCut.substr(0, max_bytes < kCut.size() ? 0 : kCut.size()));
     }
     if (line.size() + kCut.size() <= max_bytes) last_fitting = line.size();
-    text.remove_prefix(taken);
+    text.remove_prefix(first.bytes);
   }
   return line;
 }

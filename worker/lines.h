@@ -38,7 +38,7 @@ class LineSplitter {
 };
 
 // `text` as one line of printable UTF-8, at most max_bytes long: control characters become spaces,
-// bytes that are not UTF-8 become '?', what is cut off shows as "…". For text of foreign origin
+// each broken piece of UTF-8 becomes '?', what is cut off shows as "…". For text of foreign origin
 // inside messages.
 std::string OneLine(std::string_view text, size_t max_bytes);
 

@@ -32,6 +32,24 @@ TEST(IsValidUtf8, AgreesWithTheReplacement) {
   EXPECT_FALSE(IsValidUtf8("12345678\u65e5\xE6"));
 }
 
+TEST(FindInvalidUtf8, NamesTheFirstBrokenPiece) {
+  EXPECT_EQ(FindInvalidUtf8("ab\xC3"), 2u);
+  EXPECT_EQ(FindInvalidUtf8("12345678\u00e9\xFFz\xFF"), 10u);
+  EXPECT_FALSE(FindInvalidUtf8("ab\u00e9").has_value());
+}
+
+TEST(DecodeUtf8, AcceptsTheEndsOfEachRangeAndNothingBeyond) {
+  for (const std::string_view text : {"\x7F", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80", "\xEF\xBF\xBF",
+                                      "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"}) {
+    EXPECT_TRUE(DecodeUtf8(text, 0).valid);
+    EXPECT_EQ(DecodeUtf8(text, 0).bytes, text.size());
+  }
+  for (const std::string_view text : {"\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80",
+                                      "\xF5\x80\x80\x80", "\xFF", "\x80"}) {
+    EXPECT_FALSE(DecodeUtf8(text, 0).valid);
+  }
+}
+
 TEST(IncompleteUtf8Tail, CountsOnlyWhatMayStillBecomeACharacter) {
   EXPECT_EQ(IncompleteUtf8Tail(""), 0u);
   EXPECT_EQ(IncompleteUtf8Tail("abc"), 0u);

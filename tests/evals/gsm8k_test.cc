@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/sha256.h"
-#include "evals/utf8.h"
+#include "base/utf8.h"
 #include "test_files.h"
 
 namespace hproc::evals {
@@ -111,7 +111,7 @@ TEST(Gsm8kData, PromptsAreThoseOfTheHarnessToTheByte) {
   const std::string prompt = task->Prompt(0);
   size_t characters = 0;
   for (std::string_view rest = prompt; !rest.empty();
-       rest.remove_prefix(FirstCodePoint(rest).bytes))
+       rest.remove_prefix(DecodeUtf8(rest, 0).bytes))
     ++characters;
   EXPECT_EQ(characters, 3187u);
   EXPECT_EQ(Sha256Hex(prompt), "32680f263ba83280e98a8a24ceefed10a722a4cdcd9f4d78e93c45d43143ca66");
