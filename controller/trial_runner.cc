@@ -263,7 +263,8 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
     const worker::TrialJob job{.model_dir = spec_.model_dir, .plan_json = run.trial.plan.plan_json,
                                .deployment = DeploymentFor(run.trial), .memory_cap_bytes = run.memory_cap_bytes,
                                .needed_free_bytes = run.needed_free_bytes,
-                               .idle_wait_seconds = setup_.idle_wait_seconds};
+                               .idle_wait_seconds = setup_.idle_wait_seconds,
+                               .fingerprint = spec_.fingerprint};
     Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(options, job, &attempt);
     if (!client.ok()) return client.error();
     {

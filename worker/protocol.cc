@@ -218,6 +218,7 @@ std::string EncodeJob(const Job& job) {
                                object["memory_cap_bytes"] = t.memory_cap_bytes;
                                object["needed_free_bytes"] = t.needed_free_bytes;
                                object["idle_wait_seconds"] = t.idle_wait_seconds;
+                               object["fingerprint"] = t.fingerprint;
                                return object;
                              },
                          },

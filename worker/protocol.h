@@ -96,6 +96,7 @@ struct TrialJob {
   // contaminated after the wait.
   int64_t needed_free_bytes = 0;
   double idle_wait_seconds = 0;
+  std::string fingerprint;  // of the checkpoint that the plan was made for; another one is refused; empty: any
 };
 
 using Job = std::variant<MeasureJob, TrialJob>;

@@ -452,6 +452,7 @@ Result<Job> DecodeJob(std::string_view line) {
                          job.memory_cap_bytes = f.Int("memory_cap_bytes", 0);
                          job.needed_free_bytes = f.Int("needed_free_bytes", 0);
                          job.idle_wait_seconds = f.Measured("idle_wait_seconds");
+                         job.fingerprint = f.Text("fingerprint");
                          return job;
                        }
                        *problem = "an unknown job type";

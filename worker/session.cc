@@ -178,12 +178,22 @@ class Session {
                                                 " were when the study began: another process holds the rest"};
   }
 
+  // A plan of another checkpoint would load, and be wrong.
+  void CheckFingerprint(const TrialJob& job) {
+    if (job.fingerprint.empty()) return;
+    const std::string found = OrFail(checkpoint_->Fingerprint(), ErrorKind::kBadCheckpoint);
+    if (found == job.fingerprint) return;
+    throw Failure{ErrorKind::kBadCheckpoint, job.model_dir + ": not the checkpoint that the plan was made for (fingerprint " +
+                                                 found.substr(0, 16) + ", not " + job.fingerprint.substr(0, 16) + ")"};
+  }
+
   void Work(const TrialJob& job) {
     quant::Plan plan;
     std::optional<Tokenizer> tokenizer;
     InPhase(Phase::kInit, [&] {
       PassIdleGate(job);
       Open(job.model_dir, job.deployment, job.memory_cap_bytes);
+      CheckFingerprint(job);
       plan = OrFail(quant::PlanFromJson(job.plan_json), ErrorKind::kBadJob);
       const std::filesystem::path file =
           OrFail(ResolveInFolder(checkpoint_->folder(), "tokenizer.json"), ErrorKind::kBadCheckpoint);

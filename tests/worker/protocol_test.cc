@@ -71,7 +71,7 @@ TEST(ProtocolRoundTrip, Jobs) {
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).deployment, EveryFieldSet());
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).table_folder, "out/table");
 
-  const Job trial = TrialJob{"models/b", R"({"tensors":["é"]})", EveryFieldSet(), int64_t{7} << 40, int64_t{6} << 40, 2.5};
+  const Job trial = TrialJob{"models/b", R"({"tensors":["é"]})", EveryFieldSet(), int64_t{7} << 40, int64_t{6} << 40, 2.5, "abc"};
   const TrialJob back = std::get<TrialJob>(RoundTrip(trial));
   EXPECT_EQ(back.model_dir, "models/b");
   EXPECT_EQ(back.plan_json, R"({"tensors":["é"]})");
@@ -79,6 +79,7 @@ TEST(ProtocolRoundTrip, Jobs) {
   EXPECT_EQ(back.memory_cap_bytes, int64_t{7} << 40);
   EXPECT_EQ(back.needed_free_bytes, int64_t{6} << 40);
   EXPECT_EQ(back.idle_wait_seconds, 2.5);
+  EXPECT_EQ(back.fingerprint, "abc");
 }
 
 TEST(ProtocolRoundTrip, Commands) {

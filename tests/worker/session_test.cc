@@ -119,6 +119,16 @@ TEST_F(SessionTest, BeginsNoTrialWhileOthersHoldTheMemory) {
   EXPECT_EQ(run.end.signal, 0);
 }
 
+TEST_F(SessionTest, LoadsNoOtherCheckpointThanThePlans) {
+  Write(ByteModel());
+  TrialJob job = Kept();
+  job.fingerprint = std::string(64, '0');
+  const Transcript run = Work(job);
+  EXPECT_THAT(run.ErrorText(), AllOf(HasSubstr("bad_checkpoint: "), HasSubstr("not the checkpoint that the plan was made for (fingerprint "),
+                                     HasSubstr(", not 0000000000000000)")));
+  EXPECT_THAT(run.Phases(), ElementsAre("init")) << "nothing was loaded";
+}
+
 void ExpectLedgerAddsUp(const MemoryEvent& memory) {
   int64_t sum = 0;
   for (const LedgerLine& line : memory.lines) sum += line.name.ends_with("_peak") ? 0 : line.bytes;
