@@ -64,6 +64,16 @@ struct Verdict {
   bool operator==(const Verdict&) const = default;
 };
 
+// Where the trials of a study are run, and how many of them at once. Nothing that is found depends on it; a resumed study
+// may be launched in another way.
+struct LaunchSpec {
+  std::string launcher = "local";       // "local", "slurm" (controller/launcher.h)
+  std::vector<std::string> slurm_args;  // of srun, one argument each
+  int parallel = 1;                     // trials in flight, at most
+
+  bool operator==(const LaunchSpec&) const = default;
+};
+
 // Everything that fixes a study. Written once.
 struct StudySpec {
   std::string name;
@@ -81,6 +91,7 @@ struct StudySpec {
   int max_garbage_loads = 6;  // loads spent on finding where garbage begins
   bool trust_plan = false;    // no loads to confirm what the plan predicts
   std::vector<TrialKind> baselines;  // run after the search for comparison, whether or not they fit the cap
+  LaunchSpec launch;                 // as it was begun
   EvalProtocol eval;
   std::string worker_version;
   std::string device_name;
