@@ -43,6 +43,8 @@ enum class Reason {
   kLoaderFault,
   kProtocolError,
   kDeviceLost,
+  kNodeLost,     // the machine it ran on, or the connection to it
+  kNotLaunched,  // the scheduler would not run it, or gave no answer
   kInterrupted,  // of an attempt: the controller stopped or died
 };
 
@@ -57,7 +59,7 @@ std::optional<Reason> ReasonFromName(std::string_view name);
 struct Verdict {
   Reason reason = Reason::kNone;
   std::string phase;          // where it ended: "load", "cache", "warmup", "probe", …; empty when complete
-  std::string device;         // the device that ran out
+  std::string device;         // the device that ran out, or the node on which an attempt failed that Slurm ran
   int64_t short_bytes = 0;    // what it lacked there
   std::string message;        // one line for people: the tensor, the garbage rule, the signal
 

@@ -215,6 +215,17 @@ Result<std::optional<evals::GarbageCalibration>> CalibrationOf(Store& store, con
   return std::optional<evals::GarbageCalibration>(std::move(*calibration));
 }
 
+// Where attempts failed that another machine may bring to an end.
+static std::vector<std::string> FailedNodes(const Trial& trial) {
+  std::vector<std::string> nodes;
+  for (const Attempt& attempt : trial.attempts) {
+    const std::string& node = attempt.verdict.device;
+    const bool is_wanted = attempt.verdict.reason != Reason::kInterrupted && !node.empty();
+    if (is_wanted && std::ranges::find(nodes, node) == nodes.end()) nodes.push_back(node);
+  }
+  return nodes;
+}
+
 TrialRunner::TrialRunner(Store& store, const StudySpec& spec, const StudyQuestions& questions, WorkerSetup setup,
                          TuneObserver* observer)
     : store_(store), spec_(spec), questions_(questions), setup_(std::move(setup)), observer_(observer) {}
@@ -263,6 +274,11 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
 
     Attempt attempt(*this, run);
     attempt.measured.predicted = run.predicted;
+    if (setup_.launcher) {
+      options.on_note = [this, number = run.trial.number](const LaunchNote& note) { observer_->OnQueue(number, note); };
+      setup_.launcher->Launch(options, {.name = "t" + std::to_string(run.trial.number) + "-a" + std::to_string(number),
+                                        .threads = spec_.deployment.threads, .avoid = FailedNodes(run.trial)});
+    }
     const worker::TrialJob job{.model_dir = spec_.model_dir, .plan_json = run.trial.plan.plan_json,
                                .deployment = DeploymentFor(run.trial), .memory_cap_bytes = run.memory_cap_bytes,
                                .needed_free_bytes = run.needed_free_bytes,

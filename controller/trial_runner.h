@@ -12,11 +12,13 @@
 
 #include <atomic>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "controller/launcher.h"
 #include "controller/search.h"
 #include "controller/store.h"
 #include "controller/tune_observer.h"
@@ -32,6 +34,7 @@ struct WorkerSetup {
   std::vector<std::string> arguments;    // before --events-fd: "session"
   std::filesystem::path log_folder;      // a log file an attempt
   Deadlines deadlines;
+  std::shared_ptr<const Launcher> launcher;  // none: processes of this machine
   // What of the machine its trials get, where several are in flight (controller/device_share.h); none: all the study has.
   std::optional<worker::Deployment> share;
   // Free on the device with nothing of ours on it, as the measure job saw it; 0: not known. A trial waits so long for what

@@ -88,6 +88,14 @@ void TuneJournal::OnTrialStart(const Trial& trial, int attempt) {
                             {"predicted_bytes", trial.plan.predicted_bytes}});
 }
 
+void TuneJournal::OnQueue(int trial, const LaunchNote& note) {
+  Write("queue", Json{{"trial", TrialJson(trial)},
+                      {"state", note.kind == LaunchNote::Kind::kPending ? "pending" : "started"},
+                      {"job", note.job},
+                      {"node", note.node},
+                      {"reason", note.reason}});
+}
+
 void TuneJournal::OnPhase(int trial, const worker::PhaseEvent& phase) {
   Write("phase", Json{{"trial", TrialJson(trial)}, {"phase", PhaseName(phase.phase)}, {"begin", phase.begin}, {"seconds", Finite(phase.seconds)}});
 }

@@ -8,6 +8,7 @@
 //   measure_start {model}               measure_end {reused, seconds}
 //   study_start {study, study_id}       study_end {study, study_id, interrupted}
 //   trial_start {study_id, trial, attempt, kind, purpose, strict, lazy, bits_per_weight, predicted_bytes}
+//   queue {trial, state, job, node, reason}    of a trial that a scheduler runs: state is pending or started
 //   phase {trial, phase, begin, seconds}       progress {trial, phase, done, total, unit}
 //   memory {trial, device, live_bytes, peak_bytes, cap_bytes}
 //   questions {trial, answered, questions, correct, generated_tokens}   tokens since the attempt began
@@ -51,6 +52,7 @@ class TuneJournal : public TuneObserver {
   void OnStudyStart(const Study& study) override;
   void OnStudyEnd(const Study& study, bool interrupted) override;
   void OnTrialStart(const Trial& trial, int attempt) override;
+  void OnQueue(int trial, const LaunchNote& note) override;
   void OnPhase(int trial, const worker::PhaseEvent& phase) override;
   void OnProgress(int trial, const worker::ProgressEvent& progress) override;
   void OnMemory(int trial, const worker::MemoryEvent& memory) override;

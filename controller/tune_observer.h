@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "controller/launch_note.h"
 #include "controller/study.h"
 #include "worker/protocol.h"
 
@@ -29,6 +30,8 @@ class TuneObserver {
   virtual void OnStudyEnd(const Study& /*study*/, bool /*interrupted*/) {}
   // A trial begins an attempt; `purpose` and the plan are in the trial.
   virtual void OnTrialStart(const Trial& /*trial*/, int /*attempt*/) {}
+  // A trial that a scheduler runs waits in its queue, or has begun to run.
+  virtual void OnQueue(int /*trial*/, const LaunchNote& /*note*/) {}
   virtual void OnPhase(int /*trial*/, const worker::PhaseEvent& /*phase*/) {}
   virtual void OnProgress(int /*trial*/, const worker::ProgressEvent& /*progress*/) {}
   virtual void OnMemory(int /*trial*/, const worker::MemoryEvent& /*memory*/) {}
@@ -51,6 +54,7 @@ class TuneObservers : public TuneObserver {
   void OnStudyStart(const Study& study) override { Tell(&TuneObserver::OnStudyStart, study); }
   void OnStudyEnd(const Study& study, bool interrupted) override { Tell(&TuneObserver::OnStudyEnd, study, interrupted); }
   void OnTrialStart(const Trial& trial, int attempt) override { Tell(&TuneObserver::OnTrialStart, trial, attempt); }
+  void OnQueue(int trial, const LaunchNote& note) override { Tell(&TuneObserver::OnQueue, trial, note); }
   void OnPhase(int trial, const worker::PhaseEvent& phase) override { Tell(&TuneObserver::OnPhase, trial, phase); }
   void OnProgress(int trial, const worker::ProgressEvent& progress) override {
     Tell(&TuneObserver::OnProgress, trial, progress);

@@ -42,6 +42,10 @@ Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesy
   options.executable = setup_.executable;
   options.arguments = setup_.arguments;
   options.deadlines = setup_.deadlines;
+  if (setup_.launcher) {
+    options.on_note = [this](const LaunchNote& note) { observer_->OnQueue(kNoTrial, note); };
+    setup_.launcher->Launch(options, {.name = "measure", .threads = deployment.threads, .avoid = {}});
+  }
   Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(
       options, worker::MeasureJob{.model_dir = model_dir, .table_folder = table_folder.string(), .deployment = deployment},
       &observer);
@@ -130,7 +134,19 @@ SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
 }
 
 // Failures of the machine: whatever had been tried there and then would have failed.
-static bool SaysNothingOfThePoint(Reason reason) { return reason == Reason::kDeviceLost || reason == Reason::kContaminated; }
+static bool SaysNothingOfThePoint(Reason reason) {
+  return reason == Reason::kDeviceLost || reason == Reason::kContaminated || reason == Reason::kNotLaunched;
+}
+
+// Why a study stops that met such a failure, and what it waits for.
+static std::string WhyStopped(const Trial& trial) {
+  const std::string where = " in trial " + std::to_string(trial.number) + ": " + trial.verdict.message + "; once it ";
+  switch (trial.verdict.reason) {
+    case Reason::kDeviceLost: return "the device was lost" + where + "is back, go on with hproc resume";
+    case Reason::kContaminated: return "the device is not free" + where + "is free, go on with hproc resume";
+    default: return "nothing could be launched" + where + "can be, go on with hproc resume";
+  }
+}
 
 std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace& space, InFlight in_flight) {
   std::vector<TrialFact> facts;
@@ -373,9 +389,7 @@ Result<TuneEnd> Tuner::Run() {
     if (!result.ok()) {
       if (!error) error = result.error();
     } else if (const Reason reason = result->trial.verdict.reason; SaysNothingOfThePoint(reason) && !no_device) {
-      no_device = std::string(reason == Reason::kDeviceLost ? "the device was lost" : "the device is not free") + " in trial " +
-                  std::to_string(result->trial.number) + ": " + result->trial.verdict.message + "; once it is " +
-                  (reason == Reason::kDeviceLost ? "back" : "free") + ", go on with hproc resume";
+      no_device = WhyStopped(result->trial);
     }
     if (error || no_device) StopRunners();
   }

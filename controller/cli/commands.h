@@ -36,6 +36,7 @@ struct LaunchOptions {
   std::optional<std::string> launcher;
   std::optional<std::string> slurm_args;
   std::optional<int> parallel;
+  std::string tables;  // folder of rate tables; empty: beside the study file
 };
 
 struct TuneOptions {

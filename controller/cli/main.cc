@@ -46,6 +46,12 @@ void AddStore(CLI::App* app, StudyOptions& options) {
 }
 
 void AddLaunch(CLI::App* app, LaunchOptions& options) {
+  app->add_option("--launcher", options.launcher, "local, or slurm: each worker a job of Slurm; default local")
+      ->check(CLI::IsMember({"local", "slurm"}));
+  app->add_option("--slurm-args", options.slurm_args, "Options of srun, like \"-p gpu --gres=gpu:1 --time=4:00:00\"")
+      ->type_name("ARGS");
+  app->add_option("--tables", options.tables,
+                  "Folder of the rate tables; default FILE.db.rates. With --launcher slurm one that all nodes share");
   app->add_option("--parallel", options.parallel,
                   "Trials in flight at once, each with devices of its own or a part of the CPU threads; default 1")
       ->check(CLI::Range(1, 256));

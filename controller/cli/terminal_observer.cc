@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "base/bytes.h"
 #include "controller/describe.h"
@@ -83,6 +84,18 @@ void TerminalObserver::OnTrialStart(const Trial& trial, int attempt) {
                                  trial.plan.bits_per_weight, FormatBytes(trial.plan.predicted_bytes));
   if (attempt > 1) text += fmt::format(", attempt {}", attempt);
   Line(text);
+}
+
+void TerminalObserver::OnQueue(int trial, const LaunchNote& note) {
+  InFlight& queued = in_flight_[trial];
+  if (note.kind == LaunchNote::Kind::kPending) {
+    const std::string text = "waits in the queue" + (note.reason.empty() ? "" : ": " + note.reason);
+    if (!std::exchange(queued.is_queued, true)) Line(queued.label + "  " + text);
+    Status(trial, text, true);
+  } else if (note.kind == LaunchNote::Kind::kConnected) {
+    Line(queued.label + "  job " + note.job + " runs on " + note.node);
+    queued.step_start = Clock::now();
+  }
 }
 
 void TerminalObserver::OnPhase(int trial, const worker::PhaseEvent& phase) {

@@ -19,6 +19,7 @@ class TerminalObserver : public TuneObserver {
   void OnMeasureStart(const std::string& model_dir) override;
   void OnMeasureEnd(bool from_cache, double seconds) override;
   void OnTrialStart(const Trial& trial, int attempt) override;
+  void OnQueue(int trial, const LaunchNote& note) override;
   void OnPhase(int trial, const worker::PhaseEvent& phase) override;
   void OnProgress(int trial, const worker::ProgressEvent& progress) override;
   void OnQuestions(int trial, int answered, int questions, int correct) override;
@@ -33,6 +34,7 @@ class TerminalObserver : public TuneObserver {
   struct InFlight {
     std::string label;
     std::string status;             // without the label
+    bool is_queued = false;
     Clock::time_point step_start;   // of the phase, or of the first new question
     int first_answered = -1;
     int next_report = 0;            // of questions, where lines are plain

@@ -11,6 +11,7 @@
 #include "controller/cli/text.h"
 #include "controller/export_point.h"
 #include "controller/plane_text.h"
+#include "controller/slurm/srun_arguments.h"
 #include "controller/store_rules.h"
 #include "controller/tune_journal.h"
 #include "controller/tuner.h"
@@ -59,11 +60,25 @@ Result<EvalProtocol> ProtocolOf(const TuneOptions& options) {
 Result<LaunchSpec> LaunchOf(const LaunchOptions& options, LaunchSpec launch, const StudySpec& spec) {
   if (options.launcher) launch.launcher = *options.launcher;
   if (options.parallel) launch.parallel = *options.parallel;
+  if (options.slurm_args) {
+    Result<std::vector<std::string>> arguments = SplitArguments(*options.slurm_args);
+    if (!arguments.ok()) return arguments.error();
+    launch.slurm_args = *std::move(arguments);
+  }
+  if (const Result<void> checked = CheckSrunArguments(launch.slurm_args); !checked.ok()) return checked.error();
+  if (launch.launcher == "local" && options.slurm_args) return Error{"--slurm-args goes with --launcher slurm"};
+  if (launch.launcher == "slurm" && spec.deployment.world_size > 1) {
+    return Error{"--launcher slurm runs workers of one rank; --tp is " + std::to_string(spec.deployment.world_size)};
+  }
   StudySpec launched = spec;
   launched.launch = launch;
   const Result<std::vector<worker::Deployment>> shares = SharesOf(launched);
   if (!shares.ok()) return shares.error();
   return launch;
+}
+
+fs::path TablesOf(const LaunchOptions& options, const std::string& db) {
+  return fs::absolute(options.tables.empty() ? TableFolderOf(db) : fs::path(options.tables));
 }
 
 // A name no study of the store has yet: the model and the cap, numbered where that is taken.
@@ -163,10 +178,14 @@ int GoOn(const StudyOptions& options, const LaunchOptions& launch, std::optional
   Result<WorkerSetup> setup = WorkerBesideThis(LogFolderOf(options.db));
   if (!setup.ok()) return Fail(kExitInfrastructure, setup.error().message);
 
+  Result<std::shared_ptr<const Launcher>> launcher = LauncherOf(spec.launch, options.db);
+  if (!launcher.ok()) return Fail(kExitInfrastructure, launcher.error().message);
+  setup->launcher = *std::move(launcher);
+
   // Quick where the table is still there; and it shows whether the checkpoint is still the same.
   MeasureRun measure(*setup, &observer);
   guard.SetStop([&measure] { measure.Stop(); });
-  Result<Measured> measured = measure.Run(spec.model_dir, fs::absolute(TableFolderOf(options.db)), SharesOf(spec)->front());
+  Result<Measured> measured = measure.Run(spec.model_dir, TablesOf(launch, options.db), SharesOf(spec)->front());
   guard.SetStop({});
   if (measure.stopped()) return kExitInterrupted;
   if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);
@@ -251,10 +270,13 @@ int RunTune(const TuneOptions& options) {
   spec.launch = std::move(*launch);
   // Before the checkpoint is read for minutes; what the worker will say of itself is checked when the study is created.
   if (Result<void> fit = CheckStudySpec(spec); !fit.ok()) return Fail(kExitUsage, fit.error().message);
+  Result<std::shared_ptr<const Launcher>> launcher = LauncherOf(spec.launch, options.store.db);
+  if (!launcher.ok()) return Fail(kExitInfrastructure, launcher.error().message);
+  setup->launcher = *std::move(launcher);
 
   MeasureRun measure(*setup, &observer);
   guard.SetStop([&measure] { measure.Stop(); });
-  Result<Measured> measured = measure.Run(spec.model_dir, fs::absolute(TableFolderOf(options.store.db)),
+  Result<Measured> measured = measure.Run(spec.model_dir, TablesOf(options.launch, options.store.db),
                                          SharesOf(spec)->front());
   guard.SetStop({});
   if (measure.stopped()) return kExitInterrupted;
