@@ -114,15 +114,21 @@ std::vector<int> ParetoFrontier(std::span<const TrialFact> facts) {
   return frontier;
 }
 
-SearchStep NextStep(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts) {
-  const Evidence evidence(spec, space, facts);
-  if (std::optional<std::string> fault = evidence.Fault()) return evidence.Faulty(std::move(*fault));
-  switch (spec.strategy) {
+static SearchStep NextStepOf(Strategy strategy, const Evidence& evidence) {
+  switch (strategy) {
     case Strategy::kPredict: return NextPredictStep(evidence);
     case Strategy::kWalk: return NextWalkStep(evidence);
     case Strategy::kGrid: return NextGridStep(evidence);
   }
   return evidence.Conclude();
+}
+
+SearchStep NextStep(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts) {
+  const Evidence evidence(spec, space, facts);
+  if (std::optional<std::string> fault = evidence.Fault()) return evidence.Faulty(std::move(*fault));
+  SearchStep step = NextStepOf(spec.strategy, evidence);
+  if (std::holds_alternative<SearchDone>(step) && std::ranges::any_of(facts, IsInFlight)) return SearchWait{};
+  return step;
 }
 
 SearchDone ConcludeNow(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts) {

@@ -15,6 +15,12 @@
 // time, with one exception: of two points that answer equally well the faster one wins where the repetitions tell them
 // apart.
 //
+// It may be asked while trials are in flight, for another one to run beside them: they are passed as they are, waiting or
+// running, and count as neither result. Their plans are not asked for again, and what they may use up (candidates, loads)
+// is used up. A question whose answer decides what to ask next is not guessed at: garbage is bisected one load after the
+// other, beside candidates, and a walk takes one step after the other. Where nothing is left to ask before one of them has
+// ended, the step is SearchWait. The order in which they end changes what is looked at in between, never what is proved.
+//
 // The proxy that steers is the mean deficit 1 - cosine of each family, the strict one counted three times: a token passes
 // every strict matrix, the mixer's and the shared expert's in turn, while routed experts' errors are averaged over those
 // it takes. Of the weights 1 to 4, three put ten points of the embedded model (its dev set) in the order of their
@@ -72,12 +78,12 @@ std::string_view PurposeName(Purpose purpose);  // "candidate", "outside_strict"
 Depth DepthOf(Purpose purpose);
 Depth DepthOf(std::string_view purpose);  // by its word; an unknown one: kLoad
 
-// What the search knows of one trial. A trial still waiting or running is not passed.
+// What the search knows of one trial; of one in flight no more than what was asked for.
 struct TrialFact {
   int number = 0;
   FloorPair at;
   std::string digest;
-  TrialState state = TrialState::kWaiting;  // complete, infeasible or failed
+  TrialState state = TrialState::kWaiting;  // waiting and running: in flight
   Reason reason = Reason::kNone;
   Depth depth = Depth::kLoad;      // how far it was to go
   int64_t predicted_bytes = 0;
@@ -109,11 +115,14 @@ struct SearchDone {
   std::vector<std::string> alarms;   // trials that contradict each other, one line each; none of them moved a boundary
 };
 
-using SearchStep = std::variant<RunTrial, SearchDone>;
+// Ask again when a trial in flight has ended.
+struct SearchWait {};
+
+using SearchStep = std::variant<RunTrial, SearchDone, SearchWait>;
 
 SearchStep NextStep(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts);
 
-// What the facts come to if the search ended with them.
+// What the facts come to if the search ended with them; trials in flight say nothing.
 SearchDone ConcludeNow(const SearchSpec& spec, const PlanSpace& space, std::span<const TrialFact> facts);
 
 // The corners of the predicted staircase, by strict floor, lowest first: no other point that fits has both floors as

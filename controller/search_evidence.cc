@@ -12,6 +12,10 @@ bool AtMost(FloorPair a, FloorPair b) { return a.strict <= b.strict && a.lazy <=
 
 }  // namespace
 
+bool IsInFlight(const TrialFact& fact) {
+  return fact.state == TrialState::kWaiting || fact.state == TrialState::kRunning;
+}
+
 bool IsGarbage(const TrialFact& fact) {
   return fact.state == TrialState::kInfeasible && fact.reason == Reason::kGarbageOutput;
 }

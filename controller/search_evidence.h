@@ -11,6 +11,7 @@
 
 namespace hproc::controller {
 
+bool IsInFlight(const TrialFact& fact);
 bool IsGarbage(const TrialFact& fact);
 bool IsOutOfMemory(const TrialFact& fact);
 bool IsSensible(const TrialFact& fact);  // the probes were passed

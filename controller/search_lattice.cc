@@ -52,6 +52,7 @@ SearchStep NextWalkStep(const Evidence& evidence) {
     const FloorPair at = lattice.At(strict, lazy);
     const TrialFact* fact = evidence.Find(at);
     if (fact == nullptr) return LookAt(evidence, at, Purpose::kWalkStep);
+    if (IsInFlight(*fact)) return SearchWait{};
     if (IsOutOfMemory(*fact)) {
       --strict;
     } else {

@@ -139,7 +139,11 @@ class Search {
 
   std::optional<RunTrial> GarbageEdge(FloorPair first) const {
     int loads = 0;
-    for (const TrialFact& fact : facts_) loads += fact.depth == Depth::kProbe ? 1 : 0;
+    for (const TrialFact& fact : facts_) {
+      if (fact.depth != Depth::kProbe) continue;
+      if (IsInFlight(fact)) return std::nullopt;  // its answer says where to look next
+      ++loads;
+    }
     // Rays from the lower bounds to the first candidate: along both floors at once, then along each.
     struct Ray {
       bool strict;

@@ -31,8 +31,8 @@ Result<Pipe> MakePipe() {
   const UniqueFd low_read(ends[0]);
   const UniqueFd low_write(ends[1]);
   Pipe pipe;
-  pipe.read.Reset(::fcntl(ends[0], F_DUPFD_CLOEXEC, kEventsFd + 1));
-  pipe.write.Reset(::fcntl(ends[1], F_DUPFD_CLOEXEC, kEventsFd + 1));
+  pipe.read.Reset(::fcntl(ends[0], F_DUPFD_CLOEXEC, kNotesFd + 1));
+  pipe.write.Reset(::fcntl(ends[1], F_DUPFD_CLOEXEC, kNotesFd + 1));
   if (!pipe.read || !pipe.write) return SystemError("cannot make a pipe", errno);
   return pipe;
 }
@@ -55,8 +55,8 @@ class SpawnOrders {
   SpawnOrders(const SpawnOrders&) = delete;
   SpawnOrders& operator=(const SpawnOrders&) = delete;
 
-  // Returns 0 or an errno. The calls fail for want of memory alone.
-  int Fill(int control, int log, int events) {
+  // Returns 0 or an errno. The calls fail for want of memory alone. `notes` -1: none.
+  int Fill(int control, int log, int events, int notes) {
     sigset_t none;
     sigset_t all;
     ::sigemptyset(&none);
@@ -66,7 +66,8 @@ class SpawnOrders {
              ::posix_spawn_file_actions_adddup2(&actions_, log, STDOUT_FILENO),
              ::posix_spawn_file_actions_adddup2(&actions_, log, STDERR_FILENO),
              ::posix_spawn_file_actions_adddup2(&actions_, events, kEventsFd),
-             ::posix_spawn_file_actions_addclosefrom_np(&actions_, kEventsFd + 1),
+             notes < 0 ? 0 : ::posix_spawn_file_actions_adddup2(&actions_, notes, kNotesFd),
+             ::posix_spawn_file_actions_addclosefrom_np(&actions_, (notes < 0 ? kEventsFd : kNotesFd) + 1),
              ::posix_spawnattr_setpgroup(&attributes_, 0),
              ::posix_spawnattr_setsigmask(&attributes_, &none),
              ::posix_spawnattr_setsigdefault(&attributes_, &all),
@@ -99,7 +100,7 @@ std::string NameOf(const std::string& variable) { return variable.substr(0, vari
 }  // namespace
 
 Result<SpawnedWorker> SpawnWorker(const std::vector<std::string>& argv,
-                                  const std::vector<std::string>& environment) {
+                                  const std::vector<std::string>& environment, Notes wanted) {
   HPROC_CHECK(!argv.empty(), "no executable");
   Result<Pipe> control = MakePipe();
   if (!control.ok()) return control.error();
@@ -107,9 +108,16 @@ Result<SpawnedWorker> SpawnWorker(const std::vector<std::string>& argv,
   if (!events.ok()) return events.error();
   Result<Pipe> log = MakePipe();
   if (!log.ok()) return log.error();
+  Pipe notes;
+  if (wanted == Notes::kWanted) {
+    Result<Pipe> made = MakePipe();
+    if (!made.ok()) return made.error();
+    notes = *std::move(made);
+  }
 
   SpawnOrders orders;
-  if (const int code = orders.Fill(control->read.get(), log->write.get(), events->write.get())) {
+  if (const int code = orders.Fill(control->read.get(), log->write.get(), events->write.get(),
+                                  notes.write.get())) {
     return SystemError("cannot start " + argv[0], code);
   }
   SpawnedWorker worker;
@@ -128,7 +136,9 @@ Result<SpawnedWorker> SpawnWorker(const std::vector<std::string>& argv,
   worker.control = std::move(control->write);
   worker.events = std::move(events->read);
   worker.log = std::move(log->read);
+  worker.notes = std::move(notes.read);
   for (const UniqueFd* fd : {&worker.control, &worker.events, &worker.log}) SetNonBlocking(*fd);
+  if (worker.notes) SetNonBlocking(worker.notes);
   return worker;
 }
 

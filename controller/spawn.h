@@ -11,9 +11,9 @@
 // posix_spawn does all of it in the C library, without copying the address space (gigabytes, once
 // CUDA is loaded), and reports a failed exec as an error code.
 //
-//   child's fd   0            1, 2           3
-//                ▲ control    │ log          │ events          4 and above: closed
-//   ours         write end    read end       read end
+//   child's fd   0            1, 2           3           4
+//                ▲ control    │ log          │ events     │ notes, where wanted    the rest: closed
+//   ours         write end    read end       read end    read end
 //
 // Standard output goes to the log, since libraries print there. All ends of ours are close-on-exec
 // from birth and not blocking. When the controller dies, however it dies, the kernel closes
@@ -32,6 +32,7 @@
 namespace hproc::controller {
 
 inline constexpr int kEventsFd = 3;  // in the worker; its argument --events-fd
+inline constexpr int kNotesFd = 4;   // in a launcher (controller/launch_note.h)
 
 struct SpawnedWorker {
   pid_t pid = -1;  // the leader of its own process group; the caller reaps it
@@ -39,14 +40,18 @@ struct SpawnedWorker {
   UniqueFd control;
   UniqueFd events;
   UniqueFd log;
+  UniqueFd notes;
 };
+
+enum class Notes { kNone, kWanted };
 
 // argv[0] is the path of the executable, not searched for in PATH; `environment` is the whole of
 // it, "NAME=value". The child starts with an empty signal mask and default dispositions, so that
 // neither an ignored SIGPIPE nor a blocked SIGTERM of the controller is inherited. An error names
 // the executable or the call; no process is left behind then.
 Result<SpawnedWorker> SpawnWorker(const std::vector<std::string>& argv,
-                                  const std::vector<std::string>& environment);
+                                  const std::vector<std::string>& environment,
+                                  Notes notes = Notes::kNone);
 
 // Ends the whole group of a worker that nobody supervises yet, and reaps it.
 void KillAndReap(pid_t pid);

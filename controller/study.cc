@@ -27,7 +27,7 @@ constexpr Names<TrialState, 5> kTrialStates{{
     {TrialState::kFailed, "failed"},
 }};
 
-constexpr Names<Reason, 13> kReasons{{
+constexpr Names<Reason, 15> kReasons{{
     {Reason::kNone, "none"},
     {Reason::kOutOfMemory, "out_of_memory"},
     {Reason::kGarbageOutput, "garbage_output"},
@@ -40,6 +40,8 @@ constexpr Names<Reason, 13> kReasons{{
     {Reason::kLoaderFault, "loader_fault"},
     {Reason::kProtocolError, "protocol_error"},
     {Reason::kDeviceLost, "device_lost"},
+    {Reason::kNodeLost, "node_lost"},
+    {Reason::kNotLaunched, "not_launched"},
     {Reason::kInterrupted, "interrupted"},
 }};
 

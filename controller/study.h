@@ -43,6 +43,8 @@ enum class Reason {
   kLoaderFault,
   kProtocolError,
   kDeviceLost,
+  kNodeLost,     // the machine it ran on, or the connection to it
+  kNotLaunched,  // the scheduler would not run it, or gave no answer
   kInterrupted,  // of an attempt: the controller stopped or died
 };
 
@@ -57,11 +59,21 @@ std::optional<Reason> ReasonFromName(std::string_view name);
 struct Verdict {
   Reason reason = Reason::kNone;
   std::string phase;          // where it ended: "load", "cache", "warmup", "probe", …; empty when complete
-  std::string device;         // the device that ran out
+  std::string device;         // the device that ran out, or the node on which an attempt failed that Slurm ran
   int64_t short_bytes = 0;    // what it lacked there
   std::string message;        // one line for people: the tensor, the garbage rule, the signal
 
   bool operator==(const Verdict&) const = default;
+};
+
+// Where the trials of a study are run, and how many of them at once. Nothing that is found depends on it; a resumed study
+// may be launched in another way.
+struct LaunchSpec {
+  std::string launcher = "local";       // "local", "slurm" (controller/launcher.h)
+  std::vector<std::string> slurm_args;  // of srun, one argument each
+  int parallel = 1;                     // trials in flight, at most
+
+  bool operator==(const LaunchSpec&) const = default;
 };
 
 // Everything that fixes a study. Written once.
@@ -81,6 +93,7 @@ struct StudySpec {
   int max_garbage_loads = 6;  // loads spent on finding where garbage begins
   bool trust_plan = false;    // no loads to confirm what the plan predicts
   std::vector<TrialKind> baselines;  // run after the search for comparison, whether or not they fit the cap
+  LaunchSpec launch;                 // as it was begun
   EvalProtocol eval;
   std::string worker_version;
   std::string device_name;

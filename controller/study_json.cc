@@ -79,11 +79,19 @@ void Fields(V& visit, S& s) {
   visit("max_new_tokens", max_new_tokens);
 }
 
+template <typename V, Like<LaunchSpec> S>
+void Fields(V& visit, S& s) {
+  auto& [launcher, slurm_args, parallel] = s;
+  visit("launcher", launcher);
+  visit("slurm_args", slurm_args);
+  visit("parallel", parallel);
+}
+
 template <typename V, Like<StudySpec> S>
 void Fields(V& visit, S& s) {
   auto& [name, model_dir, fingerprint, deployment, memory_cap_bytes, headroom_bytes, mode, strategy,
-         lowest, highest, min_accuracy, max_candidates, max_garbage_loads, trust_plan, baselines, eval,
-         worker_version, device_name] = s;
+         lowest, highest, min_accuracy, max_candidates, max_garbage_loads, trust_plan, baselines, launch,
+         eval, worker_version, device_name] = s;
   visit("name", name);
   visit("model_dir", model_dir);
   visit("fingerprint", fingerprint);
@@ -99,6 +107,7 @@ void Fields(V& visit, S& s) {
   visit("max_garbage_loads", max_garbage_loads);
   visit("trust_plan", trust_plan);
   visit("baselines", baselines);
+  visit("launch", launch);
   visit("eval", eval);
   visit("worker_version", worker_version);
   visit("device_name", device_name);

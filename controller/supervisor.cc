@@ -19,6 +19,7 @@ namespace hproc::controller {
 namespace {
 
 constexpr size_t kMaxDetail = 500;          // of a kill_detail
+constexpr size_t kMaxNoteBytes = 64 << 10;
 constexpr size_t kEndTailBytes = 16 << 10;  // of the log, in a WorkerEnd
 // The controller was stopped or starved when poll returns so much later than asked.
 constexpr std::chrono::seconds kStall{1};
@@ -58,11 +59,14 @@ WorkerProcess::Supervisor::Supervisor(WorkerOptions options, SupervisorStart sta
       control_(std::move(start.spawned.control)),
       events_(std::move(start.spawned.events)),
       log_pipe_(std::move(start.spawned.log)),
+      notes_pipe_(std::move(start.spawned.notes)),
       outgoing_(std::move(start.job_line)),
       lines_(worker::kMaxLineBytes),
       conversation_(start.job),
       watchdog_(options_.deadlines, started_),
       log_(options_.log_file, options_.log_file_bytes, options_.log_tail_bytes),
+      notes_(kMaxNoteBytes),
+      is_heard_(!options_.is_launched),
       thread_([this] { Run(); }) {}
 
 WorkerProcess::Supervisor::~Supervisor() {
@@ -115,7 +119,7 @@ void WorkerProcess::Supervisor::Wake() {
 
 void WorkerProcess::Supervisor::Run() {
   BlockAllSignals();
-  PreferAsOomVictim(pid_);
+  if (!options_.is_launched) PreferAsOomVictim(pid_);
   while (!dead_ && !unkillable_) Turn();
   Bury();
 }
@@ -127,14 +131,15 @@ void WorkerProcess::Supervisor::Turn() {
     has_room = HasRoom();
   }
   const bool listening = events_ && has_room;
-  enum Source { kWake, kProcess, kControl, kEvents, kLog };
-  std::array<pollfd, 5> fds{
+  enum Source { kWake, kProcess, kControl, kEvents, kLog, kNotes };
+  std::array<pollfd, 6> fds{
       pollfd{wake_.get(), POLLIN, 0},
       pollfd{pidfd_.get(), POLLIN, 0},
       // Without anything to write a broken pipe would be reported over and over.
       pollfd{outgoing_.empty() ? -1 : control_.get(), POLLOUT, 0},
       pollfd{listening ? events_.get() : -1, POLLIN, 0},
       pollfd{log_pipe_.get(), POLLIN, 0},
+      pollfd{notes_pipe_.get(), POLLIN, 0},
   };
   const Clock::time_point before = Clock::now();
   const Clock::time_point due = std::min(NextDeadline(), before + std::chrono::minutes(1));
@@ -143,13 +148,14 @@ void WorkerProcess::Supervisor::Turn() {
   if (::poll(fds.data(), fds.size(), static_cast<int>(timeout.count())) < 0) return;  // EINTR
   const Clock::time_point after = Clock::now();
   const Clock::duration late = after - before - timeout;
-  if (events_ && !has_room) {
+  if (!is_heard_ || (events_ && !has_room)) {
     watchdog_.Excuse(after - before);
   } else if (late > kStall) {
     watchdog_.Excuse(late);
   }
 
   if (fds[kWake].revents != 0) TakeWishes();
+  if (fds[kNotes].revents != 0) ReadNotes();
   if (fds[kLog].revents != 0) ReadLog();
   if (fds[kEvents].revents != 0) ReadEvents();
   if (fds[kControl].revents != 0) WriteControl();
@@ -213,6 +219,24 @@ size_t WorkerProcess::Supervisor::ReadLog() {
   std::string_view bytes;
   if (!ReadChunk(log_pipe_, &bytes)) return 0;
   log_.Append(bytes);
+  return bytes.size();
+}
+
+size_t WorkerProcess::Supervisor::ReadNotes() {
+  std::string_view bytes;
+  if (!ReadChunk(notes_pipe_, &bytes)) return 0;
+  if (notes_.overlong()) return bytes.size();  // no launcher of ours
+  notes_.Append(bytes);
+  while (const auto line = notes_.Next()) {
+    std::optional<LaunchNote> note = DecodeNote(*line);
+    if (!note) continue;
+    is_heard_ |= note->kind == LaunchNote::Kind::kConnected;
+    if (note->kind == LaunchNote::Kind::kEnded) {
+      launch_end_ = std::move(note->end);
+    } else if (options_.on_note) {
+      options_.on_note(*note);
+    }
+  }
   return bytes.size();
 }
 
@@ -328,6 +352,15 @@ void WorkerProcess::Supervisor::Bury() {
   if (oom_kills_before_ && oom_kills_after) {
     end.oom_kills = *oom_kills_after > *oom_kills_before_ ? OomKills::kSome : OomKills::kNone;
   }
+  if (options_.is_launched) {
+    // The process here was the launcher; what is to be judged is the worker.
+    end.oom_kills = launch_end_ ? launch_end_->oom_kills : OomKills::kUnknown;
+    if (launch_end_ && (launch_end_->exit_code || launch_end_->signal != 0)) {
+      end.exit_code = launch_end_->exit_code;
+      end.signal = launch_end_->signal;
+    }
+    end.launch = std::move(launch_end_);
+  }
   {
     const std::lock_guard lock(mutex_);
     end_ = std::move(end);
@@ -349,9 +382,15 @@ void WorkerProcess::Supervisor::DrainPipes() {
     if (n == 0) break;
     left -= static_cast<int>(n);
   }
+  for (int left = notes_pipe_ ? PipeCapacity(notes_pipe_) : 0; notes_pipe_ && left > 0;) {
+    const size_t n = ReadNotes();
+    if (n == 0) break;
+    left -= static_cast<int>(n);
+  }
   control_.Reset();
   events_.Reset();
   log_pipe_.Reset();
+  notes_pipe_.Reset();
 }
 
 void WorkerProcess::Supervisor::Reap(WorkerEnd* end) {

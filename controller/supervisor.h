@@ -84,6 +84,7 @@ class WorkerProcess::Supervisor {
   bool ReadChunk(UniqueFd& fd, std::string_view* bytes);
   size_t ReadLog();     // bytes read
   size_t ReadEvents();  // likewise
+  size_t ReadNotes();   // likewise
   bool TakeLine(std::string_view line);
   Clock::time_point NextDeadline() const;
   void CheckDeadlines(Clock::time_point now);
@@ -105,12 +106,16 @@ class WorkerProcess::Supervisor {
   UniqueFd control_;
   UniqueFd events_;
   UniqueFd log_pipe_;
+  UniqueFd notes_pipe_;
   std::string outgoing_;  // to control_, not written yet
   std::array<char, 64 << 10> chunk_;
   worker::LineSplitter lines_;
   Conversation conversation_;
   Watchdog watchdog_;
   WorkerLog log_;  // but for Tail
+  worker::LineSplitter notes_;
+  bool is_heard_;  // false: the launcher has not connected the worker yet
+  std::optional<LaunchEnd> launch_end_;
   Ending ending_ = Ending::kNone;
   Clock::time_point ending_until_;  // when the next step of the ending is due
   KillCause cause_ = KillCause::kNone;

@@ -32,12 +32,14 @@ struct TrialRunner::Attempt : WorkerObserver {
   // ---- what the worker tells on its way ----
   void OnPhase(const worker::PhaseEvent& phase) override {
     if (!phase.begin) measured.phase_seconds.emplace_back(PhaseName(phase.phase), phase.seconds);
-    runner.observer_->OnPhase(phase);
+    runner.observer_->OnPhase(run.trial.number, phase);
   }
-  void OnProgress(const worker::ProgressEvent& progress) override { runner.observer_->OnProgress(progress); }
+  void OnProgress(const worker::ProgressEvent& progress) override {
+    runner.observer_->OnProgress(run.trial.number, progress);
+  }
   void OnMemory(const worker::MemoryEvent& memory) override {
     measured.memory = memory;
-    runner.observer_->OnMemory(memory);
+    runner.observer_->OnMemory(run.trial.number, memory);
   }
   void OnLoad(const worker::LoadResult& load) override { measured.load = load; }  // the cache may still not fit
 
@@ -81,8 +83,14 @@ struct TrialRunner::Attempt : WorkerObserver {
     std::vector<Answer> transcripts;
     for (const evals::ProbeResult& result : *results) transcripts.push_back(ProbeAnswer(result));
     if (Result<void> stored = runner.store_.AddAnswers(run.trial.id, transcripts); !stored.ok()) return stored.error();
-    const evals::GarbageJudgement judgement =
-        JudgeGarbage(*results, run.calibration.value_or(evals::GarbageCalibration{}));
+    // A trial beside this one may have become the reference meanwhile.
+    std::optional<evals::GarbageCalibration> calibration = run.calibration;
+    if (!calibration && runner.reference_trial_ != run.trial.id) {
+      Result<std::optional<evals::GarbageCalibration>> stored = CalibrationOf(runner.store_, runner.spec_);
+      if (!stored.ok()) return stored.error();
+      calibration = *std::move(stored);
+    }
+    const evals::GarbageJudgement judgement = JudgeGarbage(*results, calibration.value_or(evals::GarbageCalibration{}));
     // The 4-bit baselines are there to be compared, and garbage is beaten by a number like any other: they are asked on.
     const bool is_asked_on = run.trial.plan.kind == TrialKind::kBaselineInt4 || run.trial.plan.kind == TrialKind::kBaselineInt4Pruned;
     if (judgement.verdict == evals::GarbageVerdict::kGarbage && is_asked_on) {
@@ -94,7 +102,8 @@ struct TrialRunner::Attempt : WorkerObserver {
       suspicion = SenseTest::Create(*run.calibration);
       probe_remark = "suspect at probe: " + judgement.message;
     }
-    if (!run.calibration) {
+    if (!calibration) {
+      runner.reference_trial_ = run.trial.id;
       // Kept at once: it must outlive this attempt, whatever ends it.
       const std::string json = evals::GarbageCalibrationToJson(evals::CalibrateGarbage(*results));
       if (Result<void> set = runner.store_.SetStudyCalibration(run.trial.study_id, json); !set.ok()) return set.error();
@@ -142,10 +151,10 @@ struct TrialRunner::Attempt : WorkerObserver {
               counter.Add(answer);
               if (is_new) {
                 batch.push_back(answer);
-                runner.observer_->OnAnswer(answer);
+                runner.observer_->OnAnswer(run.trial.number, answer);
               }
               if (batch.size() >= kAnswersPerTransaction) flush();
-              runner.observer_->OnQuestions(++asked, questions, counter.tally().strict_correct);
+              runner.observer_->OnQuestions(run.trial.number, ++asked, questions, counter.tally().strict_correct);
               stopped_early = screening.Add(answer);
               if (suspicion && sense == SenseTest::Finding::kUndecided) sense = suspicion->Add(answer);
               // To be sure of sense is all that a trial of its probes alone asks questions for.
@@ -212,6 +221,26 @@ struct TrialRunner::Attempt : WorkerObserver {
   SenseTest::Finding sense = SenseTest::Finding::kUndecided;
 };
 
+Result<std::optional<evals::GarbageCalibration>> CalibrationOf(Store& store, const StudySpec& spec) {
+  const Result<std::optional<Study>> stored = store.FindStudy(spec.name);
+  if (!stored.ok()) return stored.error();
+  if (!*stored || (*stored)->calibration_json.empty()) return std::optional<evals::GarbageCalibration>();
+  Result<evals::GarbageCalibration> calibration = evals::GarbageCalibrationFromJson((*stored)->calibration_json);
+  if (!calibration.ok()) return calibration.error();
+  return std::optional<evals::GarbageCalibration>(std::move(*calibration));
+}
+
+// Where attempts failed that another machine may bring to an end.
+static std::vector<std::string> FailedNodes(const Trial& trial) {
+  std::vector<std::string> nodes;
+  for (const Attempt& attempt : trial.attempts) {
+    const std::string& node = attempt.verdict.device;
+    const bool is_wanted = attempt.verdict.reason != Reason::kInterrupted && !node.empty();
+    if (is_wanted && std::ranges::find(nodes, node) == nodes.end()) nodes.push_back(node);
+  }
+  return nodes;
+}
+
 TrialRunner::TrialRunner(Store& store, const StudySpec& spec, const StudyQuestions& questions, WorkerSetup setup,
                          TuneObserver* observer)
     : store_(store), spec_(spec), questions_(questions), setup_(std::move(setup)), observer_(observer) {}
@@ -224,7 +253,7 @@ void TrialRunner::Stop() {
 
 // After the host ran out of memory: one thread, whose share of loading buffers is the least there is.
 worker::Deployment TrialRunner::DeploymentFor(const Trial& trial) const {
-  worker::Deployment deployment = spec_.deployment;
+  worker::Deployment deployment = setup_.share.value_or(spec_.deployment);
   if (std::ranges::any_of(trial.attempts, [](const controller::Attempt& attempt) {
         return attempt.verdict.reason == Reason::kHostOutOfMemory;
       })) {
@@ -260,6 +289,11 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
 
     Attempt attempt(*this, run);
     attempt.measured.predicted = run.predicted;
+    if (setup_.launcher) {
+      options.on_note = [this, number = run.trial.number](const LaunchNote& note) { observer_->OnQueue(number, note); };
+      setup_.launcher->Launch(options, {.name = "t" + std::to_string(run.trial.number) + "-a" + std::to_string(number),
+                                        .threads = spec_.deployment.threads, .avoid = FailedNodes(run.trial)});
+    }
     const worker::TrialJob job{.model_dir = spec_.model_dir, .plan_json = run.trial.plan.plan_json,
                                .deployment = DeploymentFor(run.trial), .memory_cap_bytes = run.memory_cap_bytes,
                                .needed_free_bytes = run.needed_free_bytes,

@@ -12,11 +12,13 @@
 
 #include <atomic>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "controller/launcher.h"
 #include "controller/search.h"
 #include "controller/store.h"
 #include "controller/tune_observer.h"
@@ -32,6 +34,9 @@ struct WorkerSetup {
   std::vector<std::string> arguments;    // before --events-fd: "session"
   std::filesystem::path log_folder;      // a log file an attempt
   Deadlines deadlines;
+  std::shared_ptr<const Launcher> launcher;  // none: processes of this machine
+  // What of the machine its trials get, where several are in flight (controller/device_share.h); none: all the study has.
+  std::optional<worker::Deployment> share;
   // Free on the device with nothing of ours on it, as the measure job saw it; 0: not known. A trial waits so long for what
   // it may use to be free again, see worker/idle_gate.h.
   int64_t idle_free_bytes = 0;
@@ -51,7 +56,9 @@ struct TrialRun {
   int64_t memory_cap_bytes = 0;  // 0: what the machine has
   int64_t needed_free_bytes = 0;  // worker/idle_gate.h
   std::vector<worker::LedgerLine> predicted;       // of the whole ledger
-  std::optional<evals::GarbageCalibration> calibration;  // none: this trial is the reference, and the study gets its calibration
+  // Of the garbage rules, by the study's reference. None: whatever the study has by the time of the probes, and if it has
+  // none this trial becomes the reference.
+  std::optional<evals::GarbageCalibration> calibration;
   std::vector<Answer> incumbent;                   // to compare with; empty: nobody
 };
 
@@ -60,7 +67,10 @@ struct TrialRunResult {
   bool interrupted = false;
 };
 
-// Thread-compatible, but for Stop.
+// As the store has it; none: not set yet.
+Result<std::optional<evals::GarbageCalibration>> CalibrationOf(Store& store, const StudySpec& spec);
+
+// Thread-compatible, but for Stop. Several runners may work on one store.
 class TrialRunner {
  public:
   // All outlive the runner. `observer` is not null.
@@ -82,6 +92,7 @@ class TrialRunner {
   const StudyQuestions& questions_;
   WorkerSetup setup_;
   TuneObserver* observer_;
+  std::optional<int64_t> reference_trial_;  // the study's, if it was this runner's
   std::mutex mutex_;               // guards current_
   WorkerClient* current_ = nullptr;
   std::atomic<bool> stopped_{false};

@@ -17,6 +17,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxLineBytes = size_t{1} << 20;
 
+Json TrialJson(int trial) { return trial == kNoTrial ? Json(nullptr) : Json(trial); }
 Json Finite(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
 }  // namespace
@@ -51,11 +52,12 @@ void TuneJournal::Write(const char* type, Fields fields) {
   bytes_ += written;
 }
 
-bool TuneJournal::IsDue(bool last) {
+bool TuneJournal::IsDue(int trial, bool last) {
   if (bytes_ > kMaxJournalBytes) return false;
   const auto now = std::chrono::steady_clock::now();
-  if (!last && now < next_) return false;
-  next_ = now + kJournalPeriod;
+  std::chrono::steady_clock::time_point& next = in_flight_[trial].next;
+  if (!last && now < next) return false;
+  next = now + kJournalPeriod;
   return true;
 }
 
@@ -74,7 +76,7 @@ void TuneJournal::OnStudyEnd(const Study& study, bool interrupted) {
 }
 
 void TuneJournal::OnTrialStart(const Trial& trial, int attempt) {
-  generated_tokens_ = 0;
+  in_flight_[trial.number] = {};
   Write("trial_start", Json{{"study_id", trial.study_id},
                             {"trial", trial.number},
                             {"attempt", attempt},
@@ -86,33 +88,46 @@ void TuneJournal::OnTrialStart(const Trial& trial, int attempt) {
                             {"predicted_bytes", trial.plan.predicted_bytes}});
 }
 
-void TuneJournal::OnPhase(const worker::PhaseEvent& phase) {
-  Write("phase", Json{{"phase", PhaseName(phase.phase)}, {"begin", phase.begin}, {"seconds", Finite(phase.seconds)}});
+void TuneJournal::OnQueue(int trial, const LaunchNote& note) {
+  Write("queue", Json{{"trial", TrialJson(trial)},
+                      {"state", note.kind == LaunchNote::Kind::kPending ? "pending" : "started"},
+                      {"job", note.job},
+                      {"node", note.node},
+                      {"reason", note.reason}});
 }
 
-void TuneJournal::OnProgress(const worker::ProgressEvent& progress) {
-  if (!IsDue(progress.done >= progress.total)) return;
-  Write("progress", Json{{"phase", PhaseName(progress.phase)},
+void TuneJournal::OnPhase(int trial, const worker::PhaseEvent& phase) {
+  Write("phase", Json{{"trial", TrialJson(trial)}, {"phase", PhaseName(phase.phase)}, {"begin", phase.begin}, {"seconds", Finite(phase.seconds)}});
+}
+
+void TuneJournal::OnProgress(int trial, const worker::ProgressEvent& progress) {
+  if (!IsDue(trial, progress.done >= progress.total)) return;
+  Write("progress", Json{{"trial", TrialJson(trial)},
+                         {"phase", PhaseName(progress.phase)},
                          {"done", progress.done},
                          {"total", progress.total},
                          {"unit", progress.unit}});
 }
 
-void TuneJournal::OnMemory(const worker::MemoryEvent& memory) {
-  Write("memory", Json{{"device", memory.device},
+void TuneJournal::OnMemory(int trial, const worker::MemoryEvent& memory) {
+  Write("memory", Json{{"trial", TrialJson(trial)},
+                       {"device", memory.device},
                        {"live_bytes", memory.live_bytes},
                        {"peak_bytes", memory.peak_bytes},
                        {"cap_bytes", memory.cap_bytes}});
 }
 
-void TuneJournal::OnAnswer(const Answer& answer) { generated_tokens_ += answer.generated_tokens; }
+void TuneJournal::OnAnswer(int trial, const Answer& answer) {
+  in_flight_[trial].generated_tokens += answer.generated_tokens;
+}
 
-void TuneJournal::OnQuestions(int answered, int questions, int correct) {
-  if (!IsDue(answered == questions)) return;
-  Write("questions", Json{{"answered", answered},
+void TuneJournal::OnQuestions(int trial, int answered, int questions, int correct) {
+  if (!IsDue(trial, answered == questions)) return;
+  Write("questions", Json{{"trial", TrialJson(trial)},
+                          {"answered", answered},
                           {"questions", questions},
                           {"correct", correct},
-                          {"generated_tokens", generated_tokens_}});
+                          {"generated_tokens", in_flight_[trial].generated_tokens}});
 }
 
 void TuneJournal::OnAttemptEnd(const Trial& trial, int attempt, const Verdict& verdict, bool again) {
@@ -123,6 +138,7 @@ void TuneJournal::OnAttemptEnd(const Trial& trial, int attempt, const Verdict& v
 }
 
 void TuneJournal::OnTrialEnd(const Trial& trial) {
+  in_flight_.erase(trial.number);
   Write("trial_end", Json{{"study_id", trial.study_id},
                           {"trial", trial.number},
                           {"state", TrialStateName(trial.state)},

@@ -8,19 +8,23 @@
 //   measure_start {model}               measure_end {reused, seconds}
 //   study_start {study, study_id}       study_end {study, study_id, interrupted}
 //   trial_start {study_id, trial, attempt, kind, purpose, strict, lazy, bits_per_weight, predicted_bytes}
-//   phase {phase, begin, seconds}       progress {phase, done, total, unit}
-//   memory {device, live_bytes, peak_bytes, cap_bytes}
-//   questions {answered, questions, correct, generated_tokens}   tokens since the attempt began
+//   queue {trial, state, job, node, reason}    of a trial that a scheduler runs: state is pending or started
+//   phase {trial, phase, begin, seconds}       progress {trial, phase, done, total, unit}
+//   memory {trial, device, live_bytes, peak_bytes, cap_bytes}
+//   questions {trial, answered, questions, correct, generated_tokens}   tokens since the attempt began
 //   attempt_end {trial, attempt, again, verdict}   trial_end {study_id, trial, state, verdict}   note {line}
 //
+// `trial` is null of what belongs to none: the rate table pass has phases too. Several trials may be in flight at once.
+//
 // The journal tells; the store decides. Nothing is read back from it into a study, and a disk that is full or a file that
-// cannot be had ends the journal, not the tune. `progress` and `questions` come at most every kJournalPeriod, the last of
-// each always; a run whose journal has reached kMaxJournalBytes writes no more of these two.
+// cannot be had ends the journal, not the tune. `progress` and `questions` of a trial come at most every kJournalPeriod, the
+// last of each always; a run whose journal has reached kMaxJournalBytes writes no more of these two.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -48,11 +52,12 @@ class TuneJournal : public TuneObserver {
   void OnStudyStart(const Study& study) override;
   void OnStudyEnd(const Study& study, bool interrupted) override;
   void OnTrialStart(const Trial& trial, int attempt) override;
-  void OnPhase(const worker::PhaseEvent& phase) override;
-  void OnProgress(const worker::ProgressEvent& progress) override;
-  void OnMemory(const worker::MemoryEvent& memory) override;
-  void OnAnswer(const Answer& answer) override;
-  void OnQuestions(int answered, int questions, int correct) override;
+  void OnQueue(int trial, const LaunchNote& note) override;
+  void OnPhase(int trial, const worker::PhaseEvent& phase) override;
+  void OnProgress(int trial, const worker::ProgressEvent& progress) override;
+  void OnMemory(int trial, const worker::MemoryEvent& memory) override;
+  void OnAnswer(int trial, const Answer& answer) override;
+  void OnQuestions(int trial, int answered, int questions, int correct) override;
   void OnAttemptEnd(const Trial& trial, int attempt, const Verdict& verdict, bool again) override;
   void OnTrialEnd(const Trial& trial) override;
   void OnNote(const std::string& line) override;
@@ -60,13 +65,16 @@ class TuneJournal : public TuneObserver {
  private:
   template <typename Fields>
   void Write(const char* type, Fields fields);
-  bool IsDue(bool last);
+  bool IsDue(int trial, bool last);
 
   Clock clock_;
   UniqueFd file_;
   int64_t bytes_ = 0;
-  int64_t generated_tokens_ = 0;
-  std::chrono::steady_clock::time_point next_;
+  struct InFlight {
+    int64_t generated_tokens = 0;
+    std::chrono::steady_clock::time_point next;  // when progress is due again
+  };
+  std::map<int, InFlight> in_flight_;  // by trial
 };
 
 // Reads lines as they come. Thread-compatible.

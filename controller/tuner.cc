@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/file.h"
+#include "controller/device_share.h"
 #include "controller/store_rules.h"
 #include "controller/verdict.h"
 #include "evals/question_order.h"
@@ -18,8 +19,8 @@ class MeasureObserver : public WorkerObserver {
  public:
   explicit MeasureObserver(TuneObserver* observer) : observer_(observer) {}
   void OnHello(const worker::HelloEvent& hello) override { hello_ = hello; }
-  void OnPhase(const worker::PhaseEvent& phase) override { observer_->OnPhase(phase); }
-  void OnProgress(const worker::ProgressEvent& progress) override { observer_->OnProgress(progress); }
+  void OnPhase(const worker::PhaseEvent& phase) override { observer_->OnPhase(kNoTrial, phase); }
+  void OnProgress(const worker::ProgressEvent& progress) override { observer_->OnProgress(kNoTrial, progress); }
   const worker::HelloEvent& hello() const { return hello_; }
 
  private:
@@ -41,11 +42,16 @@ Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesy
   options.executable = setup_.executable;
   options.arguments = setup_.arguments;
   options.deadlines = setup_.deadlines;
+  if (setup_.launcher) {
+    options.on_note = [this](const LaunchNote& note) { observer_->OnQueue(kNoTrial, note); };
+  }
   const worker::MeasureJob job{.model_dir = model_dir, .table_folder = table_folder.string(), .deployment = deployment};
   int kills = 0;
   int failures = 0;
   for (;;) {
-    Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(options, job, &observer);
+    WorkerOptions started = options;
+    if (setup_.launcher) setup_.launcher->Launch(started, {.name = "measure", .threads = deployment.threads, .avoid = {}});
+    Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(started, job, &observer);
     if (!client.ok()) return client.error();
     {
       const std::scoped_lock lock(mutex_);
@@ -117,6 +123,12 @@ Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol) {
   return StudyQuestions{.task = std::move(*task), .order = std::move(order), .probes = std::move(probes)};
 }
 
+Result<std::vector<worker::Deployment>> SharesOf(const StudySpec& spec) {
+  if (spec.launch.launcher == "local") return ShareDeployment(spec.deployment, spec.launch.parallel);
+  // Each trial has a node, or the part of it that it asked for.
+  return std::vector<worker::Deployment>(static_cast<size_t>(spec.launch.parallel), spec.deployment);
+}
+
 SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
   SearchSpec search;
   search.strategy = StrategyFromName(spec.strategy).value_or(Strategy::kPredict);
@@ -131,12 +143,25 @@ SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
 }
 
 // Failures of the machine: whatever had been tried there and then would have failed.
-static bool SaysNothingOfThePoint(Reason reason) { return reason == Reason::kDeviceLost || reason == Reason::kContaminated; }
+static bool SaysNothingOfThePoint(Reason reason) {
+  return reason == Reason::kDeviceLost || reason == Reason::kContaminated || reason == Reason::kNotLaunched;
+}
 
-std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace& space) {
+// Why a study stops that met such a failure, and what it waits for.
+static std::string WhyStopped(const Trial& trial) {
+  const std::string where = " in trial " + std::to_string(trial.number) + ": " + trial.verdict.message + "; once it ";
+  switch (trial.verdict.reason) {
+    case Reason::kDeviceLost: return "the device was lost" + where + "is back, go on with hproc resume";
+    case Reason::kContaminated: return "the device is not free" + where + "is free, go on with hproc resume";
+    default: return "nothing could be launched" + where + "can be, go on with hproc resume";
+  }
+}
+
+std::vector<TrialFact> FactsOf(const std::vector<Trial>& trials, const PlanSpace& space, InFlight in_flight) {
   std::vector<TrialFact> facts;
   for (const Trial& trial : trials) {
-    if (trial.plan.kind != TrialKind::kPoint || !IsFinished(trial.state)) continue;
+    if (trial.plan.kind != TrialKind::kPoint) continue;
+    if (in_flight == InFlight::kLeftOut && !IsFinished(trial.state)) continue;
     if (SaysNothingOfThePoint(trial.verdict.reason)) continue;  // so that the point is asked for again
     TrialFact fact;
     fact.number = trial.number;
@@ -188,12 +213,17 @@ static std::optional<std::string> FaultOfBaselines(const std::vector<Trial>& tri
 
 Tuner::Tuner(Store& store, const Study& study, const PlanSpace& space, const StudyQuestions& questions,
              WorkerSetup setup, TuneObserver* observer)
-    : store_(store),
-      study_(study),
-      space_(space),
-      observer_(observer),
-      idle_free_bytes_(setup.idle_free_bytes),
-      runner_(store, study.spec, questions, std::move(setup), observer) {}
+    : store_(store), study_(study), space_(space), observer_({observer}), idle_free_bytes_(setup.idle_free_bytes) {
+  // The command line was checked; a study file written by hand is refused by the worker, in its words.
+  const Result<std::vector<worker::Deployment>> divided = SharesOf(study.spec);
+  const std::vector<worker::Deployment> shares = divided.ok() ? *divided : std::vector{study.spec.deployment};
+  for (const worker::Deployment& share : shares) {
+    setup.share = share;
+    slots_.push_back({.runner = std::make_unique<TrialRunner>(store, study.spec, questions, setup, &observer_), .trial_id = {}, .thread = {}});
+  }
+}
+
+Tuner::~Tuner() = default;
 
 Result<Trial> Tuner::AddTrial(TrialKind kind, const PlannedPoint& point, std::string_view purpose) {
   NewTrial trial;
@@ -260,64 +290,127 @@ Result<TrialRun> Tuner::Prepare(Trial trial, std::optional<int> incumbent, const
     if (!answers.ok()) return answers.error();
     run.incumbent = std::move(*answers);
   }
-  Result<std::optional<Study>> stored = store_.FindStudy(study_.spec.name);
-  if (!stored.ok()) return stored.error();
-  if (*stored && !(*stored)->calibration_json.empty()) {
-    Result<evals::GarbageCalibration> calibration = evals::GarbageCalibrationFromJson((*stored)->calibration_json);
-    if (!calibration.ok()) return calibration.error();
-    run.calibration = *calibration;
-  }
+  Result<std::optional<evals::GarbageCalibration>> calibration = CalibrationOf(store_, study_.spec);
+  if (!calibration.ok()) return calibration.error();
+  run.calibration = *std::move(calibration);
   return run;
+}
+
+void Tuner::Stop() {
+  stopped_ = true;
+  StopRunners();
+}
+
+void Tuner::StopRunners() {
+  for (const Slot& slot : slots_) slot.runner->Stop();
+}
+
+// What to do now: run a trial, finish, or neither.
+Result<Tuner::Next> Tuner::Ask() {
+  Result<std::vector<Trial>> trials = store_.ListTrials(study_.id);
+  if (!trials.ok()) return trials.error();
+  if (const std::optional<std::string> fault = FaultOfBaselines(*trials)) {
+    return Next{.run = {}, .done = SearchDone{.bound = Bound::kNone, .why = *fault, .fault = *fault}};
+  }
+  const SearchSpec search = SearchSpecOf(study_.spec, space_);
+  const std::vector<TrialFact> facts = FactsOf(*trials, space_, InFlight::kPassed);
+  const SearchStep step = NextStep(search, space_, facts);
+  const auto* done = std::get_if<SearchDone>(&step);
+  if (done != nullptr && done->fault) return Next{.run = {}, .done = *done};
+  // Trials that an interruption cut off are finished before anything new is begun. The search took them for running.
+  std::optional<Trial> next;
+  const auto is_left_open = [this](const Trial& trial) {
+    return !IsFinished(trial.state) &&
+           std::ranges::none_of(slots_, [&](const Slot& slot) { return slot.trial_id == trial.id; });
+  };
+  if (const auto open = std::ranges::find_if(*trials, is_left_open); open != trials->end()) {
+    next = *open;
+  } else if (const auto* wanted = std::get_if<RunTrial>(&step); wanted != nullptr && !stopped_) {
+    Result<Trial> added = AddTrial(TrialKind::kPoint, space_.At(wanted->at), PurposeName(wanted->purpose));
+    if (!added.ok()) return added.error();
+    next = std::move(*added);
+  } else if (done != nullptr) {
+    Result<std::optional<Trial>> baseline = NextBaseline(*trials, done->recommended);
+    if (!baseline.ok()) return baseline.error();
+    const bool all_ended = std::ranges::all_of(*trials, [](const Trial& trial) { return IsFinished(trial.state); });
+    if (!*baseline) return all_ended ? Next{.run = {}, .done = *done} : Next{};
+    next = std::move(**baseline);
+  }
+  if (!next || stopped_) return Next{};
+  // A candidate is compared with the best so far.
+  std::optional<int> incumbent;
+  if (next->plan.kind == TrialKind::kPoint && DepthOf(next->plan.purpose) == Depth::kEvaluate) {
+    incumbent = ConcludeNow(search, space_, facts).recommended;
+  }
+  Result<TrialRun> run = Prepare(std::move(*next), incumbent, *trials);
+  if (!run.ok()) return run.error();
+  return Next{.run = std::move(*run), .done = {}};
+}
+
+void Tuner::Start(Slot& slot, TrialRun run) {
+  slot.trial_id = run.trial.id;
+  slot.thread = std::jthread([this, &slot, run = std::move(run)]() mutable {
+    Result<TrialRunResult> result = Error{"not run"};
+    try {
+      result = slot.runner->Run(std::move(run));
+    } catch (const std::exception& e) {  // out of memory, most likely; the study ends as an error of the machine
+      result = Error{e.what()};
+    }
+    const std::scoped_lock lock(mutex_);
+    ended_.push_back({&slot, std::move(result)});
+    has_ended_.notify_all();
+  });
+}
+
+Result<TrialRunResult> Tuner::AwaitEnd() {
+  std::unique_lock lock(mutex_);
+  has_ended_.wait(lock, [this] { return !ended_.empty(); });
+  Ended ended = std::move(ended_.front());
+  ended_.pop_front();
+  lock.unlock();
+  ended.slot->thread.join();
+  ended.slot->trial_id.reset();
+  return std::move(ended.result);
 }
 
 Result<TuneEnd> Tuner::Run() {
   if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kRunning); !set.ok()) return set.error();
-  observer_->OnStudyStart(study_);
+  observer_.OnStudyStart(study_);
+  std::optional<Error> error;             // of the store or the machine
+  std::optional<std::string> no_device;   // why the study cannot go on here for now
+  std::optional<SearchDone> done;
+  const auto is_free = [](const Slot& slot) { return !slot.trial_id; };
   for (;;) {
-    Result<std::vector<Trial>> trials = store_.ListTrials(study_.id);
-    if (!trials.ok()) return trials.error();
-    // The search decides from finished trials alone, so asked again after an interruption it wants the trial that was cut
-    // off; that one is finished before anything new is begun.
-    if (const std::optional<std::string> fault = FaultOfBaselines(*trials)) {
-      return Finish({.bound = Bound::kNone, .why = *fault, .fault = *fault});
+    const auto slot = std::ranges::find_if(slots_, is_free);
+    if (slot != slots_.end() && !error && !no_device && !done) {
+      Result<Next> next = Ask();
+      if (next.ok() && next->run) {
+        Start(*slot, std::move(*next->run));
+        continue;
+      }
+      if (!next.ok()) error = next.error();
+      if (next.ok()) done = std::move(next->done);
+      if (error || done) StopRunners();  // a fault: whatever is in flight is of no use
     }
-    const SearchStep step = NextStep(SearchSpecOf(study_.spec, space_), space_, FactsOf(*trials, space_));
-    const auto* wanted = std::get_if<RunTrial>(&step);
-    std::optional<Trial> next;
-    if (const auto open = std::ranges::find_if(*trials, [](const Trial& trial) { return !IsFinished(trial.state); });
-        open != trials->end()) {
-      next = *open;
-    } else if (wanted != nullptr) {
-      Result<Trial> added = AddTrial(TrialKind::kPoint, space_.At(wanted->at), PurposeName(wanted->purpose));
-      if (!added.ok()) return added.error();
-      next = std::move(*added);
-    } else {
-      Result<std::optional<Trial>> baseline = NextBaseline(*trials, std::get<SearchDone>(step).recommended);
-      if (!baseline.ok()) return baseline.error();
-      if (!*baseline) return Finish(std::get<SearchDone>(step));
-      next = std::move(*baseline);
-    }
-    Result<TrialRun> run = Prepare(std::move(*next), wanted != nullptr ? wanted->incumbent : std::nullopt, *trials);
-    if (!run.ok()) return run.error();
+    if (std::ranges::all_of(slots_, is_free)) break;
 
-    Result<TrialRunResult> result = runner_.Run(std::move(*run));
-    if (!result.ok()) return result.error();
-    if (const Reason reason = result->trial.verdict.reason; SaysNothingOfThePoint(reason)) {
-      // Nor of the study: it goes on once the device is back, or free.
-      if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();
-      observer_->OnStudyEnd(study_, true);
-      return Error{std::string(reason == Reason::kDeviceLost ? "the device was lost" : "the device is not free") + " in trial " +
-                   std::to_string(result->trial.number) + ": " + result->trial.verdict.message + "; once it is " +
-                   (reason == Reason::kDeviceLost ? "back" : "free") + ", go on with hproc resume"};
+    const Result<TrialRunResult> result = AwaitEnd();
+    if (!result.ok()) {
+      if (!error) error = result.error();
+    } else if (const Reason reason = result->trial.verdict.reason; SaysNothingOfThePoint(reason) && !no_device) {
+      no_device = WhyStopped(result->trial);
     }
-    if (result->interrupted) {
-      if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();
-      observer_->OnStudyEnd(study_, true);
-      TuneEnd end;
-      end.interrupted = true;
-      return end;
-    }
+    if (error || no_device) StopRunners();
   }
+  if (error) return *error;
+  if (done) return Finish(*done);
+  if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kInterrupted); !set.ok()) return set.error();
+  observer_.OnStudyEnd(study_, true);
+  // Nor does it say anything of the study: it goes on once the device is back, or free.
+  if (no_device) return Error{*no_device};
+  TuneEnd end;
+  end.interrupted = true;
+  return end;
 }
 
 Result<TuneEnd> Tuner::Finish(const SearchDone& done) {
@@ -330,7 +423,7 @@ Result<TuneEnd> Tuner::Finish(const SearchDone& done) {
   end.outcome_json = OutcomeJson(study_, *trials, end.outcome);
   if (Result<void> set = store_.SetStudyOutcome(study_.id, end.outcome_json); !set.ok()) return set.error();
   if (Result<void> set = store_.SetStudyState(study_.id, StudyState::kDone); !set.ok()) return set.error();
-  observer_->OnStudyEnd(study_, false);
+  observer_.OnStudyEnd(study_, false);
   return end;
 }
 

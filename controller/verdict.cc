@@ -169,13 +169,51 @@ RunVerdict ExitedWithoutAWord(const WorkerEnd& end) {
   }
 }
 
-}  // namespace
+struct JobState {
+  std::string_view state;
+  Reason reason;
+  std::string_view words;
+};
 
-RunVerdict Judge(const WorkerEnd& end) {
+// Slurm's words for a job that did not end by itself (squeue(1), JOB STATE CODES), and ours.
+constexpr JobState kJobStates[] = {
+    {"CANCELLED", Reason::kKilled, "the job was cancelled"},
+    {"PREEMPTED", Reason::kKilled, "the job was preempted by another"},
+    {"REVOKED", Reason::kKilled, "the job was taken over by another cluster"},
+    {"PENDING", Reason::kKilled, "the job was requeued"},
+    {"REQUEUED", Reason::kKilled, "the job was requeued"},
+    {"REQUEUE_FED", Reason::kKilled, "the job was requeued"},
+    {"REQUEUE_HOLD", Reason::kKilled, "the job was requeued"},
+    {"SPECIAL_EXIT", Reason::kKilled, "the job was requeued"},
+    {"TIMEOUT", Reason::kTimeout, "the job's time limit is over"},
+    {"DEADLINE", Reason::kTimeout, "the job's deadline is over"},
+    {"OUT_OF_MEMORY", Reason::kHostOutOfMemory, "the job used more host memory than it asked for"},
+    {"NODE_FAIL", Reason::kNodeLost, "the node failed"},
+    {"BOOT_FAIL", Reason::kNodeLost, "the node did not boot"},
+    {kJobLost, Reason::kNodeLost, "the connection to the worker was lost"},
+    {kJobNotHeard, Reason::kNodeLost, "the worker could not reach the controller"},
+    {kJobNotLaunched, Reason::kNotLaunched, "Slurm did not run the job"},
+};
+
+// What the scheduler says of a worker that left no word of its own.
+std::optional<RunVerdict> OfJob(const WorkerEnd& end) {
+  if (!end.launch) return std::nullopt;
+  const auto* known = std::ranges::find(kJobStates, end.launch->state, &JobState::state);
+  if (known == std::end(kJobStates)) return std::nullopt;
+  if (end.kill_cause != KillCause::kNone && known->reason != Reason::kNodeLost) return std::nullopt;  // our own doing
+  std::string message(known->words);
+  if (!end.launch->job.empty()) message += ": job " + end.launch->job;
+  if (!end.launch->node.empty()) message += " on " + end.launch->node;
+  if (!end.launch->message.empty()) message += ": " + end.launch->message;
+  return Failed(end, known->reason, message);
+}
+
+RunVerdict JudgeRun(const WorkerEnd& end) {
   const RunRecord& record = end.record;
   if (end.kill_cause == KillCause::kProtocolError) return EndedByUs(end);
   if (record.oom) return OutOfMemory(*record.oom);
   if (record.error) return Failed(end, ReasonOf(record.error->kind), record.error->message);
+  if (std::optional<RunVerdict> verdict = OfJob(end)) return *std::move(verdict);
   if (end.unkillable) {
     return Failed(
         end, Reason::kDeviceLost,
@@ -195,12 +233,23 @@ RunVerdict Judge(const WorkerEnd& end) {
   return ExitedWithoutAWord(end);
 }
 
+}  // namespace
+
+RunVerdict Judge(const WorkerEnd& end) {
+  RunVerdict run = JudgeRun(end);
+  // So that a further attempt can be made elsewhere.
+  if (run.state == TrialState::kFailed && end.launch && run.verdict.device.empty()) run.verdict.device = end.launch->node;
+  return run;
+}
+
 bool IsTriedAgain(Reason reason, int64_t kills, int64_t failures) {
   switch (reason) {
     case Reason::kCrash:
     case Reason::kHang:
     case Reason::kTimeout:
     case Reason::kContaminated:
+    case Reason::kNodeLost:
+    case Reason::kNotLaunched:
     case Reason::kHostOutOfMemory:
       return failures == 0;
     case Reason::kKilled:

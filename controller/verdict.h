@@ -5,6 +5,11 @@
 //   the events pipe breaks the protocol             | protocol_error     | no       | never
 //   `oom` event, however the process then ends      | out_of_memory      | yes      | confirm once
 //   `error` event, however the process then ends    | by its kind        | no       | by the reason
+//   its job cancelled, preempted, requeued          | killed             | no       | several times, elsewhere
+//   its job's time limit or deadline over           | timeout            | no       | once, elsewhere
+//   its job beyond the host memory it asked for     | host_out_of_memory | no       | one thread
+//   its node failed, or is no longer heard          | node_lost          | no       | once, elsewhere
+//   Slurm would not run its job, or gives no answer | not_launched       | no       | once, then on resume
 //   it outlives SIGKILL                             | device_lost        | no       | stop study
 //   SIGSEGV, SIGABRT, SIGBUS, SIGILL and their like | crash              | no       | quarantine
 //   result:exit, exit code 0                        | none: as reported  | yes      |

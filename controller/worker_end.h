@@ -38,6 +38,24 @@ struct RunRecord {
   bool exit_announced = false;  // result:exit was received
 };
 
+// What the launcher of a worker that ran elsewhere says of its end (controller/launcher.h).
+struct LaunchEnd {
+  // The scheduler's word for the job, "CANCELLED", "NODE_FAIL", "TIMEOUT", …, or one of ours; empty: nothing to say.
+  std::string state;
+  std::string job;
+  std::string node;     // where it ran; empty: nowhere
+  std::string message;  // one line
+  // How the worker itself left, as far as it was seen.
+  std::optional<int> exit_code;
+  int signal = 0;
+  OomKills oom_kills = OomKills::kUnknown;  // on that node
+};
+
+// Words of ours in LaunchEnd::state.
+inline constexpr const char* kJobNotLaunched = "NOT_LAUNCHED";  // the scheduler would not have it, or does not answer
+inline constexpr const char* kJobNotHeard = "NOT_HEARD";        // it runs, but cannot reach the controller
+inline constexpr const char* kJobLost = "LOST";                 // it was heard, then no more, and nobody knows why
+
 struct WorkerEnd {
   // Exactly one of the first four says how the process left.
   std::optional<int> exit_code;
@@ -52,6 +70,7 @@ struct WorkerEnd {
   bool sigkill_sent = false;  // by us, while it lived
 
   OomKills oom_kills = OomKills::kUnknown;
+  std::optional<LaunchEnd> launch;  // of a worker that was launched elsewhere
   RunRecord record;
   int64_t torn_bytes = 0;  // of a last line without its end
   int64_t peak_rss_bytes = 0;

@@ -33,7 +33,8 @@ Result<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(WorkerOptions option
   start.wake.Reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!start.wake) return Error{"cannot make an eventfd: out of file descriptors"};
   start.oom_kills_before = options.oom_kills.Read();
-  Result<SpawnedWorker> spawned = SpawnWorker(argv, EnvironmentWith(options.environment));
+  Result<SpawnedWorker> spawned = SpawnWorker(
+      argv, EnvironmentWith(options.environment), options.is_launched ? Notes::kWanted : Notes::kNone);
   if (!spawned.ok()) return spawned.error();
   start.spawned = *std::move(spawned);
   start.argv = std::move(argv);

@@ -27,6 +27,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -34,6 +35,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "controller/launch_note.h"
 #include "controller/oom_kills.h"
 #include "controller/watchdog.h"
 #include "controller/worker_end.h"
@@ -62,6 +64,12 @@ struct WorkerOptions {
   int64_t max_queued_bytes = int64_t{64} << 20;
 
   OomKillCounter oom_kills = OomKillCounter::OfThisProcess();
+
+  // The executable is a launcher (controller/launcher.h), which passes everything on to a worker elsewhere and tells of it
+  // on the notes pipe. Until the worker is connected no deadline runs: time in a queue is not the worker's.
+  bool is_launched = false;
+  // Called with each note but the last, from the supervisor's thread; must be quick and outlive the process.
+  std::function<void(const LaunchNote&)> on_note;
 };
 
 class WorkerProcess {

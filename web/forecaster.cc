@@ -93,7 +93,7 @@ class Forecaster::Run : public controller::TuneObserver {
  public:
   Run(const controller::WorkerSetup& worker, EventHub& hub) : hub_(hub), measure_(worker, this) {}
 
-  void OnProgress(const worker::ProgressEvent& progress) override {
+  void OnProgress(int /*trial*/, const worker::ProgressEvent& progress) override {
     const auto now = std::chrono::steady_clock::now();
     if (now < next_ && progress.done < progress.total) return;
     next_ = now + controller::kJournalPeriod;

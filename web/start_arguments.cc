@@ -25,7 +25,8 @@ const std::map<std::string, Kind, std::less<>>& Settings() {
       {"garbage_loads", Kind::kWhole}, {"trust_plan", Kind::kFlag},    {"baseline_16bit", Kind::kFlag},
       {"baseline_int4", Kind::kFlag}, {"baseline_int4_pruned", Kind::kFlag}, {"tasks", Kind::kFile},          {"shots", Kind::kWhole},
       {"shots_file", Kind::kFile},    {"seeds", Kind::kWhole},         {"limit", Kind::kWhole},
-      {"max_new_tokens", Kind::kWhole}, {"strategy", Kind::kText},     {"study", Kind::kText}};
+      {"max_new_tokens", Kind::kWhole}, {"strategy", Kind::kText},     {"study", Kind::kText},
+      {"parallel", Kind::kWhole}};
   return settings;
 }
 

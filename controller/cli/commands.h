@@ -30,6 +30,15 @@ struct DeploymentOptions {
   std::string kv_dtype = "f16";
 };
 
+// How trials are launched; shared by tune, resume and rerun. What is not given: as tune has it by default, or as the study
+// was begun.
+struct LaunchOptions {
+  std::optional<std::string> launcher;
+  std::optional<std::string> slurm_args;
+  std::optional<int> parallel;
+  std::string tables;  // folder of rate tables; empty: beside the study file
+};
+
 struct TuneOptions {
   std::string model;
   int64_t memory_bytes = 0;
@@ -54,7 +63,7 @@ struct TuneOptions {
   int seeds = 1;
   int limit = 0;
   int max_new_tokens = 420;
-  std::string launcher = "local";
+  LaunchOptions launch;
   std::string strategy = "predict";
   std::string export_path;  // operating_point.json; empty: none
   StudyOptions store;
@@ -91,9 +100,9 @@ struct ServeOptions {
 };
 
 int RunTune(const TuneOptions& options);
-int RunResume(const StudyOptions& options, const std::string& export_path);
+int RunResume(const StudyOptions& options, const LaunchOptions& launch, const std::string& export_path);
 // A further go at a trial that failed, then on with the study.
-int RunRerun(const StudyOptions& options, int trial);
+int RunRerun(const StudyOptions& options, const LaunchOptions& launch, int trial);
 int RunPlan(const PlanOptions& options);
 int RunStatus(const StudyOptions& options);
 int RunTrials(const StudyOptions& options);

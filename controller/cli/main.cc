@@ -45,8 +45,20 @@ void AddStore(CLI::App* app, StudyOptions& options) {
   app->add_flag("--json", options.json, "JSON on standard output");
 }
 
+void AddLaunch(CLI::App* app, LaunchOptions& options) {
+  app->add_option("--launcher", options.launcher, "local, or slurm: each worker a job of Slurm; default local")
+      ->check(CLI::IsMember({"local", "slurm"}));
+  app->add_option("--slurm-args", options.slurm_args, "Options of srun, like \"-p gpu --gres=gpu:1 --time=4:00:00\"")
+      ->type_name("ARGS");
+  app->add_option("--tables", options.tables,
+                  "Folder of the rate tables; default FILE.db.rates. With --launcher slurm one that all nodes share");
+  app->add_option("--parallel", options.parallel,
+                  "Trials in flight at once, each with devices of its own or a part of the CPU threads; default 1")
+      ->check(CLI::Range(1, 256));
+}
+
 void AddDeployment(CLI::App* app, DeploymentOptions& options) {
-  app->add_option("--device", options.device, "cpu, cuda or cuda:N")->capture_default_str();
+  app->add_option("--device", options.device, "cpu, cuda or cuda:N; cuda:N,M for several")->capture_default_str();
   app->add_option("--tp", options.tp, "Tensor-parallel ranks")->check(CLI::Range(1, 1024))->capture_default_str();
   app->add_option("--threads", options.threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024));
   app->add_option("--context", options.context, "Tokens a sequence may hold; default 1024, 2048 with shots")
@@ -97,7 +109,7 @@ int Main(int argc, char** argv) {
   tune_command->add_option("--limit", tune.limit, "Questions at most; 0: all")->check(CLI::Range(0, 1 << 24));
   tune_command->add_option("--max-new-tokens", tune.max_new_tokens, "Tokens an answer may have")->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  tune_command->add_option("--launcher", tune.launcher, "local")->capture_default_str();
+  AddLaunch(tune_command, tune.launch);
   tune_command->add_option("--strategy", tune.strategy, "predict; or walk or grid, which do without the rate table's forecast")
       ->check(CLI::IsMember({"predict", "walk", "grid"}))->capture_default_str();
   tune_command->add_option("--export", tune.export_path, "Write the recommended operating point here");
@@ -107,6 +119,8 @@ int Main(int argc, char** argv) {
   std::string path;
   CLI::App* resume = app.add_subcommand("resume", "Go on with a study that was cut off");
   AddStore(resume, store);
+  LaunchOptions launch;
+  AddLaunch(resume, launch);
   resume->add_option("--export", path, "Write the recommended operating point here");
   CLI::App* status = app.add_subcommand("status", "The studies of a file");
   AddStore(status, store);
@@ -121,6 +135,7 @@ int Main(int argc, char** argv) {
   CLI::App* rerun = app.add_subcommand("rerun", "Give a failed trial a further go, then go on with the study");
   rerun->add_option("trial", number, "Its number")->required()->check(CLI::NonNegativeNumber);
   AddStore(rerun, store);
+  AddLaunch(rerun, launch);
   CLI::App* export_command = app.add_subcommand("export", "Write an operating point with its evidence");
   CLI::Option* export_trial =
       export_command->add_option("--trial", number, "Which; default the recommended one")->check(CLI::NonNegativeNumber);
@@ -180,8 +195,8 @@ int Main(int argc, char** argv) {
     return Fail(kExitUsage, e.what());
   }
   if (*tune_command) return RunTune(tune);
-  if (*resume) return RunResume(store, path);
-  if (*rerun) return RunRerun(store, number);
+  if (*resume) return RunResume(store, launch, path);
+  if (*rerun) return RunRerun(store, launch, number);
   if (*status) return RunStatus(store);
   if (*trials) return RunTrials(store);
   if (*show) return RunShow(store, number);

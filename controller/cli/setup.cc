@@ -1,6 +1,4 @@
 #include "controller/cli/setup.h"
-#include "controller/tuner.h"
-
 
 #include <fmt/core.h>
 #include <pthread.h>
@@ -10,6 +8,8 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "controller/slurm/slurm_launcher.h"
+
 namespace hproc::controller {
 
 int Fail(int code, const std::string& message) {
@@ -17,21 +17,37 @@ int Fail(int code, const std::string& message) {
   return code;
 }
 
-Result<WorkerSetup> WorkerBesideThis(const std::filesystem::path& log_folder) {
-  WorkerSetup setup;
-  setup.arguments = {"session"};
-  setup.log_folder = log_folder;
-  if (const char* from_environment = std::getenv("HPROC_WORKER"); from_environment != nullptr && *from_environment != '\0') {
-    setup.executable = from_environment;
+// A program of ours in the folder of this one, or where the variable says.
+static Result<std::filesystem::path> ProgramBesideThis(const char* name, const char* variable) {
+  std::filesystem::path program;
+  if (const char* from_environment = std::getenv(variable); from_environment != nullptr && *from_environment != '\0') {
+    program = from_environment;
   } else {
     std::error_code error;
     const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
     if (error) return Error{"cannot find this program's own folder: " + error.message()};
-    setup.executable = self.parent_path() / "hproc-worker";
+    program = self.parent_path() / name;
   }
-  if (::access(setup.executable.c_str(), X_OK) != 0) {
-    return Error{setup.executable.string() + ": the worker program is not there or cannot be run"};
-  }
+  if (::access(program.c_str(), X_OK) != 0) return Error{program.string() + ": the program is not there or cannot be run"};
+  return program;
+}
+
+Result<std::shared_ptr<const Launcher>> LauncherOf(const LaunchSpec& launch, const std::string& db) {
+  if (launch.launcher == "local") return std::shared_ptr<const Launcher>();
+  Result<std::filesystem::path> program = ProgramBesideThis("hproc-slurm", "HPROC_SLURM");
+  if (!program.ok()) return program.error();
+  auto launcher = std::make_shared<SlurmLauncher>(*std::move(program), launch.slurm_args, std::filesystem::absolute(db));
+  if (Result<void> ready = launcher->Prepare(); !ready.ok()) return ready.error();
+  return std::shared_ptr<const Launcher>(std::move(launcher));
+}
+
+Result<WorkerSetup> WorkerBesideThis(const std::filesystem::path& log_folder) {
+  WorkerSetup setup;
+  setup.arguments = {"session"};
+  setup.log_folder = log_folder;
+  Result<std::filesystem::path> program = ProgramBesideThis("hproc-worker", "HPROC_WORKER");
+  if (!program.ok()) return program.error();
+  setup.executable = *std::move(program);
   std::error_code error;
   if (!log_folder.empty()) std::filesystem::create_directories(log_folder, error);
   if (error) return Error{log_folder.string() + ": cannot create the folder: " + error.message()};

@@ -21,6 +21,10 @@ int Fail(int code, const std::string& message);
 // hproc-worker beside this program, or where HPROC_WORKER says; logs into `log_folder`.
 Result<WorkerSetup> WorkerBesideThis(const std::filesystem::path& log_folder);
 
+// What the launch of a study needs beside the worker: a launcher, if not local, made ready. The error is of the
+// infrastructure.
+Result<std::shared_ptr<const Launcher>> LauncherOf(const LaunchSpec& launch, const std::string& db);
+
 // FILE.db: worker logs in FILE.db.logs, rate tables in FILE.db.rates.
 std::filesystem::path LogFolderOf(const std::string& db);
 std::filesystem::path TableFolderOf(const std::string& db);

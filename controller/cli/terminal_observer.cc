@@ -1,9 +1,12 @@
 #include "controller/cli/terminal_observer.h"
 
 #include <fmt/core.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "base/bytes.h"
 #include "controller/describe.h"
@@ -42,69 +45,95 @@ void TerminalObserver::Line(const std::string& text) {
   std::fflush(stderr);
 }
 
-void TerminalObserver::Status(const std::string& text, bool force) {
+void TerminalObserver::Status(int trial, const std::string& text, bool force) {
+  InFlight& told = in_flight_[trial];
+  told.status = text;
   if (quiet_ || !is_terminal_) return;
   const Clock::time_point now = Clock::now();
   if (!force && now - last_status_ < kStatusPeriod) return;
   last_status_ = now;
-  fmt::print(stderr, "\r\x1b[K[{}] {}", Elapsed(), text);
+  std::string line;
+  for (const auto& [number, other] : in_flight_) {
+    if (!line.empty()) line += " | ";
+    line += (in_flight_.size() == 1 ? other.label : fmt::format("trial {}", number)) + "  " + other.status;
+  }
+  // A line that wraps could not be replaced; what one trial says fits any terminal.
+  winsize size{};
+  constexpr size_t kClock = 8;
+  if (in_flight_.size() > 1 && ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > kClock) {
+    line.resize(std::min(line.size(), size.ws_col - kClock));
+  }
+  fmt::print(stderr, "\r\x1b[K[{}] {}", Elapsed(), line);
   std::fflush(stderr);
 }
 
 void TerminalObserver::OnMeasureStart(const std::string& model_dir) {
-  trial_label_ = "rate table";
+  in_flight_[kNoTrial] = {.label = "rate table", .status = {}, .step_start = Clock::now()};
   Line("measuring what each floor costs: " + model_dir);
 }
 
 void TerminalObserver::OnMeasureEnd(bool from_cache, double seconds) {
+  in_flight_.erase(kNoTrial);
   Line(from_cache ? "rate table: already there" : "rate table: made in " + TimeText(seconds));
 }
 
 void TerminalObserver::OnTrialStart(const Trial& trial, int attempt) {
-  trial_label_ = fmt::format("trial {} {}", trial.number, FloorsText(trial));
-  first_answered_ = -1;
-  next_report_ = 0;
-  std::string text = fmt::format("{}: {}, {:.3f} bits, {} predicted", trial_label_, trial.plan.purpose,
+  const std::string label = fmt::format("trial {} {}", trial.number, FloorsText(trial));
+  in_flight_[trial.number] = {.label = label, .status = {}, .step_start = Clock::now()};
+  std::string text = fmt::format("{}: {}, {:.3f} bits, {} predicted", label, trial.plan.purpose,
                                  trial.plan.bits_per_weight, FormatBytes(trial.plan.predicted_bytes));
   if (attempt > 1) text += fmt::format(", attempt {}", attempt);
   Line(text);
 }
 
-void TerminalObserver::OnPhase(const worker::PhaseEvent& phase) {
-  phase_ = PhaseName(phase.phase);
-  if (phase.begin) step_start_ = Clock::now();
-  Status(trial_label_ + "  " + phase_, true);
+void TerminalObserver::OnQueue(int trial, const LaunchNote& note) {
+  InFlight& queued = in_flight_[trial];
+  if (note.kind == LaunchNote::Kind::kPending) {
+    const std::string text = "waits in the queue" + (note.reason.empty() ? "" : ": " + note.reason);
+    if (!std::exchange(queued.is_queued, true)) Line(queued.label + "  " + text);
+    Status(trial, text, true);
+  } else if (note.kind == LaunchNote::Kind::kConnected) {
+    Line(queued.label + "  job " + note.job + " runs on " + note.node);
+    queued.step_start = Clock::now();
+  }
 }
 
-void TerminalObserver::OnProgress(const worker::ProgressEvent& progress) {
-  const double seconds = Seconds(Clock::now() - step_start_);
+void TerminalObserver::OnPhase(int trial, const worker::PhaseEvent& phase) {
+  if (phase.begin) in_flight_[trial].step_start = Clock::now();
+  Status(trial, std::string(PhaseName(phase.phase)), true);
+}
+
+void TerminalObserver::OnProgress(int trial, const worker::ProgressEvent& progress) {
+  const double seconds = Seconds(Clock::now() - in_flight_[trial].step_start);
   if (progress.total <= 0 || seconds < kLeastSeconds) return;
   const double rate = static_cast<double>(progress.done) / seconds;
   const double left = rate > 0 ? static_cast<double>(progress.total - progress.done) / rate : 0;
   const std::string rate_text = progress.unit == "bytes" ? FormatBytes(static_cast<int64_t>(rate)) + "/s"
                                                          : fmt::format("{:.0f} {}/s", rate, progress.unit);
-  Status(fmt::format("{}  {} {:.0f} %  {}  {} left", trial_label_, PhaseName(progress.phase),
+  Status(trial,
+         fmt::format("{} {:.0f} %  {}  {} left", PhaseName(progress.phase),
                      100.0 * static_cast<double>(progress.done) / static_cast<double>(progress.total), rate_text,
                      TimeText(left)),
          false);
 }
 
-void TerminalObserver::OnQuestions(int answered, int questions, int correct) {
-  if (first_answered_ < 0) {
-    first_answered_ = answered - 1;
-    step_start_ = Clock::now();
+void TerminalObserver::OnQuestions(int trial, int answered, int questions, int correct) {
+  InFlight& asked = in_flight_[trial];
+  if (asked.first_answered < 0) {
+    asked.first_answered = answered - 1;
+    asked.step_start = Clock::now();
   }
-  std::string text = fmt::format("{}  {} of {} questions ({:.0f} %), {} right", trial_label_, answered, questions,
-                                 100.0 * answered / questions, correct);
-  const double seconds = Seconds(Clock::now() - step_start_);
-  if (seconds > kLeastSeconds && answered > first_answered_) {
-    const double rate = (answered - first_answered_) / seconds;
+  std::string text =
+      fmt::format("{} of {} questions ({:.0f} %), {} right", answered, questions, 100.0 * answered / questions, correct);
+  const double seconds = Seconds(Clock::now() - asked.step_start);
+  if (seconds > kLeastSeconds && answered > asked.first_answered) {
+    const double rate = (answered - asked.first_answered) / seconds;
     text += fmt::format("  {:.1f} questions/s  {} left", rate, TimeText((questions - answered) / rate));
   }
-  Status(text, answered == questions);
-  if (is_terminal_ || answered < next_report_) return;
-  if (next_report_ > 0) Line(text);
-  next_report_ = answered + std::max(1, questions / 5);
+  Status(trial, text, answered == questions);
+  if (is_terminal_ || answered < asked.next_report) return;
+  if (asked.next_report > 0) Line(asked.label + "  " + text);
+  asked.next_report = answered + std::max(1, questions / 5);
 }
 
 void TerminalObserver::OnAttemptEnd(const Trial& trial, int attempt, const Verdict& verdict, bool again) {
@@ -113,6 +142,7 @@ void TerminalObserver::OnAttemptEnd(const Trial& trial, int attempt, const Verdi
 }
 
 void TerminalObserver::OnTrialEnd(const Trial& trial) {
+  in_flight_.erase(trial.number);
   std::string text = fmt::format("trial {} {}", trial.number, TrialStateName(trial.state));
   if (const std::string verdict = VerdictText(trial); !verdict.empty()) text += ": " + verdict;
   if (trial.state == TrialState::kComplete && trial.measured.memory) {

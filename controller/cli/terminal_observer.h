@@ -1,7 +1,9 @@
-// Progress of a study on standard error: one line rewritten in place on a terminal, plain lines elsewhere.
+// Progress of a study on standard error: one line rewritten in place on a terminal, which tells of every trial in flight, and
+// plain lines elsewhere.
 #pragma once
 
 #include <chrono>
+#include <map>
 #include <string>
 
 #include "controller/tune_observer.h"
@@ -17,9 +19,10 @@ class TerminalObserver : public TuneObserver {
   void OnMeasureStart(const std::string& model_dir) override;
   void OnMeasureEnd(bool from_cache, double seconds) override;
   void OnTrialStart(const Trial& trial, int attempt) override;
-  void OnPhase(const worker::PhaseEvent& phase) override;
-  void OnProgress(const worker::ProgressEvent& progress) override;
-  void OnQuestions(int answered, int questions, int correct) override;
+  void OnQueue(int trial, const LaunchNote& note) override;
+  void OnPhase(int trial, const worker::PhaseEvent& phase) override;
+  void OnProgress(int trial, const worker::ProgressEvent& progress) override;
+  void OnQuestions(int trial, int answered, int questions, int correct) override;
   void OnAttemptEnd(const Trial& trial, int attempt, const Verdict& verdict, bool again) override;
   void OnTrialEnd(const Trial& trial) override;
   void OnNote(const std::string& line) override;
@@ -27,19 +30,26 @@ class TerminalObserver : public TuneObserver {
  private:
   using Clock = std::chrono::steady_clock;
 
-  void Line(const std::string& text);               // stays
-  void Status(const std::string& text, bool force);  // is replaced; on a terminal only
+  // What is going on: a trial, or under kNoTrial the pass over the checkpoint.
+  struct InFlight {
+    std::string label;
+    std::string status;             // without the label
+    bool is_queued = false;
+    Clock::time_point step_start;   // of the phase, or of the first new question
+    int first_answered = -1;
+    int next_report = 0;            // of questions, where lines are plain
+  };
+
+  void Line(const std::string& text);  // stays
+  // Replaces what `trial` said last; shown on a terminal only, and not too often unless by `force`.
+  void Status(int trial, const std::string& text, bool force);
   std::string Elapsed() const;
 
   const bool is_terminal_;
   const bool quiet_;
   const Clock::time_point start_ = Clock::now();
-  Clock::time_point step_start_ = start_;  // of the phase, or of the first new question
   Clock::time_point last_status_{};
-  std::string trial_label_;
-  std::string phase_;
-  int first_answered_ = 0;
-  int next_report_ = 0;  // of questions, where lines are plain
+  std::map<int, InFlight> in_flight_;
 };
 
 }  // namespace hproc::controller

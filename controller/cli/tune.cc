@@ -11,6 +11,7 @@
 #include "controller/cli/text.h"
 #include "controller/export_point.h"
 #include "controller/plane_text.h"
+#include "controller/slurm/srun_arguments.h"
 #include "controller/store_rules.h"
 #include "controller/tune_journal.h"
 #include "controller/tuner.h"
@@ -53,6 +54,31 @@ Result<EvalProtocol> ProtocolOf(const TuneOptions& options) {
   protocol.seeds = options.seeds;
   protocol.max_new_tokens = options.max_new_tokens;
   return protocol;
+}
+
+// Lays the options over `launch`, and checks that it can be carried out with the deployment.
+Result<LaunchSpec> LaunchOf(const LaunchOptions& options, LaunchSpec launch, const StudySpec& spec) {
+  if (options.launcher) launch.launcher = *options.launcher;
+  if (options.parallel) launch.parallel = *options.parallel;
+  if (options.slurm_args) {
+    Result<std::vector<std::string>> arguments = SplitArguments(*options.slurm_args);
+    if (!arguments.ok()) return arguments.error();
+    launch.slurm_args = *std::move(arguments);
+  }
+  if (const Result<void> checked = CheckSrunArguments(launch.slurm_args); !checked.ok()) return checked.error();
+  if (launch.launcher == "local" && options.slurm_args) return Error{"--slurm-args goes with --launcher slurm"};
+  if (launch.launcher == "slurm" && spec.deployment.world_size > 1) {
+    return Error{"--launcher slurm runs workers of one rank; --tp is " + std::to_string(spec.deployment.world_size)};
+  }
+  StudySpec launched = spec;
+  launched.launch = launch;
+  const Result<std::vector<worker::Deployment>> shares = SharesOf(launched);
+  if (!shares.ok()) return shares.error();
+  return launch;
+}
+
+fs::path TablesOf(const LaunchOptions& options, const std::string& db) {
+  return fs::absolute(options.tables.empty() ? TableFolderOf(db) : fs::path(options.tables));
 }
 
 // A name no study of the store has yet: the model and the cap, numbered where that is taken.
@@ -130,7 +156,7 @@ Result<void> AddAgain(Store& store, const Study& study, int number) {
 }
 
 // Goes on with a study, after a further go at trial `rerun` where one is asked for.
-int GoOn(const StudyOptions& options, std::optional<int> rerun, const std::string& export_path) {
+int GoOn(const StudyOptions& options, const LaunchOptions& launch, std::optional<int> rerun, const std::string& export_path) {
   TerminalObserver terminal(::isatty(STDERR_FILENO) == 1, false);
   InterruptGuard guard({});
   Result<std::unique_ptr<Store>> store = OpenSqliteStore(options.db, OpenMode::kReadWrite);
@@ -143,16 +169,23 @@ int GoOn(const StudyOptions& options, std::optional<int> rerun, const std::strin
   if (rerun) {
     if (Result<void> added = AddAgain(**store, *study, *rerun); !added.ok()) return Fail(kExitUsage, added.error().message);
   }
-  const StudySpec& spec = study->spec;
+  StudySpec& spec = study->spec;
+  Result<LaunchSpec> launched = LaunchOf(launch, spec.launch, spec);
+  if (!launched.ok()) return Fail(kExitUsage, launched.error().message);
+  spec.launch = std::move(*launched);
   Result<StudyQuestions> questions = LoadQuestions(spec.eval);
   if (!questions.ok()) return Fail(kExitInfrastructure, questions.error().message);
   Result<WorkerSetup> setup = WorkerBesideThis(LogFolderOf(options.db));
   if (!setup.ok()) return Fail(kExitInfrastructure, setup.error().message);
 
+  Result<std::shared_ptr<const Launcher>> launcher = LauncherOf(spec.launch, options.db);
+  if (!launcher.ok()) return Fail(kExitInfrastructure, launcher.error().message);
+  setup->launcher = *std::move(launcher);
+
   // Quick where the table is still there; and it shows whether the checkpoint is still the same.
   MeasureRun measure(*setup, &observer);
   guard.SetStop([&measure] { measure.Stop(); });
-  Result<Measured> measured = measure.Run(spec.model_dir, fs::absolute(TableFolderOf(options.db)), spec.deployment);
+  Result<Measured> measured = measure.Run(spec.model_dir, TablesOf(launch, options.db), SharesOf(spec)->front());
   guard.SetStop({});
   if (measure.stopped()) return kExitInterrupted;
   if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);
@@ -177,7 +210,6 @@ int GoOn(const StudyOptions& options, std::optional<int> rerun, const std::strin
 
 int RunTune(const TuneOptions& options) {
   TerminalObserver terminal(::isatty(STDERR_FILENO) == 1, false);
-  if (options.launcher != "local") return Fail(kExitUsage, "--launcher " + options.launcher + " is not available; use local");
   if (options.headroom_bytes >= options.memory_bytes) {
     return Fail(kExitUsage, "the headroom asked for leaves nothing of the memory cap");
   }
@@ -233,12 +265,19 @@ int RunTune(const TuneOptions& options) {
   if (options.baseline_int4) spec.baselines.push_back(TrialKind::kBaselineInt4);
   if (options.baseline_int4_pruned) spec.baselines.push_back(TrialKind::kBaselineInt4Pruned);
   spec.eval = *protocol;
+  Result<LaunchSpec> launch = LaunchOf(options.launch, {}, spec);
+  if (!launch.ok()) return Fail(kExitUsage, launch.error().message);
+  spec.launch = std::move(*launch);
   // Before the checkpoint is read for minutes; what the worker will say of itself is checked when the study is created.
   if (Result<void> fit = CheckStudySpec(spec); !fit.ok()) return Fail(kExitUsage, fit.error().message);
+  Result<std::shared_ptr<const Launcher>> launcher = LauncherOf(spec.launch, options.store.db);
+  if (!launcher.ok()) return Fail(kExitInfrastructure, launcher.error().message);
+  setup->launcher = *std::move(launcher);
 
   MeasureRun measure(*setup, &observer);
   guard.SetStop([&measure] { measure.Stop(); });
-  Result<Measured> measured = measure.Run(spec.model_dir, fs::absolute(TableFolderOf(options.store.db)), spec.deployment);
+  Result<Measured> measured = measure.Run(spec.model_dir, TablesOf(options.launch, options.store.db),
+                                         SharesOf(spec)->front());
   guard.SetStop({});
   if (measure.stopped()) return kExitInterrupted;
   if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);
@@ -258,8 +297,12 @@ int RunTune(const TuneOptions& options) {
                options.store.db, options.store.json);
 }
 
-int RunResume(const StudyOptions& options, const std::string& export_path) { return GoOn(options, std::nullopt, export_path); }
+int RunResume(const StudyOptions& options, const LaunchOptions& launch, const std::string& export_path) {
+  return GoOn(options, launch, std::nullopt, export_path);
+}
 
-int RunRerun(const StudyOptions& options, int trial) { return GoOn(options, trial, {}); }
+int RunRerun(const StudyOptions& options, const LaunchOptions& launch, int trial) {
+  return GoOn(options, launch, trial, {});
+}
 
 }  // namespace hproc::controller

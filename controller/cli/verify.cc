@@ -41,8 +41,8 @@ class VerifyObserver : public WorkerObserver {
  public:
   explicit VerifyObserver(TerminalObserver& terminal) : terminal_(terminal) {}
   void OnHello(const worker::HelloEvent& hello) override { device_name_ = hello.device_name; }
-  void OnPhase(const worker::PhaseEvent& phase) override { terminal_.OnPhase(phase); }
-  void OnProgress(const worker::ProgressEvent& progress) override { terminal_.OnProgress(progress); }
+  void OnPhase(const worker::PhaseEvent& phase) override { terminal_.OnPhase(kNoTrial, phase); }
+  void OnProgress(const worker::ProgressEvent& progress) override { terminal_.OnProgress(kNoTrial, progress); }
   const std::string& device_name() const { return device_name_; }
 
  private:
@@ -138,7 +138,7 @@ int RunVerify(const VerifyOptions& options) {
                         right_then += then ? 1 : 0;
                         gained += answer.strict_correct && !then ? 1 : 0;
                         lost += !answer.strict_correct && then ? 1 : 0;
-                        terminal.OnQuestions(static_cast<int>(at), static_cast<int>(asked), right_now);
+                        terminal.OnQuestions(kNoTrial, static_cast<int>(at), static_cast<int>(asked), right_now);
                         return true;
                       });
   if (!result.ok() || result->end == evals::EvaluationEnd::kCancelled) {

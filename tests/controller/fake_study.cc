@@ -187,7 +187,7 @@ void RecordingObserver::OnTrialStart(const Trial& trial, int attempt) {
   at_start(trial);
 }
 
-void RecordingObserver::OnQuestions(int answered, int /*questions*/, int /*correct*/) {
+void RecordingObserver::OnQuestions(int /*trial*/, int answered, int /*questions*/, int /*correct*/) {
   ++questions_heard;
   at_question(answered);
 }

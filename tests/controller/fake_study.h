@@ -78,7 +78,7 @@ std::vector<std::string> Substance(const std::vector<Trial>& trials);
 class RecordingObserver : public TuneObserver {
  public:
   void OnTrialStart(const Trial& trial, int attempt) override;
-  void OnQuestions(int answered, int questions, int correct) override;
+  void OnQuestions(int trial, int answered, int questions, int correct) override;
   void OnAttemptEnd(const Trial& trial, int attempt, const Verdict& verdict, bool again) override;
   void OnTrialEnd(const Trial& trial) override;
 

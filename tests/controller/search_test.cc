@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 
+#include "controller/search_evidence.h"
 #include "tests/controller/simulated_model.h"
 
 namespace hproc::controller {
@@ -440,22 +441,28 @@ TEST(DenseSearch, ADenseModelIsSearchedAlongItsOneFloor) {
   EXPECT_GT(space->NeededBytes({best.strict + 1, best.lazy}), spec.budget_bytes);
 }
 
-// Whatever the model, the budget, the sense and the accidents: rules that hold for every study.
-class AnyModel : public testing::TestWithParam<int> {};
+// A model, a budget, sense and accidents, drawn from a seed.
+struct DrawnStudy {
+  explicit DrawnStudy(int seed);
+  std::unique_ptr<PlanSpace> space;
+  SearchSpec spec;
+  SimulatedTruth truth;
+  bool is_honest = false;  // no refusal by mistake and no accident
+};
 
-TEST_P(AnyModel, IsSearchedSoundly) {
-  std::mt19937 random(static_cast<unsigned>(GetParam()));
+DrawnStudy::DrawnStudy(int seed) {
+  std::mt19937 random(static_cast<unsigned>(seed));
   const auto draw = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
-  const auto space = MakeSimulatedSpace({.strict_weights = int64_t{1024} * draw(64, 4096),
-                                         .lazy_weights = int64_t{1024} * draw(0, 3) * draw(64, 8192),
-                                         .kept_weights = int64_t{1024} * draw(1, 512),
-                                         .others = int64_t{1024} * draw(0, 4096),
-                                         .workspace = int64_t{1024} * draw(0, 4096)});
+  space = MakeSimulatedSpace({.strict_weights = int64_t{1024} * draw(64, 4096),
+                              .lazy_weights = int64_t{1024} * draw(0, 3) * draw(64, 8192),
+                              .kept_weights = int64_t{1024} * draw(1, 512),
+                              .others = int64_t{1024} * draw(0, 4096),
+                              .workspace = int64_t{1024} * draw(0, 4096)});
   const int64_t budget = space->NeededBytes({draw(0, kTop), space->has_lazy() ? draw(0, kTop) : kTop});
-  SearchSpec spec = WholePlane(*space, budget);
+  spec = WholePlane(*space, budget);
   spec.max_candidates = draw(1, 8);
   spec.max_garbage_loads = draw(0, 8);
-  SimulatedTruth truth{.budget = budget};
+  truth = {.budget = budget};
   truth.overhead = draw(0, 2) == 0 ? budget * draw(-60, 30) / 1000 : 0;
   truth.garbage = GarbageBelow(draw(0, 150), draw(0, 150));
   truth.correct = Rising(*space, 0.1 * draw(1, 60));
@@ -466,8 +473,12 @@ TEST_P(AnyModel, IsSearchedSoundly) {
   truth.accident = [=](int number, FloorPair) {
     return number == accident_at ? TrialState::kFailed : TrialState::kWaiting;
   };
-  const SimulatedStudy study = RunSimulatedStudy(spec, *space, truth);
+  is_honest = lie_at < 0;
+}
 
+// Rules that hold for every study, however many of its trials are in flight.
+void ExpectSound(const DrawnStudy& drawn, const SimulatedStudy& study) {
+  const SearchSpec& spec = drawn.spec;
   ASSERT_TRUE(study.ended);
   std::set<std::string> digests;
   int loads_for_fit = 0;
@@ -479,7 +490,7 @@ TEST_P(AnyModel, IsSearchedSoundly) {
     if (fact.depth == Depth::kLoad) ++loads_for_fit;
   }
   // Two edges of two loads each, and again where the prediction had to learn; six where it is right.
-  EXPECT_LE(loads_for_fit, truth.overhead == 0 && lie_at < 0 ? 6 : 10);
+  EXPECT_LE(loads_for_fit, drawn.truth.overhead == 0 && drawn.is_honest ? 6 : 10);
   EXPECT_LE(CountPurpose(study, Purpose::kGarbageEdge), spec.max_garbage_loads);
   const auto looked_at = std::ranges::count_if(study.facts, [](const TrialFact& fact) {
     return fact.depth == Depth::kEvaluate && fact.reason != Reason::kOutOfMemory;
@@ -488,8 +499,8 @@ TEST_P(AnyModel, IsSearchedSoundly) {
   if (study.done.recommended) {
     const TrialFact& best = study.facts[static_cast<size_t>(*study.done.recommended)];
     EXPECT_EQ(best.state, TrialState::kComplete);
-    EXPECT_LE(best.measured_bytes, budget);
-    EXPECT_FALSE(truth.garbage(best.at));
+    EXPECT_LE(best.measured_bytes, drawn.truth.budget);
+    EXPECT_FALSE(drawn.truth.garbage(best.at));
     for (const TrialFact& fact : study.facts) {
       if (!fact.accuracy.all_questions) continue;
       EXPECT_LE(fact.accuracy.strict_correct, best.accuracy.strict_correct);
@@ -498,6 +509,67 @@ TEST_P(AnyModel, IsSearchedSoundly) {
     EXPECT_TRUE(study.done.bound != Bound::kNone || study.done.fault);
     EXPECT_FALSE(study.done.why.empty());
   }
+}
+
+class AnyModel : public testing::TestWithParam<int> {};
+
+TEST_P(AnyModel, IsSearchedSoundly) {
+  const DrawnStudy drawn(GetParam());
+  ExpectSound(drawn, RunSimulatedStudy(drawn.spec, *drawn.space, drawn.truth));
+}
+
+TEST_P(AnyModel, IsSearchedSoundlyWithTrialsInFlightAndTheirOrderMovesNoFrontier) {
+  DrawnStudy drawn(GetParam());
+  for (const int parallel : {2, 4}) {
+    SCOPED_TRACE(parallel);
+    ExpectSound(drawn, RunSimulatedStudy(drawn.spec, *drawn.space, drawn.truth, parallel, static_cast<unsigned>(GetParam())));
+  }
+  // Accidents and lies strike by number, so that another order is another study.
+  drawn.truth.accident = {};
+  drawn.truth.refused_by_mistake = [](int) { return false; };
+  const SimulatedStudy one = RunSimulatedStudy(drawn.spec, *drawn.space, drawn.truth);
+  const auto frontier = [&](const SimulatedStudy& study) {
+    return PredictedFrontier(drawn.spec, *drawn.space, Evidence(drawn.spec, *drawn.space, study.facts).limit_bytes());
+  };
+  // What is known of the rays on which the garbage frontier is looked for.
+  const auto expect_as_much_known = [&](const SimulatedStudy& many) {
+    const Evidence known(drawn.spec, *drawn.space, one.facts);
+    const Evidence also(drawn.spec, *drawn.space, many.facts);
+    for (size_t i = 0; i < one.facts.size(); ++i) {
+      if (one.purposes[i] != Purpose::kGarbageEdge) continue;
+      EXPECT_EQ(also.KnownGarbage(one.facts[i].at), known.KnownGarbage(one.facts[i].at)) << i;
+    }
+  };
+  for (const int parallel : {2, 4}) {
+    const SimulatedStudy many = RunSimulatedStudy(drawn.spec, *drawn.space, drawn.truth, parallel, static_cast<unsigned>(GetParam()));
+    SCOPED_TRACE(parallel);
+    EXPECT_EQ(frontier(many), frontier(one));
+    if (drawn.truth.overhead == 0) {
+      expect_as_much_known(many);
+    }
+    EXPECT_EQ(many.done.bound, one.done.bound);
+    EXPECT_EQ(many.done.recommended.has_value(), one.done.recommended.has_value());
+  }
+}
+
+TEST_F(SearchTest, TwoInFlightCostFewLoadsMoreThanOne) {
+  int loads[2] = {0, 0};
+  int least_correct = 0;
+  for (int seed = 0; seed < 40; ++seed) {
+    const SimulatedTruth truth{.budget = budget_, .garbage = GarbageBelow(60, 60), .correct = Rising(*space_, 1)};
+    for (const int parallel : {1, 2}) {
+      const SimulatedStudy study = RunSimulatedStudy(spec_, *space_, truth, parallel, static_cast<unsigned>(seed));
+      ASSERT_TRUE(study.done.recommended);
+      EXPECT_EQ(study.most_in_flight, parallel);
+      loads[parallel - 1] += static_cast<int>(study.facts.size());
+      const int correct = study.facts[static_cast<size_t>(*study.done.recommended)].accuracy.strict_correct;
+      if (parallel == 1) least_correct = correct;
+      EXPECT_GE(correct, least_correct - 5) << "of a thousand, for want of what the first had taught";
+    }
+  }
+  RecordProperty("loads_one_in_flight", loads[0] / 40);
+  RecordProperty("loads_two_in_flight", loads[1] / 40);
+  EXPECT_LE(loads[1], loads[0] + 40 * 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, AnyModel, testing::Range(0, 300));

@@ -1,6 +1,7 @@
 #include "tests/controller/simulated_model.h"
 
 #include <algorithm>
+#include <random>
 #include <utility>
 
 namespace hproc::controller {
@@ -88,18 +89,39 @@ TrialFact Simulate(const PlanSpace& space, const SimulatedTruth& truth, const Ru
   return fact;
 }
 
-SimulatedStudy RunSimulatedStudy(const SearchSpec& spec, const PlanSpace& space, const SimulatedTruth& truth) {
+SimulatedStudy RunSimulatedStudy(const SearchSpec& spec, const PlanSpace& space, const SimulatedTruth& truth, int parallel,
+                                 unsigned seed) {
+  std::mt19937 random(seed);
   SimulatedStudy study;
-  for (int number = 0; number < 1000; ++number) {
-    SearchStep step = NextStep(spec, space, study.facts);
+  std::vector<TrialFact> ends;           // of all trials, as they will be
+  std::vector<size_t> in_flight;
+  while (study.facts.size() < 1000) {
+    SearchStep step = SearchWait{};
+    if (static_cast<int>(in_flight.size()) < parallel) step = NextStep(spec, space, study.facts);
     if (SearchDone* done = std::get_if<SearchDone>(&step); done != nullptr) {
       study.done = *done;
-      study.ended = true;
+      study.ended = in_flight.empty() || done->fault;
       break;
     }
-    const RunTrial& run = std::get<RunTrial>(step);
-    study.facts.push_back(Simulate(space, truth, run, number));
-    study.purposes.push_back(run.purpose);
+    if (const RunTrial* run = std::get_if<RunTrial>(&step); run != nullptr) {
+      const auto number = static_cast<int>(ends.size());
+      ends.push_back(Simulate(space, truth, *run, number));
+      TrialFact& begun = study.facts.emplace_back();
+      begun.number = number;
+      begun.at = run->at;
+      begun.digest = ends.back().digest;
+      begun.depth = run->depth;
+      begun.predicted_bytes = ends.back().predicted_bytes;
+      begun.state = TrialState::kRunning;
+      study.purposes.push_back(run->purpose);
+      in_flight.push_back(static_cast<size_t>(number));
+      study.most_in_flight = std::max(study.most_in_flight, static_cast<int>(in_flight.size()));
+      continue;
+    }
+    if (in_flight.empty()) break;  // it waits for nothing
+    const size_t which = random() % in_flight.size();
+    study.facts[in_flight[which]] = ends[in_flight[which]];
+    in_flight.erase(in_flight.begin() + static_cast<std::ptrdiff_t>(which));
   }
   return study;
 }

@@ -43,9 +43,12 @@ struct SimulatedStudy {
   std::vector<TrialFact> facts;
   std::vector<Purpose> purposes;  // of the facts
   SearchDone done;
-  bool ended = false;  // false: still searching after a thousand trials
+  bool ended = false;  // false: still searching after a thousand trials, or waiting for nothing
+  int most_in_flight = 0;
 };
-SimulatedStudy RunSimulatedStudy(const SearchSpec& spec, const PlanSpace& space, const SimulatedTruth& truth);
+// With `parallel` trials in flight wherever the search has a question for one more; they end in an order drawn from `seed`.
+SimulatedStudy RunSimulatedStudy(const SearchSpec& spec, const PlanSpace& space, const SimulatedTruth& truth,
+                                 int parallel = 1, unsigned seed = 0);
 
 // The whole ladder under a budget.
 SearchSpec WholePlane(const PlanSpace& space, int64_t budget);

@@ -465,6 +465,7 @@ TEST(TrialRunner, LeavesATrialThatIsInterruptedOpenAndGoesOnWithItLater) {
   one.observer.at_question = [](int) {};
   one.fake.SetScript(json::object());
   one.fake.SetModel({{"accuracy", 0}});
+  one.calibration = evals::GarbageCalibration{};  // the cut trial became the reference, under which this would be garbage
   const TrialRunResult whole = one.Run(Depth::kEvaluate);
   EXPECT_FALSE(whole.interrupted);
   EXPECT_EQ(whole.trial.state, TrialState::kComplete);

@@ -57,7 +57,7 @@ TEST_F(TuneJournalTest, BeginsANewFileForEachRunAndTheOldOneIsReadToItsEnd) {
 
 TEST_F(TuneJournalTest, SaysSeldomHowFarItIsButAlwaysHowItEnds) {
   TuneJournal journal(file_, TickingClock());
-  for (int i = 1; i <= 1000; ++i) journal.OnQuestions(i, 1000, i / 2);
+  for (int i = 1; i <= 1000; ++i) journal.OnQuestions(0, i, 1000, i / 2);
   TuneJournalReader reader(file_);
   const std::vector<std::string> lines = reader.Read().lines;
   EXPECT_LT(lines.size(), 100U);
@@ -69,12 +69,33 @@ TEST_F(TuneJournalTest, CountsTokensOfAnAttempt) {
   Trial trial;
   trial.number = 4;
   journal.OnTrialStart(trial, 1);
-  journal.OnAnswer(ExampleAnswer(0, 1));
-  journal.OnAnswer(ExampleAnswer(0, 2));
-  journal.OnQuestions(2, 2, 1);
+  journal.OnAnswer(4, ExampleAnswer(0, 1));
+  journal.OnAnswer(4, ExampleAnswer(0, 2));
+  journal.OnQuestions(4, 2, 2, 1);
   TuneJournalReader reader(file_);
   EXPECT_EQ(json::parse(reader.Read().lines.back())["generated_tokens"],
             ExampleAnswer(0, 1).generated_tokens + ExampleAnswer(0, 2).generated_tokens);
+}
+
+TEST_F(TuneJournalTest, TellsTrialsInFlightApart) {
+  TuneJournal journal(file_, TickingClock());
+  Trial trial;
+  for (trial.number = 0; trial.number < 2; ++trial.number) journal.OnTrialStart(trial, 1);
+  journal.OnAnswer(0, ExampleAnswer(0, 1));
+  journal.OnPhase(1, {.phase = worker::Phase::kLoad, .begin = true});
+  // Due for each of them, whatever the other said just now.
+  journal.OnQuestions(0, 1, 2, 1);
+  journal.OnQuestions(1, 1, 2, 1);
+  journal.OnPhase(kNoTrial, {.phase = worker::Phase::kMeasure, .begin = true});
+  TuneJournalReader reader(file_);
+  const std::vector<std::string> lines = reader.Read().lines;
+  ASSERT_EQ(lines.size(), 6U);
+  EXPECT_EQ(json::parse(lines[2])["trial"], 1);
+  EXPECT_EQ(json::parse(lines[3])["trial"], 0);
+  EXPECT_EQ(json::parse(lines[3])["generated_tokens"], ExampleAnswer(0, 1).generated_tokens);
+  EXPECT_EQ(json::parse(lines[4])["trial"], 1);
+  EXPECT_EQ(json::parse(lines[4])["generated_tokens"], 0);
+  EXPECT_TRUE(json::parse(lines[5])["trial"].is_null());
 }
 
 TEST_F(TuneJournalTest, ReaderLeavesOutALineWithoutEnd) {

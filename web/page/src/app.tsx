@@ -3,7 +3,7 @@ import { render } from "preact";
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { get, listen, setToken, takeToken, type State } from "./api";
 import { Comparing } from "./compare";
-import { apply, emptyRun, type Run } from "./run_state";
+import { apply, emptyRun, inFlight, type Run } from "./run_state";
 import { Start } from "./start";
 import { Studies } from "./studies";
 import { StudyPage } from "./study";
@@ -107,7 +107,7 @@ function App() {
         <nav aria-label="Main"><a href="#/" aria-current={first === undefined ? "page" : undefined}>Studies</a><a href="#/start" aria-current={first === "start" ? "page" : undefined}>New search</a></nav>
         <p class="status" role="status">
           {!live.connected ? <span class="pill bad">connection lost, trying again</span>
-            : state?.running ? <a class="pill on" href={run.studyId ? `#/study/${run.studyId}/live` : "#/"}><span class="beat" aria-hidden="true" /> {run.trial ? `trial ${run.trial.number}` : "search"} runs</a>
+            : state?.running ? <a class="pill on" href={run.studyId ? `#/study/${run.studyId}/live` : "#/"}><span class="beat" aria-hidden="true" /> {inFlight(run).length > 1 ? `${inFlight(run).length} trials run` : inFlight(run).length === 1 ? `trial ${inFlight(run)[0].trial!.number} runs` : "search runs"}</a>
               : <span class="pill">idle</span>}
         </p>
       </header>

@@ -5,7 +5,7 @@ import type { Study } from "./api";
 import type { Live } from "./app";
 import * as f from "./format";
 import { useWidth } from "./plane";
-import type { Series } from "./run_state";
+import type { Lane, Series } from "./run_state";
 import { AsTable, DataTable } from "./tables";
 
 export function LiveRun({ live, study }: { live: Live; study: Study }) {
@@ -14,27 +14,44 @@ export function LiveRun({ live, study }: { live: Live; study: Study }) {
   if (run.studyId !== study.id) {
     return <p class="empty">{runs && run.studyId === null ? "A search is being prepared." : "Nothing runs on this study, and the last search was about another one or too long ago."}</p>;
   }
-  const q = run.questions;
-  const p = run.progress;
-  const done = q ? q.answered / q.questions : p ? p.done / Math.max(1, p.total) : null;
-  const left = q && q.rate ? (q.questions - q.answered) / q.rate : p && p.rate ? (p.total - p.done) / p.rate : null;
-  const phase = run.phases.find((x) => x.seconds === null)?.phase;
+  const lanes = run.lanes.length > 0 ? run.lanes : [emptyLane];
   return (
     <section class="live" aria-label="Live run">
-      <p class="lead" role="status">{!runs ? `The search ${run.over === "done" ? "is done" : run.over === "interrupted" ? "is paused" : "has ended"}.` : run.trial
-        ? `Trial ${run.trial.number}: ${run.trial.kind === "point" ? `${f.words(run.trial.purpose)} ${f.floors(run.trial)}` : f.words(run.trial.kind)}${run.trial.attempt > 1 ? `, attempt ${run.trial.attempt}` : ""}` : "Between two trials"}</p>
-      {runs && run.trial && <>
-        <p>{q ? `questions: ${q.answered} of ${q.questions}, ${q.correct} right` : phase ?? "…"}{q?.rate ? `, ${q.rate.toFixed(1)} a second` : p?.rate ? `, ${p.unit === "bytes" ? `${f.bytes(Math.round(p.rate))} a second` : `${p.rate.toFixed(0)} ${p.unit} a second`}` : ""}{left !== null ? `, ${f.duration(left)} left` : ""}. Predicted {f.bytes(run.trial.predicted_bytes)}.</p>
-        <progress value={done ?? undefined} max={1} aria-label="Progress of the step" />
-        <ol class="steps">{run.phases.map((x, i) => <li key={i} class={x.seconds === null ? "now" : ""}>{x.phase}{x.seconds !== null ? ` ${f.duration(x.seconds)}` : " …"}</li>)}</ol>
-      </>}
-      <div class="columns">
-        <Chart title="Decode while answering" unit="tok/s" series={[{ name: "tok/s", data: run.tokens, color: "--point" }]} show={(v) => f.rate(v)} />
-        <Chart title="Memory" unit="bytes" stepped series={[{ name: "held", data: run.live, color: "--point" }, { name: "peak", data: run.peak, color: "--garbage-ink", dash: true }]} show={(v) => f.bytes(Math.round(v))} limit={study.memory_cap_bytes} />
-        <Chart title="Right so far" unit="share" series={[{ name: "right", data: run.right, color: "--proven" }]} show={(v) => f.percent(v)} most={1} />
-      </div>
+      {!runs && <p class="lead" role="status">{`The search ${run.over === "done" ? "is done" : run.over === "interrupted" ? "is paused" : "has ended"}.`}</p>}
+      {lanes.map((lane, i) => <InFlight key={i} lane={lane} runs={runs} study={study} several={lanes.length > 1 ? i + 1 : 0} />)}
       <h2>What happened</h2>
       {run.log.length === 0 ? <p class="empty">Nothing yet.</p> : <ol class="events" tabIndex={0} aria-label="What happened, newest first">{run.log.map((line, i) => <li key={run.log.length - i}><time dateTime={line.utc}>{line.utc.slice(11, 19)}</time> {line.text}</li>)}</ol>}
+    </section>
+  );
+}
+
+const none: Series = { t: [], v: [] };
+const emptyLane: Lane = { trial: null, queue: null, phases: [], progress: null, questions: null, tokens: none, right: none, live: none, peak: none };
+
+// One trial in flight, and the series of all that ran in its place. `several`: which of several, from 1; 0: the only one.
+function InFlight({ lane, runs, study, several }: { lane: Lane; runs: boolean; study: Study; several: number }) {
+  const { trial, queue } = lane;
+  const q = lane.questions;
+  const p = lane.progress;
+  const done = q ? q.answered / q.questions : p ? p.done / Math.max(1, p.total) : null;
+  const left = q && q.rate ? (q.questions - q.answered) / q.rate : p && p.rate ? (p.total - p.done) / p.rate : null;
+  const phase = lane.phases.find((x) => x.seconds === null)?.phase;
+  const of = several > 0 ? ` (${several})` : "";
+  return (
+    <section aria-label={several > 0 ? `In flight, ${several}` : "In flight"}>
+      {runs && <p class="lead" role="status">{trial
+        ? `Trial ${trial.number}: ${trial.kind === "point" ? `${f.words(trial.purpose)} ${f.floors(trial)}` : f.words(trial.kind)}${trial.attempt > 1 ? `, attempt ${trial.attempt}` : ""}` : "Between two trials"}</p>}
+      {runs && trial && queue?.state === "pending" && <p>Waits in the queue{queue.job ? ` as job ${queue.job}` : ""}{queue.reason ? `: ${queue.reason}` : ""}.</p>}
+      {runs && trial && queue?.state !== "pending" && <>
+        <p>{q ? `questions: ${q.answered} of ${q.questions}, ${q.correct} right` : phase ?? "…"}{q?.rate ? `, ${q.rate.toFixed(1)} a second` : p?.rate ? `, ${p.unit === "bytes" ? `${f.bytes(Math.round(p.rate))} a second` : `${p.rate.toFixed(0)} ${p.unit} a second`}` : ""}{left !== null ? `, ${f.duration(left)} left` : ""}. Predicted {f.bytes(trial.predicted_bytes)}{queue ? `; job ${queue.job} on ${queue.node}` : ""}.</p>
+        <progress value={done ?? undefined} max={1} aria-label={`Progress of the step${of}`} />
+        <ol class="steps">{lane.phases.map((x, i) => <li key={i} class={x.seconds === null ? "now" : ""}>{x.phase}{x.seconds !== null ? ` ${f.duration(x.seconds)}` : " …"}</li>)}</ol>
+      </>}
+      <div class="columns">
+        <Chart title={`Decode while answering${of}`} unit="tok/s" series={[{ name: "tok/s", data: lane.tokens, color: "--point" }]} show={(v) => f.rate(v)} />
+        <Chart title={`Memory${of}`} unit="bytes" stepped series={[{ name: "held", data: lane.live, color: "--point" }, { name: "peak", data: lane.peak, color: "--garbage-ink", dash: true }]} show={(v) => f.bytes(Math.round(v))} limit={study.memory_cap_bytes} />
+        <Chart title={`Right so far${of}`} unit="share" series={[{ name: "right", data: lane.right, color: "--proven" }]} show={(v) => f.percent(v)} most={1} />
+      </div>
     </section>
   );
 }

@@ -41,14 +41,14 @@ export function Controls({ study, live }: { study: StudyRow; live: Live }) {
 
 interface Form {
   model: string; memory: string; headroom: string; context: string; batch: string; mode: string; strategy: string; limit: string;
-  candidates: string; garbage_loads: string; tasks: string; study: string; device: string; tp: string; kv_dtype: string; seeds: string; min_accuracy: string; baseline_16bit: boolean; baseline_int4: boolean; baseline_int4_pruned: boolean; trust_plan: boolean;
+  candidates: string; garbage_loads: string; parallel: string; tasks: string; study: string; device: string; tp: string; kv_dtype: string; seeds: string; min_accuracy: string; baseline_16bit: boolean; baseline_int4: boolean; baseline_int4_pruned: boolean; trust_plan: boolean;
 }
-const EMPTY: Form = { model: "", memory: "", headroom: "", context: "", batch: "1", mode: "auto", strategy: "predict", limit: "", candidates: "", garbage_loads: "", tasks: "",
+const EMPTY: Form = { model: "", memory: "", headroom: "", context: "", batch: "1", mode: "auto", strategy: "predict", limit: "", candidates: "", garbage_loads: "", parallel: "", tasks: "",
   study: "", device: "", tp: "", kv_dtype: "f16", seeds: "", min_accuracy: "", baseline_16bit: false, baseline_int4: false, baseline_int4_pruned: false, trust_plan: false };
 
 function bodyOf(form: Form): Record<string, unknown> {
   const body: Record<string, unknown> = { model: form.model, memory: form.memory, mode: form.mode, strategy: form.strategy, kv_dtype: form.kv_dtype };
-  for (const key of ["context", "batch", "limit", "candidates", "garbage_loads", "tp", "seeds"] as const) if (form[key] !== "") body[key] = Number(form[key]);
+  for (const key of ["context", "batch", "limit", "candidates", "garbage_loads", "parallel", "tp", "seeds"] as const) if (form[key] !== "") body[key] = Number(form[key]);
   for (const key of ["headroom", "tasks", "study", "device"] as const) if (form[key] !== "") body[key] = form[key];
   if (form.min_accuracy !== "") body.min_accuracy = Number(form.min_accuracy);
   for (const key of ["baseline_16bit", "baseline_int4", "baseline_int4_pruned", "trust_plan"] as const) if (form[key]) body[key] = true;
@@ -117,6 +117,7 @@ export function Start({ live }: { live: Live }) {
             {text("seeds", "Seeds", "default 1: greedy; more: sampled so many times", { inputMode: "numeric", pattern: "[0-9]*" })}
             {text("candidates", "Candidates", "whose answers are compared; default 5", { inputMode: "numeric", pattern: "[0-9]*" })}
             {text("garbage_loads", "Garbage loads", "spent on where garbage begins, at most; default 6", { inputMode: "numeric", pattern: "[0-9]*" })}
+            {text("parallel", "Trials at once", "each with a device or a part of the threads; default 1", { inputMode: "numeric", pattern: "[0-9]*" })}
             {text("min_accuracy", "Least accuracy", "below which no point is wanted, 0 to 1", { inputMode: "decimal" })}
             {text("tasks", "Question file", "JSONL; default test.jsonl beside the model")}
           </div>

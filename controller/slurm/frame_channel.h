@@ -1,0 +1,57 @@
+// FrameChannel: what relay and agent say to each other once they know each other, over one TCP connection.
+//
+// A frame is a type (one byte), a length (four bytes, little endian) and so many bytes:
+//
+//   relay ▶ agent   C  bytes for the worker's stdin             E  no more of them: the worker is to end
+//   agent ▶ relay   H  hello {"job", "node"}                    V  bytes of the worker's events pipe
+//                   X  the worker's end {"exit_code", "signal", "oom_kills"}; the last
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/unique_fd.h"
+
+namespace hproc::controller {
+
+struct Frame {
+  char type;
+  std::string payload;
+};
+
+inline constexpr char kControlFrame = 'C';
+inline constexpr char kEndControlFrame = 'E';
+inline constexpr char kHelloFrame = 'H';
+inline constexpr char kEventsFrame = 'V';
+inline constexpr char kExitFrame = 'X';
+
+inline constexpr size_t kMaxFrameBytes = size_t{64} << 10;
+
+// Nothing blocks. Thread-compatible.
+class FrameChannel {
+ public:
+  explicit FrameChannel(UniqueFd socket);  // made non-blocking; keep-alive and no delay are set
+
+  // Queues, in several frames of `type` where it is longer than one.
+  void Send(char type, std::string_view payload);
+  void Flush();
+  // Takes in what is there.
+  void Read();
+  std::optional<Frame> Next();
+
+  // The other side is gone, or says what is no frame. What came before can still be taken by Next.
+  bool broken() const { return broken_; }
+  bool has_to_write() const { return !broken_ && !outgoing_.empty(); }
+  size_t queued_bytes() const { return outgoing_.size(); }
+  int fd() const { return socket_.get(); }
+
+ private:
+  UniqueFd socket_;
+  std::string incoming_;
+  std::string outgoing_;
+  bool broken_ = false;
+};
+
+}  // namespace hproc::controller

@@ -1,0 +1,303 @@
+#include "controller/slurm/node_agent.h"
+
+#include <fcntl.h>
+#include <netdb.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "base/result.h"
+#include "controller/oom_kills.h"
+#include "controller/slurm/frame_channel.h"
+#include "controller/slurm/handshake.h"
+#include "controller/spawn.h"
+
+namespace hproc::controller {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+constexpr size_t kMostQueuedBytes = size_t{1} << 20;
+constexpr milliseconds kAnswerPatience = std::chrono::seconds(5);  // of one host, for each step
+
+int MillisecondsUntil(Clock::time_point at) {
+  return static_cast<int>(std::max<int64_t>(0, std::chrono::ceil<milliseconds>(at - Clock::now()).count()));
+}
+
+std::string EnvironmentOr(const char* name, std::string otherwise) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : std::move(otherwise);
+}
+
+std::string HostName() {
+  std::array<char, 256> name{};
+  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "?";
+}
+
+// ---- connecting --------------------------------------------------------------------------------------------------------
+
+bool WaitFor(int fd, short what, milliseconds patience) {
+  const Clock::time_point until = Clock::now() + patience;
+  for (;;) {
+    pollfd wait{fd, what, 0};
+    const int n = ::poll(&wait, 1, MillisecondsUntil(until));
+    if (n > 0) return true;
+    if (n == 0) return false;
+  }
+}
+
+bool ReadExactly(int fd, size_t bytes, std::string* text) {
+  text->clear();
+  while (text->size() < bytes) {
+    if (!WaitFor(fd, POLLIN, kAnswerPatience)) return false;
+    std::array<char, 256> chunk{};
+    const ssize_t n = ::recv(fd, chunk.data(), std::min(chunk.size(), bytes - text->size()), 0);
+    if (n <= 0 && errno != EINTR && errno != EAGAIN) return false;
+    if (n == 0) return false;
+    if (n > 0) text->append(chunk.data(), static_cast<size_t>(n));
+  }
+  return true;
+}
+
+// Both prove that they know the secret, or the connection is none.
+Result<void> Prove(int fd, const std::string& secret) {
+  std::string greeting;
+  if (!ReadExactly(fd, kGreetingBytes, &greeting) || !greeting.starts_with(kMagic)) return Error{"no answer of ours"};
+  const std::string nonce_r = greeting.substr(kMagic.size());
+  const std::string nonce_a = MakeNonce();
+  const std::string answer = AgentAnswer(secret, nonce_r, nonce_a);
+  if (::send(fd, answer.data(), answer.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(answer.size())) return Error{"cut off"};
+  std::string proof;
+  if (!ReadExactly(fd, kProofBytes, &proof)) return Error{"it does not take us for its own"};
+  if (!CheckRelayProof(secret, nonce_a, nonce_r, proof)) return Error{"it is not the controller it pretends to be"};
+  return Ok();
+}
+
+Result<UniqueFd> ConnectTo(const std::string& host, int port, const std::string& secret) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (const int code = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); code != 0) {
+    return Error{::gai_strerror(code)};
+  }
+  Error last{"no address"};
+  for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
+    UniqueFd fd(::socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!fd) continue;
+    int code = ::connect(fd.get(), at->ai_addr, at->ai_addrlen) == 0 ? 0 : errno;
+    if (code == EINPROGRESS) {
+      socklen_t size = sizeof code;
+      code = ETIMEDOUT;
+      if (WaitFor(fd.get(), POLLOUT, kAnswerPatience)) ::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &code, &size);
+    }
+    if (code != 0) {
+      last = Error{std::generic_category().message(code)};
+      continue;
+    }
+    if (const Result<void> proved = Prove(fd.get(), secret); !proved.ok()) {
+      last = proved.error();
+      continue;
+    }
+    ::freeaddrinfo(found);
+    return fd;
+  }
+  ::freeaddrinfo(found);
+  return last;
+}
+
+Result<UniqueFd> Connect(const NodeAgentOptions& options, const std::string& secret) {
+  const Clock::time_point until = Clock::now() + options.connect_patience;
+  std::string tried;
+  do {
+    tried.clear();
+    for (const std::string& host : options.hosts) {
+      Result<UniqueFd> socket = ConnectTo(host, options.port, secret);
+      if (socket.ok()) return socket;
+      tried += (tried.empty() ? "" : "; ") + host + ": " + socket.error().message;
+    }
+    ::poll(nullptr, 0, 1000);
+  } while (Clock::now() < until);
+  return Error{"the controller cannot be reached from " + HostName() + " at port " + std::to_string(options.port) + " (" + tried + ")"};
+}
+
+// ---- passing on --------------------------------------------------------------------------------------------------------
+
+class Agent {
+ public:
+  Agent(const NodeAgentOptions& options, UniqueFd socket, SpawnedWorker worker, UniqueFd signals)
+      : options_(options), channel_(std::move(socket)), worker_(std::move(worker)), signals_(std::move(signals)) {}
+
+  int Run() {
+    const nlohmann::json hello = {{"job", EnvironmentOr("SLURM_JOB_ID", "")}, {"node", EnvironmentOr("SLURMD_NODENAME", HostName())}};
+    channel_.Send(kHelloFrame, hello.dump());
+    while (!dead_) Turn();
+    return Bury();
+  }
+
+ private:
+  enum class Ending { kNone, kClosed, kTerminated, kKilled };
+
+  void Turn() {
+    const bool gone = channel_.broken();
+    enum Source { kSocket, kSignal, kProcess, kControl, kEvents, kLog };
+    std::array<pollfd, 6> fds{{
+        {gone ? -1 : channel_.fd(), static_cast<short>(POLLIN | (channel_.has_to_write() ? POLLOUT : 0)), 0},
+        {signals_.get(), POLLIN, 0},
+        {worker_.pidfd.get(), POLLIN, 0},
+        {control_.empty() ? -1 : worker_.control.get(), POLLOUT, 0},
+        {!gone && channel_.queued_bytes() > kMostQueuedBytes ? -1 : worker_.events.get(), POLLIN, 0},
+        {worker_.log.get(), POLLIN, 0},
+    }};
+    const int timeout = ending_ == Ending::kNone || ending_ == Ending::kKilled ? 60'000 : MillisecondsUntil(next_step_);
+    if (::poll(fds.data(), fds.size(), timeout) < 0) return;
+    if (fds[kLog].revents != 0) PassLog();
+    if (fds[kEvents].revents != 0) PassEvents();
+    if (fds[kSocket].revents != 0) Hear();
+    channel_.Flush();
+    if (fds[kSignal].revents != 0) {
+      signalfd_siginfo info{};
+      [[maybe_unused]] const ssize_t n = ::read(signals_.get(), &info, sizeof info);
+      BeginEnding();  // the job is cancelled, or out of time; the worker has got the signal too
+    }
+    WriteControl();
+    if (channel_.broken()) BeginEnding();
+    if (fds[kProcess].revents != 0) dead_ = true;
+    if (!dead_) Step();
+  }
+
+  void Hear() {
+    channel_.Read();
+    while (std::optional<Frame> frame = channel_.Next()) {
+      if (frame->type == kControlFrame && ending_ == Ending::kNone) control_ += frame->payload;
+      if (frame->type == kEndControlFrame) BeginEnding();
+    }
+  }
+
+  void BeginEnding() {
+    if (ending_ != Ending::kNone) return;
+    ending_ = Ending::kClosed;
+    next_step_ = Clock::now() + options_.polite;
+    control_.clear();
+    worker_.control.Reset();
+  }
+
+  void Step() {
+    if ((ending_ != Ending::kClosed && ending_ != Ending::kTerminated) || Clock::now() < next_step_) return;
+    const bool first = ending_ == Ending::kClosed;
+    ending_ = first ? Ending::kTerminated : Ending::kKilled;
+    next_step_ = Clock::now() + options_.terminate;
+    ::kill(-worker_.pid, first ? SIGTERM : SIGKILL);
+  }
+
+  void WriteControl() {
+    size_t written = 0;
+    while (worker_.control && written < control_.size()) {
+      const ssize_t n = ::write(worker_.control.get(), control_.data() + written, control_.size() - written);
+      if (n >= 0) {
+        written += static_cast<size_t>(n);
+      } else if (errno == EAGAIN) {
+        break;
+      } else if (errno != EINTR) {
+        worker_.control.Reset();
+      }
+    }
+    control_.erase(0, worker_.control ? written : std::string::npos);
+  }
+
+  // Both: the bytes passed on, 0 where there are none now or ever.
+  size_t PassEvents() {
+    std::array<char, kMaxFrameBytes> chunk{};
+    const ssize_t n = ::read(worker_.events.get(), chunk.data(), chunk.size());
+    if (n > 0) channel_.Send(kEventsFrame, {chunk.data(), static_cast<size_t>(n)});
+    if (n == 0) worker_.events.Reset();
+    return n > 0 ? static_cast<size_t>(n) : 0;
+  }
+
+  size_t PassLog() {
+    std::array<char, 16 << 10> chunk{};
+    const ssize_t n = ::read(worker_.log.get(), chunk.data(), chunk.size());
+    if (n == 0) worker_.log.Reset();
+    for (ssize_t at = 0; at < n;) {
+      const ssize_t written = ::write(STDERR_FILENO, chunk.data() + at, static_cast<size_t>(n - at));
+      if (written <= 0 && errno != EINTR) break;
+      at += std::max<ssize_t>(0, written);
+    }
+    return n > 0 ? static_cast<size_t>(n) : 0;
+  }
+
+  int Bury() {
+    ::kill(-worker_.pid, SIGKILL);  // before the wait, while the number cannot be another group's
+    while (worker_.log && PassLog() > 0) {
+    }
+    while (worker_.events && !channel_.broken() && PassEvents() > 0) {
+    }
+    int status = 0;
+    while (::waitpid(worker_.pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    const std::optional<int64_t> after = oom_kills_.Read();
+    const char* oom = !before_ || !after ? "unknown" : *after > *before_ ? "some" : "none";
+    channel_.Send(kExitFrame, nlohmann::json{{"exit_code", WIFEXITED(status) ? nlohmann::json(WEXITSTATUS(status)) : nlohmann::json(nullptr)},
+                                             {"signal", WIFSIGNALED(status) ? WTERMSIG(status) : 0},
+                                             {"oom_kills", oom}}.dump());
+    const Clock::time_point until = Clock::now() + kAnswerPatience;
+    for (channel_.Flush(); channel_.has_to_write() && Clock::now() < until; channel_.Flush()) {
+      WaitFor(channel_.fd(), POLLOUT, milliseconds(MillisecondsUntil(until)));
+    }
+    // Closing now could throw away what the relay has not read yet: it closes first.
+    while (!channel_.broken() && Clock::now() < until) {
+      if (WaitFor(channel_.fd(), POLLIN, milliseconds(MillisecondsUntil(until)))) channel_.Read();
+    }
+    return channel_.has_to_write() ? kAgentCutOff : 0;
+  }
+
+  const NodeAgentOptions& options_;
+  FrameChannel channel_;
+  SpawnedWorker worker_;
+  UniqueFd signals_;
+  const OomKillCounter oom_kills_ = OomKillCounter::OfThisProcess();
+  const std::optional<int64_t> before_ = oom_kills_.Read();
+  std::string control_;  // for the worker, not written yet
+  Ending ending_ = Ending::kNone;
+  Clock::time_point next_step_;
+  bool dead_ = false;
+};
+
+int Fail(int code, const std::string& message) {
+  std::fprintf(stderr, "hproc-slurm: %s\n", message.c_str());
+  return code;
+}
+
+}  // namespace
+
+int RunNodeAgent(const NodeAgentOptions& options) {
+  const std::string secret = EnvironmentOr(kSecretVariable, "");
+  ::unsetenv(kSecretVariable);
+  if (secret.empty()) return Fail(kAgentCannotReach, std::string(kSecretVariable) + " is not set: started by hand, or srun passed no environment on");
+  sigset_t ends;
+  ::sigemptyset(&ends);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&ends, signal);
+  ::sigprocmask(SIG_BLOCK, &ends, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  UniqueFd signals(::signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals) return Fail(kAgentCannotReach, "out of file descriptors");
+  Result<UniqueFd> socket = Connect(options, secret);
+  if (!socket.ok()) return Fail(kAgentCannotReach, socket.error().message);
+  Result<SpawnedWorker> worker = SpawnWorker(options.worker, EnvironmentWith({}));
+  if (!worker.ok()) return Fail(kAgentCannotReach, HostName() + ": " + worker.error().message);
+  return Agent(options, *std::move(socket), *std::move(worker), std::move(signals)).Run();
+}
+
+}  // namespace hproc::controller

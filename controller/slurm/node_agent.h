@@ -1,0 +1,34 @@
+// The end of a worker's connection on the node: started by srun there, it connects to the relay that asked for it
+// (controller/slurm/relay.h), starts the worker as a local controller would, and passes everything on.
+//
+//   relay ◀──TCP──▶ agent ──stdin──▶ worker        stdout and stderr of the worker: the agent's own stderr, which srun
+//                         ◀──events──              carries to the relay
+//
+// The worker never outlives the connection: where it is lost, or the relay says that the worker is to end, its stdin is
+// closed at once (it ends by itself), its group gets SIGTERM kPolite later and SIGKILL kTerminate after that.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+namespace hproc::controller {
+
+inline constexpr const char* kSecretVariable = "HPROC_STEP_SECRET";
+
+struct NodeAgentOptions {
+  std::vector<std::string> hosts;  // names or addresses of the relay's machine, tried in turn
+  int port = 0;
+  std::vector<std::string> worker;  // argv
+  std::chrono::milliseconds connect_patience = std::chrono::seconds(30);
+  std::chrono::milliseconds polite = std::chrono::seconds(2);
+  std::chrono::milliseconds terminate = std::chrono::seconds(5);
+};
+
+// Takes the secret out of the environment. Returns the exit code: 0 where the relay was told of the worker's end,
+// whatever that was; otherwise one of these, with a line on standard error.
+inline constexpr int kAgentCannotReach = 6;
+inline constexpr int kAgentCutOff = 7;
+int RunNodeAgent(const NodeAgentOptions& options);
+
+}  // namespace hproc::controller

@@ -1,0 +1,448 @@
+#include "controller/slurm/relay.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "controller/launch_note.h"
+#include "controller/slurm/frame_channel.h"
+#include "controller/slurm/handshake.h"
+#include "controller/slurm/job_queue.h"
+#include "controller/slurm/node_agent.h"
+#include "controller/slurm/relay_port.h"
+#include "controller/slurm/run_command.h"
+#include "controller/spawn.h"
+
+namespace hproc::controller {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr size_t kMostQueuedBytes = size_t{1} << 20;
+constexpr size_t kTailBytes = size_t{4} << 10;  // of what srun and the worker print, for the last line
+
+// squeue asks slurmctld, which serves a whole cluster: seldom, and more seldom the longer it takes.
+constexpr milliseconds kFirstQuery{300};
+constexpr milliseconds kMostBetweenQueries{10'000};
+// After srun's end its job may still be on its way out.
+constexpr milliseconds kBetweenLastQueries{500};
+constexpr seconds kLastQueries{20};
+constexpr seconds kBetweenLaunches{3};
+
+// Of an ending that was asked for: the agent has the worker end (2 and 5 s), then srun ends its job, then it is killed.
+constexpr seconds kAgentGrace{8};
+constexpr seconds kSrunGrace{6};
+
+struct Programs {
+  std::string srun;
+  std::string squeue;
+  std::string scancel;
+};
+
+class Relay {
+ public:
+  Relay(const RelayOptions& options, Programs programs, UniqueFd signals)
+      : options_(options), programs_(std::move(programs)), signals_(std::move(signals)), tail_() {
+    ::fcntl(STDIN_FILENO, F_SETFL, ::fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
+  }
+
+  int Run() {
+    if (!Launch()) return 1;
+    while (!done_) Turn();
+    if (channel_) channel_.reset();  // the agent waits for it
+    return 0;
+  }
+
+ private:
+  enum class Ending { kNone, kAsked, kCancelled, kKilled };
+
+  // ---- srun ----
+
+  bool Launch() {
+    const std::string secret = MakeSecret();
+    Result<RelayPort> port = RelayPort::Open(secret);
+    if (!port.ok()) return Give(kJobNotLaunched, port.error().message);
+    port_ = *std::move(port);
+    SrunTask task = options_.task;
+    if (is_anywhere_) task.avoid.clear();
+    task.command = {options_.agent, "node", "--port=" + std::to_string(port_->port())};
+    for (const std::string& host : options_.hosts.empty() ? OwnHosts() : options_.hosts) task.command.push_back("--host=" + host);
+    task.command.emplace_back("--");
+    task.command.insert(task.command.end(), options_.worker.begin(), options_.worker.end());
+    std::vector<std::string> argv = SrunArguments(task);
+    argv.insert(argv.begin(), programs_.srun);
+    Result<SpawnedWorker> spawned = SpawnWorker(argv, EnvironmentWith({std::string(kSecretVariable) + "=" + secret}));
+    if (!spawned.ok()) return Give(kJobNotLaunched, spawned.error().message);
+    srun_ = *std::move(spawned);
+    srun_->control.Reset();
+    srun_->events.Reset();
+    next_query_ = Clock::now() + kFirstQuery;
+    query_period_ = kFirstQuery;
+    tail_.clear();
+    return true;
+  }
+
+  // srun is gone, and no worker was heard. Whether it is worth another go.
+  bool LaunchAgain() {
+    if (ending_ != Ending::kNone || (job_ && !IsPending(job_->state))) return false;
+    if (!is_query_answered_) {  // neither srun nor squeue reaches Slurm: it may be back soon
+      if (Clock::now() - begun_ > options_.slurm_patience) return false;
+      Note(LaunchNote::Kind::kPending, "Slurm does not answer: " + LastLine(tail_));
+      launch_at_ = Clock::now() + kBetweenLaunches;
+      return true;
+    }
+    if (!options_.task.avoid.empty() && !is_anywhere_) {  // perhaps there is no other node
+      is_anywhere_ = true;
+      return Launch();
+    }
+    return false;
+  }
+
+  void ReapSrun() {
+    while (srun_->log && PassLog() > 0) {
+    }
+    int status = 0;
+    while (::waitpid(srun_->pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    srun_.reset();
+    last_queries_until_ = Clock::now() + kLastQueries;
+    next_query_ = Clock::now();
+    is_query_answered_ = false;
+    is_asked_since_end_ = false;
+  }
+
+  size_t PassLog() {
+    std::array<char, 16 << 10> chunk{};
+    const ssize_t n = ::read(srun_->log.get(), chunk.data(), chunk.size());
+    if (n == 0) srun_->log.Reset();
+    if (n <= 0) return 0;
+    tail_.append(chunk.data(), static_cast<size_t>(n));
+    if (tail_.size() > 2 * kTailBytes) tail_.erase(0, tail_.size() - kTailBytes);
+    WriteAll(STDERR_FILENO, {chunk.data(), static_cast<size_t>(n)});
+    return static_cast<size_t>(n);
+  }
+
+  // ---- squeue ----
+
+  void Ask() {
+    std::vector<std::string> argv = SqueueArguments(options_.task.job_name);
+    argv.insert(argv.begin(), programs_.squeue);
+    Result<ChildCommand> query = ChildCommand::Start(argv);
+    query_until_ = Clock::now() + kMostBetweenQueries;
+    if (query.ok()) query_.emplace(*std::move(query));
+    query_period_ = srun_ ? std::min(query_period_ * 2, kMostBetweenQueries) : kBetweenLastQueries;
+    next_query_ = Clock::now() + query_period_;
+  }
+
+  void TakeAnswer() {
+    const int code = query_->Reap();
+    const std::optional<JobInfo> job = code == 0 ? ParseSqueue(query_->output()) : std::nullopt;
+    query_error_ = code == 0 ? "" : LastLine(query_->output());
+    is_query_answered_ = code == 0;
+    is_asked_since_end_ |= !srun_;
+    query_.reset();
+    if (!job) {
+      if (code == 0 && job_) job_->state.clear();  // a step within an allocation that others own
+      return;
+    }
+    const bool is_new = !job_ || job_->state != job->state || job_->reason != job->reason;
+    job_ = job;
+    if (channel_ || !is_new || !srun_) return;
+    if (IsPending(job->state)) {
+      Note(LaunchNote::Kind::kPending, job->reason);
+    } else if (job->state == "RUNNING") {
+      if (!connect_until_) connect_until_ = Clock::now() + options_.connect_patience;
+      Note(LaunchNote::Kind::kStarted, "");
+    }
+  }
+
+  // ---- the agent ----
+
+  void Connected(UniqueFd socket) {
+    channel_.emplace(std::move(socket));
+    connect_until_.reset();
+  }
+
+  void Hear() {
+    channel_->Read();
+    while (std::optional<Frame> frame = channel_->Next()) {
+      const nlohmann::json json =
+          frame->type == kEventsFrame ? nlohmann::json() : nlohmann::json::parse(frame->payload, nullptr, false);
+      if (frame->type == kEventsFrame) WriteAll(kEventsFd, frame->payload);
+      if (frame->type == kHelloFrame && json.is_object()) {
+        if (!job_) job_.emplace();
+        job_->id = json.value("job", job_->id);
+        job_->node = json.value("node", job_->node);
+        job_->state = "RUNNING";
+        Note(LaunchNote::Kind::kConnected, "");
+        is_heard_ = true;
+      }
+      if (frame->type == kExitFrame && json.is_object()) {
+        LaunchEnd end;
+        if (json.contains("exit_code") && json["exit_code"].is_number_integer()) end.exit_code = json["exit_code"].get<int>();
+        end.signal = json.value("signal", 0);
+        const std::string oom = json.value("oom_kills", "unknown");
+        end.oom_kills = oom == "some" ? OomKills::kSome : oom == "none" ? OomKills::kNone : OomKills::kUnknown;
+        exit_ = end;
+      }
+    }
+    // It has said all there is, or is gone. In either case srun's end is next.
+    if (exit_ || channel_->broken()) {
+      channel_.reset();
+      if (!exit_) cut_off_until_ = Clock::now() + kAgentGrace;
+    }
+  }
+
+  // ---- the supervisor ----
+
+  void TakeControl() {
+    std::array<char, kMaxFrameBytes> chunk{};
+    const ssize_t n = ::read(STDIN_FILENO, chunk.data(), chunk.size());
+    if (n > 0 && channel_) channel_->Send(kControlFrame, {chunk.data(), static_cast<size_t>(n)});
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) BeginEnding();
+  }
+
+  void Note(LaunchNote::Kind kind, const std::string& reason) {
+    LaunchNote note;
+    note.kind = kind;
+    note.reason = reason;
+    if (job_) note.job = job_->id;
+    if (job_) note.node = job_->node;
+    WriteAll(options_.notes_fd, EncodeNote(note));
+  }
+
+  // The last note. Returns false, for whom that is an answer.
+  bool Give(const std::string& state, const std::string& message) {
+    LaunchNote note;
+    note.kind = LaunchNote::Kind::kEnded;
+    if (job_) note.job = job_->id;
+    if (job_) note.node = job_->node;
+    if (exit_) note.end = *exit_;
+    note.end.state = state;
+    note.end.message = message;
+    WriteAll(options_.notes_fd, EncodeNote(note));
+    done_ = true;
+    return false;
+  }
+
+  static void WriteAll(int fd, std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+      if (n < 0 && errno != EINTR) return;  // the supervisor is gone: its stdin says so, too
+      if (n > 0) bytes.remove_prefix(static_cast<size_t>(n));
+    }
+  }
+
+  // ---- the end ----
+
+  void BeginEnding() {
+    if (ending_ != Ending::kNone) return;
+    ending_ = Ending::kAsked;
+    if (channel_) {
+      channel_->Send(kEndControlFrame, "");
+      next_step_ = Clock::now() + kAgentGrace;
+    } else {
+      Cancel();
+    }
+  }
+
+  void Cancel() {
+    ending_ = Ending::kCancelled;
+    next_step_ = Clock::now() + kSrunGrace;
+    launch_at_.reset();
+    if (!srun_) return;
+    ::kill(srun_->pid, SIGTERM);  // gives the job back, running or not
+    // Should srun be stuck, or its job be requeued behind its back.
+    Result<ChildCommand> cancel = ChildCommand::Start({programs_.scancel, "--quiet", "--name=" + options_.task.job_name});
+    if (cancel.ok()) cancel_.emplace(*std::move(cancel));
+  }
+
+  void StepEnding(Clock::time_point now) {
+    if (ending_ == Ending::kNone || now < next_step_) return;
+    if (ending_ == Ending::kAsked) return Cancel();
+    if (ending_ == Ending::kCancelled && srun_) ::kill(srun_->pid, SIGKILL);
+    ending_ = Ending::kKilled;
+    next_step_ = now + std::chrono::hours(1);
+  }
+
+  // srun is gone. Decides how it all ended, or waits for another answer of squeue.
+  void Conclude(Clock::time_point now) {
+    const bool as_reported = exit_ && (exit_->exit_code == 0 || exit_->exit_code == 4);
+    if (as_reported || ending_ != Ending::kNone) {
+      Give("", "");
+      return;
+    }
+    if (!is_asked_since_end_ || (is_query_answered_ && job_ && IsActive(job_->state) && now < last_queries_until_)) return;
+    if (!is_heard_ && LaunchAgain()) return;
+    if (done_) return;
+    const std::string said = LastLine(tail_);
+    constexpr std::array<std::string_view, 3> kSaysNothing = {"", "COMPLETED", "FAILED"};
+    const bool is_over = job_ && is_query_answered_ && !IsActive(job_->state) && !(has_given_up_ && job_->state == "CANCELLED") &&
+                         std::ranges::find(kSaysNothing, job_->state) == kSaysNothing.end();
+    if (is_over) {
+      if (IsPending(job_->state)) (void)RunCommand({programs_.scancel, "--quiet", "--name=" + options_.task.job_name}, kSrunGrace);
+      Give(job_->state, said);
+    } else if (exit_) {
+      Give("", "");
+    } else if (is_heard_) {
+      Give(kJobLost, query_error_.empty() ? said : "Slurm does not answer: " + query_error_);
+    } else if (job_ && !job_->node.empty()) {
+      Give(kJobNotHeard, said);
+    } else {
+      Give(kJobNotLaunched, said.empty() ? query_error_ : said);
+    }
+  }
+
+  void Turn() {
+    const Clock::time_point before = Clock::now();
+    if (!query_ && before >= next_query_ && !channel_ && !launch_at_ && !done_ && !(exit_ && srun_)) Ask();
+    const bool takes_control = ending_ == Ending::kNone && channel_ && channel_->queued_bytes() < kMostQueuedBytes;
+    std::vector<pollfd> fds = {
+        {ending_ == Ending::kNone ? STDIN_FILENO : -1, static_cast<short>(takes_control ? POLLIN : 0), 0},
+        {signals_.get(), POLLIN, 0},
+        {srun_ ? srun_->pidfd.get() : -1, POLLIN, 0},
+        {srun_ ? srun_->log.get() : -1, POLLIN, 0},
+        {query_ ? query_->pidfd() : -1, POLLIN, 0},
+        {query_ ? query_->output_fd() : -1, POLLIN, 0},
+        {cancel_ ? cancel_->pidfd() : -1, POLLIN, 0},
+        {channel_ ? channel_->fd() : -1, static_cast<short>(POLLIN | (channel_ && channel_->has_to_write() ? POLLOUT : 0)), 0},
+    };
+    enum Source { kStdin, kSignal, kSrun, kLog, kQuery, kQueryOutput, kCancel, kAgent };
+    if (port_ && !channel_ && !is_heard_) port_->AppendTo(fds);
+    Clock::time_point due = before + seconds(10);
+    if (!channel_ && !query_ && !launch_at_) due = std::min(due, next_query_);
+    if (query_) due = std::min(due, query_until_);
+    if (ending_ != Ending::kNone) due = std::min(due, next_step_);
+    for (const auto& at : {launch_at_, connect_until_, cut_off_until_, port_ ? port_->Next() : std::nullopt}) {
+      if (at) due = std::min(due, *at);
+    }
+    const auto timeout = std::max<int64_t>(0, std::chrono::ceil<milliseconds>(due - before).count());
+    if (::poll(fds.data(), fds.size(), static_cast<int>(timeout)) < 0) return;
+    const Clock::time_point now = Clock::now();
+
+    if (fds[kLog].revents != 0) PassLog();
+    if (port_ && !channel_ && !is_heard_) {
+      if (std::optional<UniqueFd> agent = port_->Take(fds)) Connected(*std::move(agent));
+    }
+    if (fds[kAgent].revents != 0 && channel_) Hear();
+    if (fds[kStdin].revents != 0) {
+      if (takes_control && (fds[kStdin].revents & POLLIN) != 0) {
+        TakeControl();
+      } else if ((fds[kStdin].revents & (POLLHUP | POLLERR)) != 0) {
+        BeginEnding();
+      }
+    }
+    if (fds[kSignal].revents != 0) {
+      signalfd_siginfo info{};
+      [[maybe_unused]] const ssize_t n = ::read(signals_.get(), &info, sizeof info);
+      BeginEnding();
+      if (ending_ == Ending::kAsked) Cancel();
+    }
+    if (channel_) channel_->Flush();
+    if (fds[kQueryOutput].revents != 0 && query_) query_->ReadOutput();
+    if (fds[kQuery].revents != 0 && query_) TakeAnswer();
+    if (query_ && now >= query_until_) {  // slurmctld does not answer: the same as an error
+      query_.reset();
+      query_error_ = "squeue gave no answer";
+      is_query_answered_ = false;
+      is_asked_since_end_ |= !srun_;
+    }
+    if (fds[kCancel].revents != 0 && cancel_) {
+      cancel_->Reap();
+      cancel_.reset();
+    }
+    if (fds[kSrun].revents != 0 && srun_) ReapSrun();
+    if (connect_until_ && now >= *connect_until_ && !is_heard_ && ending_ == Ending::kNone) {
+      connect_until_.reset();
+      is_not_heard_ = true;
+      Cancel();
+    }
+    if (cut_off_until_ && now >= *cut_off_until_ && srun_ && ending_ == Ending::kNone) {  // the node may be gone, and srun waits for it
+      cut_off_until_.reset();
+      has_given_up_ = true;
+      ::kill(srun_->pid, SIGTERM);
+    }
+    StepEnding(now);
+    if (launch_at_ && now >= *launch_at_) {
+      launch_at_.reset();
+      Launch();
+    } else if (!srun_ && !launch_at_ && !done_ && !channel_) {
+      if (is_not_heard_) {
+        Give(kJobNotHeard, "it did not connect within " + std::to_string(options_.connect_patience.count() / 1000) + " s");
+      } else {
+        Conclude(now);
+      }
+    }
+  }
+
+  const RelayOptions& options_;
+  const Programs programs_;
+  UniqueFd signals_;
+  const Clock::time_point begun_ = Clock::now();
+
+  std::optional<RelayPort> port_;
+  std::optional<SpawnedWorker> srun_;
+  std::string tail_;                 // of what srun printed
+  bool is_anywhere_ = false;         // the nodes to avoid are no longer
+  std::optional<Clock::time_point> launch_at_;  // again
+
+  std::optional<ChildCommand> query_;
+  std::optional<ChildCommand> cancel_;
+  Clock::time_point next_query_;
+  Clock::time_point query_until_;
+  Clock::time_point last_queries_until_;
+  milliseconds query_period_{0};
+  std::optional<JobInfo> job_;       // as far as known
+  bool is_query_answered_ = false;   // the last one
+  bool is_asked_since_end_ = false;  // since srun's
+  std::string query_error_;
+
+  std::optional<FrameChannel> channel_;
+  bool is_heard_ = false;
+  bool is_not_heard_ = false;        // in time
+  bool has_given_up_ = false;        // on a job that is no longer heard: it was cancelled by us
+  std::optional<Clock::time_point> connect_until_;
+  std::optional<Clock::time_point> cut_off_until_;
+  std::optional<LaunchEnd> exit_;    // the worker's
+
+  Ending ending_ = Ending::kNone;
+  Clock::time_point next_step_;
+  bool done_ = false;
+};
+
+}  // namespace
+
+int RunRelay(const RelayOptions& options) {
+  Programs programs;
+  for (const auto& [name, path] : {std::pair{"srun", &programs.srun}, {"squeue", &programs.squeue}, {"scancel", &programs.scancel}}) {
+    const Result<std::filesystem::path> found = FindProgram(name);
+    if (!found.ok()) {
+      std::fprintf(stderr, "hproc-slurm: %s\n", found.error().message.c_str());
+      return 1;
+    }
+    *path = found->string();
+  }
+  sigset_t ends;
+  ::sigemptyset(&ends);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&ends, signal);
+  ::sigprocmask(SIG_BLOCK, &ends, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  UniqueFd signals(::signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals) return 1;
+  return Relay(options, std::move(programs), std::move(signals)).Run();
+}
+
+}  // namespace hproc::controller

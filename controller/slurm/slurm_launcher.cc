@@ -1,0 +1,78 @@
+#include "controller/slurm/slurm_launcher.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <utility>
+
+#include "base/sha256.h"
+#include "controller/slurm/job_queue.h"
+#include "controller/slurm/run_command.h"
+
+namespace hproc::controller {
+namespace {
+
+constexpr std::chrono::seconds kPatience{30};
+constexpr size_t kKeyDigits = 10;
+
+// The relay needs longer than a local worker: the node's agent, then srun, are given their own graces
+// (controller/slurm/relay.cc).
+constexpr std::chrono::seconds kPolite{12};
+constexpr std::chrono::seconds kTerminate{10};
+
+}  // namespace
+
+SlurmLauncher::SlurmLauncher(std::filesystem::path program, std::vector<std::string> srun_arguments,
+                             const std::filesystem::path& db)
+    : program_(std::move(program)), srun_arguments_(std::move(srun_arguments)) {
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  prefix_ = "hproc-" + Sha256Hex(std::string(host.data()) + '\0' + db.lexically_normal().string()).substr(0, kKeyDigits) + "-";
+}
+
+void SlurmLauncher::Launch(WorkerOptions& options, const LaunchRequest& request) const {
+  std::vector<std::string> arguments = {"relay", "--job-name=" + prefix_ + request.name,
+                                        "--notes-fd=" + std::to_string(kNotesFd),
+                                        "--threads=" + std::to_string(request.threads)};
+  for (const std::string& argument : srun_arguments_) arguments.push_back("--srun-arg=" + argument);
+  for (const std::string& node : request.avoid) arguments.push_back("--avoid=" + node);
+  arguments.emplace_back("--");
+  arguments.push_back(options.executable.string());
+  arguments.insert(arguments.end(), options.arguments.begin(), options.arguments.end());
+  options.executable = program_;
+  options.arguments = std::move(arguments);
+  options.is_launched = true;
+  options.polite = kPolite;
+  options.terminate = kTerminate;
+}
+
+Result<void> SlurmLauncher::Prepare() const {
+  std::array<std::filesystem::path, 3> programs;
+  for (size_t i = 0; i < programs.size(); ++i) {
+    constexpr std::array<const char*, 3> kNames = {"srun", "squeue", "scancel"};
+    Result<std::filesystem::path> found = FindProgram(kNames[i]);
+    if (!found.ok()) return Error{"--launcher slurm: " + found.error().message};
+    programs[i] = *std::move(found);
+  }
+  // Jobs that have ended are not in this list.
+  const Result<std::string> listed = RunCommand(
+      {programs[1].string(), "--noheader", "--user=" + std::to_string(::geteuid()), "--format=%i|%j"}, kPatience);
+  if (!listed.ok()) return Error{"--launcher slurm: " + listed.error().message};
+  std::vector<std::string> cancel = {programs[2].string(), "--quiet"};
+  for (size_t at = 0; at < listed->size();) {
+    const size_t end = std::min(listed->find('\n', at), listed->size());
+    const std::string line = listed->substr(at, end - at);
+    at = end + 1;
+    const size_t bar = line.find('|');
+    if (bar == std::string::npos || !std::string_view(line).substr(bar + 1).starts_with(prefix_)) continue;
+    cancel.push_back(line.substr(0, bar));
+  }
+  if (cancel.size() == 2) return Ok();
+  const Result<std::string> cancelled = RunCommand(cancel, kPatience);
+  if (!cancelled.ok()) return Error{"--launcher slurm: " + cancelled.error().message};
+  return Ok();
+}
+
+}  // namespace hproc::controller

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# A Slurm of two nodes on this one machine, in a folder of its own: munged, slurmctld, two slurmd.
+#
+#   cluster.sh start FOLDER     prints nothing; then FOLDER/env holds what commands and tests have to export
+#   cluster.sh stop FOLDER      ends every process of it
+#   cluster.sh check            exit 77 with the reason on standard error where it cannot be run
+#
+# Nothing of the machine's own Slurm or munge is touched: sockets, keys, spool folders and ports are the folder's. Needs
+# root, since slurmd starts steps for others, and Debian's slurmd, which was built to run several on one machine.
+set -euo pipefail
+
+skip() { echo "$1" >&2; exit 77; }
+
+check() {
+  local program
+  for program in munged slurmctld slurmd srun squeue scontrol scancel; do
+    command -v "$program" >/dev/null || skip "no $program here (slurm-wlm and munge are not installed)"
+  done
+  [ "$(id -u)" = 0 ] || skip "a Slurm of one's own needs root"
+}
+
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+start() {
+  local folder
+  folder=$(realpath "$1")
+  local port_ctl port_1 port_2 host
+  port_ctl=$(free_port); port_1=$(free_port); port_2=$(free_port)
+  host=$(hostname -s)
+  mkdir -p "$folder"/{state,spool1,spool2,run}
+  chmod 755 "$folder"
+  head -c 128 /dev/urandom > "$folder/munge.key"
+  chmod 400 "$folder/munge.key"
+  munged --force --key-file="$folder/munge.key" --socket="$folder/run/munge.sock" --pid-file="$folder/run/munged.pid" \
+    --log-file="$folder/munged.log" --seed-file="$folder/run/munge.seed" --num-threads=1
+  cat > "$folder/slurm.conf" <<CONF
+ClusterName=throwaway
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=$port_ctl
+AuthType=auth/munge
+AuthInfo=socket=$folder/run/munge.sock
+CryptoType=crypto/munge
+CredType=cred/munge
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation=$folder/state
+SlurmdSpoolDir=$folder/spool-%n
+SlurmctldPidFile=$folder/run/slurmctld.pid
+SlurmdPidFile=$folder/run/slurmd-%n.pid
+SlurmctldLogFile=$folder/slurmctld.log
+SlurmdLogFile=$folder/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+MpiDefault=none
+SwitchType=switch/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,bf_interval=2
+ReturnToService=2
+SlurmctldTimeout=30
+SlurmdTimeout=20
+InactiveLimit=0
+MinJobAge=60
+KillWait=2
+MessageTimeout=10
+NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$port_1 CPUs=1
+NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$port_2 CPUs=1
+PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
+CONF
+  export SLURM_CONF=$folder/slurm.conf
+  echo "SLURM_CONF=$SLURM_CONF" > "$folder/env"
+  slurmctld -f "$SLURM_CONF"
+  local node
+  for node in node1 node2; do slurmd -f "$SLURM_CONF" -N "$node"; done
+  local tries
+  for tries in $(seq 100); do
+    [ "$(sinfo -h -o '%D %t' 2>/dev/null)" != "2 idle" ] || return 0
+    sleep 0.1
+  done
+  echo "the nodes did not come up: $(sinfo 2>&1)" >&2
+  tail -5 "$folder"/*.log >&2
+  return 1
+}
+
+stop() {
+  local folder pid name
+  folder=$(realpath "$1")
+  for name in slurmd-node1 slurmd-node2 slurmctld munged; do
+    [ -r "$folder/run/$name.pid" ] || continue
+    pid=$(cat "$folder/run/$name.pid")
+    kill "$pid" 2>/dev/null || true
+    for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    kill -9 "$pid" 2>/dev/null || true
+  done
+}
+
+case "${1:-}" in
+  check) check ;;
+  start) check; start "$2" ;;
+  stop) stop "$2" ;;
+  *) echo "usage: cluster.sh check | start FOLDER | stop FOLDER" >&2; exit 2 ;;
+esac
