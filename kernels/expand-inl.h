@@ -180,10 +180,21 @@ HWY_NOINLINE void ExpandRowInt(const quant::XfpMatrix& matrix, int64_t row, int1
     expand(Codebook<kLevels>(matrix.codebooks + row * kLevels), 0, units);
   } else {
     constexpr int64_t kUnitsPerGroup = quant::kGroupColumns / quant::kUnitColumns;
-    const int64_t groups = quant::GroupsPerRow(matrix.columns);
+    const int64_t groups = matrix.groups();
+    const int64_t offset = matrix.cut.group_offset();
+    if (offset % quant::kUnitColumns != 0) {  // cut inside a unit: two groups share one
+      for (int64_t c = 0; c < units * quant::kUnitColumns; ++c) {
+        const int64_t group = HWY_MIN(matrix.group_of(c), groups - 1);
+        const uint8_t* codebook = matrix.codebooks + matrix.indices[row * groups + group] * kLevels;
+        values[c] = static_cast<int8_t>(codebook[quant::CodeAt(codes, kPlanes, c)]);
+      }
+      return;
+    }
+    const int64_t units_before = offset / quant::kUnitColumns;
     for (int64_t g = 0; g < groups; ++g) {
       const Codebook<kLevels> codebook(matrix.codebooks + matrix.indices[row * groups + g] * kLevels);
-      expand(codebook, g * kUnitsPerGroup, HWY_MIN(units, (g + 1) * kUnitsPerGroup));
+      expand(codebook, HWY_MAX(int64_t{0}, g * kUnitsPerGroup - units_before),
+             HWY_MIN(units, (g + 1) * kUnitsPerGroup - units_before));
     }
   }
 }

@@ -45,12 +45,15 @@ void ConvChannels(const CausalConvCall& call, const SequenceRun& run, const floa
           if (history > 0) hn::StoreU(newest, d, input_of(0) + i);  // the oldest leaves, the newest takes its place
           hn::StoreU(Silu(sum), d, row + i);
         },
-        [&](int64_t i) {
-          const float newest = row[i];
-          float sum = newest * weight[history * call.channels + begin + i];
-          for (int64_t k = 0; k < history; ++k) sum += input_of(k)[i] * weight[k * call.channels + begin + i];
-          if (history > 0) input_of(0)[i] = newest;
-          row[i] = sum * ScalarSigmoid(sum);
+        [&](int64_t i) HWY_ATTR {
+          // In a register as well: which of a model's channels come last depends on the rank.
+          const auto newest = hn::Set(d, row[i]);
+          auto sum = newest * hn::Set(d, weight[history * call.channels + begin + i]);
+          for (int64_t k = 0; k < history; ++k) {
+            sum = hn::MulAdd(hn::Set(d, input_of(k)[i]), hn::Set(d, weight[k * call.channels + begin + i]), sum);
+          }
+          if (history > 0) input_of(0)[i] = row[i];
+          row[i] = hn::GetLane(Silu(sum));
         });
   }
   for (int64_t k = 0; k < history; ++k) {

@@ -24,6 +24,17 @@ void QuantizeActivations(const Context& context, const Activations& activations)
   if (context.backend == Backend::kCpu) cpu::QuantizeActivations(context, activations);
 }
 
+void LargestMagnitudes(const Context& context, const Activations& activations, float* largest) {
+  HPROC_CHECK(context.backend == Backend::kCpu, "a host backend that rounds");
+  cpu::LargestMagnitudes(context, activations, largest);
+}
+
+void QuantizeActivations(const Context& context, const Activations& activations, const float* largest) {
+  HPROC_CHECK(activations.quantized != nullptr && activations.scales != nullptr, "room for rounded activations");
+  HPROC_CHECK(context.backend == Backend::kCpu, "a host backend that rounds");
+  cpu::QuantizeActivations(context, activations, largest);
+}
+
 void AddBias(const Context& context, const BiasCall& call) {
   if (context.device != nullptr) return context.device->AddBias(call);
   const int64_t columns = call.bias->columns;
@@ -39,6 +50,7 @@ void Matmul(const Context& context, std::span<const MatmulCall> calls) {
     HPROC_CHECK(call.weight->columns == call.input->columns, "columns of weight and input");
     HPROC_CHECK(call.first_row >= 0 && call.first_row + call.rows <= call.weight->rows, "rows of the weight");
     HPROC_CHECK(call.output_stride >= call.rows, "output stride");
+    HPROC_CHECK(call.sums == nullptr || context.device == nullptr, "sums in double on a host backend");
   }
   if (context.matmul != nullptr) return context.matmul(context, calls);
   switch (context.backend) {

@@ -9,6 +9,12 @@
 // error is below 1e-4 of the token's largest value) and summed as integers, so the result of a (row, token) pair is the same bits whatever
 // else is in the batch. With group scales the whole numbers of each group are added up in float32. Plain storage, fp16
 // centroids and group scales with outliers are multiplied in float32. All in an order that depends on the column count alone.
+//
+// Rows that are cut among ranks of tensor parallelism (quant::ColumnCut) give partial sums, MatmulCall::sums, which are added
+// up in double: whole numbers times the token's scale, which all ranks take from the largest value of the whole token
+// (LargestMagnitudes, then the ranks' maximum), and products of float32. What is left out is below 2^-50 of the sum, so that the
+// float32 it is rounded to in the end is the same for any number of ranks but where 2^-24 happens to be halved so closely; and
+// activations, whose rounding to 14 bits would make 1e-4 of the last bit's difference, round alike.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +47,10 @@ struct Activations {
 // Fills `quantized` and `scales` from `values`. Not needed where every weight is plain; the reference backend ignores it.
 // Non-finite values round to zero with a non-finite scale, so that they show in the output.
 void QuantizeActivations(const Context& context, const Activations& activations);
+// In two steps: the largest magnitude of each token, NaN where a value is not finite, into largest [tokens]; and the rounding,
+// where `largest` may be of more columns than these. Host backends alone.
+void LargestMagnitudes(const Context& context, const Activations& activations, float* largest);
+void QuantizeActivations(const Context& context, const Activations& activations, const float* largest);
 
 // One product: output[o(i)][r - first_row] = dot(weight row r, input token t(i)) for r in [first_row, first_row + rows)
 // and i in [0, tokens), where t(i) = input_tokens ? input_tokens[i] : i and o(i) likewise.
@@ -53,7 +63,8 @@ struct MatmulCall {
   const int32_t* input_tokens = nullptr;
   const int32_t* output_rows = nullptr;
   float* output = nullptr;
-  int64_t output_stride = 0;  // in floats
+  int64_t output_stride = 0;  // in values
+  double* sums = nullptr;     // where set, takes the place of `output`; host backends alone
 };
 
 // The whole matrix times all tokens; output [tokens, weight.rows].

@@ -16,7 +16,11 @@ void Matmul(std::span<const MatmulCall> calls) {
         const float* x = call.input->values + token * columns;
         double dot = 0;
         for (int64_t c = 0; c < columns; ++c) dot += static_cast<double>(row[static_cast<size_t>(c)]) * static_cast<double>(x[c]);
-        call.output[out * call.output_stride + r] = static_cast<float>(dot);
+        if (call.sums != nullptr) {
+          call.sums[out * call.output_stride + r] = dot;
+        } else {
+          call.output[out * call.output_stride + r] = static_cast<float>(dot);
+        }
       }
     }
   }

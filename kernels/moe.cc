@@ -1,7 +1,11 @@
 #include "kernels/moe.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/check.h"
 #include "kernels/device_backend.h"
+#include "kernels/for_rows.h"
 #include "kernels/moe_backends.h"
 #include "kernels/norm.h"
 
@@ -26,6 +30,27 @@ void SigmoidGate(const Context& context, const SigmoidGateCall& call) {
 void Combine(const Context& context, const CombineCall& call) {
   if (context.device != nullptr) return context.device->Combine(call);
   context.backend == Backend::kReference ? reference::Combine(call) : cpu::Combine(context, call);
+}
+
+void SumExperts(const Context& context, const SumExpertsCall& call) {
+  HPROC_CHECK(context.device == nullptr, "a host backend");
+  ForRows(context, call.rows, 2 * (call.top + 1) * call.columns, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      double* sums = call.sums + r * call.columns;
+      if (call.shared != nullptr) {
+        const double gate = call.shared_gate != nullptr ? 1 / (1 + std::exp(-static_cast<double>(call.shared_gate[r]))) : 1;
+        const double* shared = call.shared + r * call.columns;
+        for (int64_t c = 0; c < call.columns; ++c) sums[c] = gate * shared[c];
+      } else {
+        std::fill_n(sums, call.columns, 0.0);
+      }
+      for (int64_t k = 0; k < call.top; ++k) {
+        const double weight = call.weights[r * call.top + k];
+        const double* routed = call.routed + (r * call.top + k) * call.columns;
+        for (int64_t c = 0; c < call.columns; ++c) sums[c] += weight * routed[c];
+      }
+    }
+  });
 }
 
 void CombineAndNorm(const Context& context, const CombineCall& combine, const RmsNormCall& norm) {

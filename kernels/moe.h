@@ -58,6 +58,20 @@ struct CombineCall {
 };
 void Combine(const Context& context, const CombineCall& call);
 
+// The same in double, of partial sums (MatmulCall::sums), without the residual: sums[row] = sum over k of weights[row][k] *
+// routed[row * top + k] + sigmoid(shared_gate[row]) * shared[row]. `shared` may be `sums`, or null. Host backends alone.
+struct SumExpertsCall {
+  double* sums = nullptr;          // [rows, columns]
+  const double* routed = nullptr;  // [rows * top, columns]
+  const float* weights = nullptr;  // [rows, top]
+  int64_t top = 0;
+  const double* shared = nullptr;      // [rows, columns]
+  const float* shared_gate = nullptr;  // [rows]; null: the gate is 1
+  int64_t rows = 0;
+  int64_t columns = 0;
+};
+void SumExperts(const Context& context, const SumExpertsCall& call);
+
 // Combine, then the norm of the residual's rows, which a device does at once.
 struct RmsNormCall;
 void CombineAndNorm(const Context& context, const CombineCall& combine, const RmsNormCall& norm);

@@ -17,15 +17,11 @@ namespace hproc::kernels {
 namespace HWY_NAMESPACE {
 
 void SwiGluRows(const SwiGluCall& call, int64_t begin, int64_t end) {
-  const TagF d;
   for (int64_t r = begin; r < end; ++r) {
     const float* gate = call.gate + r * call.input_stride;
     const float* up = call.up + r * call.input_stride;
-    float* out = call.output + r * call.columns;
-    OverRow(
-        call.columns,
-        [&](int64_t i) HWY_ATTR { hn::StoreU(Silu(hn::LoadU(d, gate + i)) * hn::LoadU(d, up + i), d, out + i); },
-        [&](int64_t i) { out[i] = gate[i] * ScalarSigmoid(gate[i]) * up[i]; });
+    OverRowAlike<2>(call.columns, {gate, up}, call.output + r * call.columns,
+                    [](const VecF (&v)[2]) HWY_ATTR { return Silu(v[0]) * v[1]; });
   }
 }
 

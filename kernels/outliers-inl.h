@@ -53,12 +53,13 @@ struct OutlierRows {
   std::vector<float> values;
   std::vector<float> tokens;     // [chunks of tokens][columns][lanes of TagOutliers]: a column of a chunk is one load
   std::vector<float> sums;       // [rows of a tile][whole chunks of tokens]
+  std::vector<double> exact_sums;  // [rows of a tile][tokens], where sums are asked for in double
 };
 
 // Of rows [first, last). Steps are read past the end; the container's sections are padded for it.
 void ReadOutliers(const quant::XfpMatrix& matrix, int64_t first, int64_t last, OutlierRows& outliers) {
   const auto count_of = [&](int64_t row) -> int64_t {
-    if (quant::OutlierCountBytes(matrix.columns) == 1) return matrix.outlier_counts[row];
+    if (matrix.count_bytes() == 1) return matrix.outlier_counts[row];
     uint16_t count;
     std::memcpy(&count, matrix.outlier_counts + row * 2, 2);
     return count;
@@ -156,6 +157,24 @@ void SumOutliers(std::span<const float* const> tokens, int64_t all_columns, int6
         }
         hn::StoreU(sum, d, sums + t);
       }
+    }
+    begin = end;
+  }
+}
+
+// Fills OutlierRows::exact_sums likewise. Tokens are read where they stand.
+void SumOutliersExactly(std::span<const float* const> tokens, int64_t first, int row_count, OutlierRows& outliers) {
+  const float* HWY_RESTRICT values = outliers.values.data();
+  const int32_t* HWY_RESTRICT columns = outliers.columns.data();
+  int64_t begin = first > 0 ? outliers.ends[static_cast<size_t>(first) - 1] : 0;
+  for (int r = 0; r < row_count; ++r) {
+    const int64_t end = outliers.ends[static_cast<size_t>(first + r)];
+    for (size_t t = 0; t < tokens.size(); ++t) {
+      double sum = 0;
+      for (int64_t i = begin; i < end; ++i) {
+        sum += static_cast<double>(values[i]) * static_cast<double>(tokens[t][columns[i]]);
+      }
+      outliers.exact_sums[static_cast<size_t>(r) * tokens.size() + t] = sum;
     }
     begin = end;
   }

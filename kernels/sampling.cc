@@ -15,7 +15,8 @@ void PickGreedy(const Context& context, const GreedyCall& call) {
       choice.nonfinite += std::isfinite(logits[c]) ? 0 : 1;
       if (logits[c] > logits[choice.token] || std::isnan(logits[choice.token])) choice.token = static_cast<int32_t>(c);
     }
-    if (std::isnan(logits[choice.token])) choice.token = 0;
+    choice.logit = logits[choice.token];
+    if (std::isnan(choice.logit)) choice.token = 0;
     call.choices[r] = choice;
   }
 }

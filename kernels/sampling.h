@@ -10,6 +10,7 @@ namespace hproc::kernels {
 struct GreedyChoice {
   int32_t token = 0;      // the highest logit, the lowest id on a tie; 0 where none is a number
   int32_t nonfinite = 0;  // NaN and infinite values among the row's logits
+  float logit = 0;        // of the token; NaN where none is a number
 };
 
 struct GreedyCall {

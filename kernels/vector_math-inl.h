@@ -42,6 +42,32 @@ HWY_INLINE void OverRow(int64_t size, Whole&& whole, Rest&& rest) {
   for (; i < size; ++i) rest(i);
 }
 
+// The same where a value must have the same bits in a register or in what is left, wherever in the row it stands (a rank of
+// several has a part of it): what is left is brought into a register, too. each(inputs) is given a register of each of the
+// kInputs rows and gives the register of the result; rows do not overlap but where `output` is one of them.
+template <int kInputs, typename Each>
+HWY_INLINE void OverRowAlike(int64_t size, const float* const (&inputs)[kInputs], float* output, Each&& each) {
+  const TagF d;
+  VecF v[kInputs];
+  OverRow(
+      size / static_cast<int64_t>(hn::Lanes(d)) * static_cast<int64_t>(hn::Lanes(d)),
+      [&](int64_t i) HWY_ATTR {
+        for (int k = 0; k < kInputs; ++k) v[k] = hn::LoadU(d, inputs[k] + i);
+        hn::StoreU(each(v), d, output + i);
+      },
+      [](int64_t) {});
+  const auto left = static_cast<size_t>(size) % hn::Lanes(d);
+  if (left == 0) return;
+  const int64_t at = size - static_cast<int64_t>(left);
+  HWY_ALIGN float padded[HWY_MAX_BYTES / sizeof(float)] = {};
+  for (int k = 0; k < kInputs; ++k) {
+    for (size_t i = 0; i < left; ++i) padded[i] = inputs[k][at + static_cast<int64_t>(i)];
+    v[k] = hn::Load(d, padded);
+  }
+  hn::Store(each(v), d, padded);
+  for (size_t i = 0; i < left; ++i) output[at + static_cast<int64_t>(i)] = padded[i];
+}
+
 HWY_INLINE float SumOfSquares(const float* values, int64_t size) {
   const TagF d;
   auto sum = hn::Zero(d);

@@ -122,63 +122,80 @@ void MatrixQuantizer::Encode(std::span<const float> values, Block& block) const 
   }
 }
 
+void StoreRows(const QuantizedRows& block, const XfpMatrix& matrix, int64_t first_row, int64_t outliers_before,
+               std::span<std::byte> container) {
+  const XfpFormat& format = matrix.format;
+  const int64_t rows = block.rows();
+  const XfpLayout layout = LayoutOf(matrix.rows, matrix.columns, format, matrix.outliers, matrix.cut);
+  std::byte* base = container.data();
+  const int64_t row_bytes = CodeBytesPerRow(matrix.columns, format.levels);
+  std::memcpy(base + layout.codes + first_row * row_bytes, block.codes.data(), block.codes.size());
+  if (format.mode == Mode::kV2) {
+    std::memcpy(base + layout.codebooks + first_row * format.levels * format.centroid_bytes(), block.codebooks.data(),
+                block.codebooks.size());
+  } else {
+    std::memcpy(base + layout.indices + first_row * matrix.groups(), block.indices.data(), block.indices.size());
+  }
+  const int64_t scales_per_row = static_cast<int64_t>(block.scales.size()) / rows;
+  std::memcpy(base + layout.scales + first_row * scales_per_row * 2, block.scales.data(), block.scales.size() * 2);
+  if (matrix.outliers == 0) return;
+  int64_t before = outliers_before;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t row = first_row + r;
+    if (row % kOutlierRowBlock == 0) {
+      const auto start = static_cast<uint32_t>(before);
+      std::memcpy(base + layout.outlier_starts + row / kOutlierRowBlock * 4, &start, 4);
+    }
+    before += block.outlier_counts[static_cast<size_t>(r)];
+  }
+  const int count_bytes = matrix.count_bytes();
+  std::byte* counts = base + layout.outlier_counts + first_row * count_bytes;
+  if (count_bytes == 1) {
+    CopyAs<uint8_t>(block.outlier_counts, counts);
+  } else {
+    CopyAs<uint16_t>(block.outlier_counts, counts);
+  }
+  const int column_bytes = OutlierColumnBytes(matrix.columns);
+  std::byte* outlier_columns = base + layout.outlier_columns + outliers_before * column_bytes;
+  if (column_bytes == 2) {
+    CopyAs<uint16_t>(block.outlier_columns, outlier_columns);
+  } else {
+    CopyAs<uint32_t>(block.outlier_columns, outlier_columns);
+  }
+  CopyAs<uint16_t>(block.outlier_values, base + layout.outlier_values + outliers_before * kOutlierValueBytes);
+}
+
+Result<void> MatrixQuantizer::CheckFloor(int64_t first_row, const Block& block) const {
+  if (block.unreachable < 0) return Ok();
+  return Error{plan_.spec.name + ": channel " + std::to_string(first_row + block.unreachable) +
+               " cannot reach the floor of its plan; the plan belongs to another checkpoint"};
+}
+
 Result<void> MatrixQuantizer::Store(int64_t first_row, const Block& block, std::span<std::byte> container) {
-  const XfpFormat& format = *plan_.format;
-  const auto rows = static_cast<int64_t>(block.outlier_counts.size());
+  const int64_t rows = block.rows();
   HPROC_CHECK(first_row == stored_rows_ && first_row + rows <= plan_.spec.rows, "blocks in row order");
   HPROC_CHECK(static_cast<int64_t>(container.size()) == layout_.total_bytes, "size of the container");
   const auto new_outliers = static_cast<int64_t>(block.outlier_columns.size());
-  if (block.unreachable >= 0) {
-    return Error{plan_.spec.name + ": channel " + std::to_string(first_row + block.unreachable) +
-                 " cannot reach the floor of its plan; the plan belongs to another checkpoint"};
-  }
+  if (Result<void> reached = CheckFloor(first_row, block); !reached.ok()) return reached;
   if (stored_outliers_ + new_outliers > plan_.outliers) {
     return Error{plan_.spec.name + ": more outliers than the plan's " + std::to_string(plan_.outliers) +
                  "; the plan belongs to another checkpoint"};
   }
-  std::byte* base = container.data();
-  if (first_row == 0) std::memset(base, 0, container.size());  // gaps between sections too: equal plans, equal bytes
-  const int64_t row_bytes = CodeBytesPerRow(plan_.spec.columns, format.levels);
-  std::memcpy(base + layout_.codes + first_row * row_bytes, block.codes.data(), block.codes.size());
-  if (format.mode == Mode::kV2) {
-    std::memcpy(base + layout_.codebooks + first_row * format.levels * format.centroid_bytes(), block.codebooks.data(),
-                block.codebooks.size());
-  } else {
-    std::memcpy(base + layout_.indices + first_row * GroupsPerRow(plan_.spec.columns), block.indices.data(),
-                block.indices.size());
-  }
-  const int64_t scales_per_row = static_cast<int64_t>(block.scales.size()) / rows;
-  std::memcpy(base + layout_.scales + first_row * scales_per_row * 2, block.scales.data(), block.scales.size() * 2);
-  if (plan_.outliers > 0) {
-    int64_t before = stored_outliers_;
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t row = first_row + r;
-      if (row % kOutlierRowBlock == 0) {
-        const auto start = static_cast<uint32_t>(before);
-        std::memcpy(base + layout_.outlier_starts + row / kOutlierRowBlock * 4, &start, 4);
-      }
-      before += block.outlier_counts[static_cast<size_t>(r)];
-    }
-    const int count_bytes = OutlierCountBytes(plan_.spec.columns);
-    std::byte* counts = base + layout_.outlier_counts + first_row * count_bytes;
-    if (count_bytes == 1) {
-      CopyAs<uint8_t>(block.outlier_counts, counts);
-    } else {
-      CopyAs<uint16_t>(block.outlier_counts, counts);
-    }
-    const int column_bytes = OutlierColumnBytes(plan_.spec.columns);
-    std::byte* outlier_columns = base + layout_.outlier_columns + stored_outliers_ * column_bytes;
-    if (column_bytes == 2) {
-      CopyAs<uint16_t>(block.outlier_columns, outlier_columns);
-    } else {
-      CopyAs<uint32_t>(block.outlier_columns, outlier_columns);
-    }
-    CopyAs<uint16_t>(block.outlier_values, base + layout_.outlier_values + stored_outliers_ * kOutlierValueBytes);
-  }
+  // Gaps between sections too: equal plans, equal bytes.
+  if (first_row == 0) std::memset(container.data(), 0, container.size());
+  StoreRows(block, ViewOf(plan_.spec.rows, plan_.spec.columns, *plan_.format, plan_.outliers, container), first_row,
+            stored_outliers_, container);
   stored_rows_ += rows;
   stored_outliers_ += new_outliers;
   stats_.Add(block.stats);
   return Ok();
+}
+
+std::vector<uint8_t> MatrixQuantizer::LibraryBytes() const {
+  std::vector<uint8_t> books;
+  if (!library_) return books;
+  for (const auto& book : library_->codebooks) AppendCentroids(book.data(), *plan_.format, books);
+  return books;
 }
 
 Result<void> MatrixQuantizer::Finish(std::span<std::byte> container) {
@@ -187,11 +204,8 @@ Result<void> MatrixQuantizer::Finish(std::span<std::byte> container) {
     return Error{plan_.spec.name + ": " + std::to_string(stored_outliers_) + " outliers where the plan has " +
                  std::to_string(plan_.outliers) + "; the plan belongs to another checkpoint"};
   }
-  if (library_) {
-    std::vector<uint8_t> books;
-    for (const auto& book : library_->codebooks) AppendCentroids(book.data(), *plan_.format, books);
-    std::memcpy(container.data() + layout_.codebooks, books.data(), books.size());
-  }
+  const std::vector<uint8_t> books = LibraryBytes();
+  if (!books.empty()) std::memcpy(container.data() + layout_.codebooks, books.data(), books.size());
   return Ok();
 }
 

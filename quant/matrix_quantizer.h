@@ -26,6 +26,26 @@ struct ChannelStats {
   void Add(const ChannelStats& other);
 };
 
+// Codes of a few rows, not yet in a container.
+struct QuantizedRows {
+  std::vector<uint8_t> codes;        // packed, rows x CodeBytesPerRow
+  std::vector<uint8_t> codebooks;    // V2: rows x levels centroids
+  std::vector<uint16_t> scales;
+  std::vector<uint8_t> indices;      // V2a
+  std::vector<uint32_t> outlier_counts;
+  std::vector<uint32_t> outlier_columns;
+  std::vector<uint16_t> outlier_values;
+  ChannelStats stats;
+  int64_t unreachable = -1;  // a row of the block that cannot reach the floor, or -1
+
+  int64_t rows() const { return static_cast<int64_t>(outlier_counts.size()); }
+};
+
+// Writes them at `first_row` of the container that `matrix` views, whose rows before have `outliers_before` outliers. The
+// container's size is the caller's to check.
+void StoreRows(const QuantizedRows& block, const XfpMatrix& matrix, int64_t first_row, int64_t outliers_before,
+               std::span<std::byte> container);
+
 // Usage: construct with the sample rows, encode all rows (any order, any threads), then store the blocks in row order.
 //
 //   MatrixQuantizer quantizer(plan, sample);
@@ -44,18 +64,7 @@ class MatrixQuantizer {
 
   int64_t container_bytes() const { return layout_.total_bytes; }
 
-  // Codes of a few rows, not yet in the container.
-  struct Block {
-    std::vector<uint8_t> codes;        // packed, rows x CodeBytesPerRow
-    std::vector<uint8_t> codebooks;    // V2: rows x levels centroids
-    std::vector<uint16_t> scales;
-    std::vector<uint8_t> indices;      // V2a
-    std::vector<uint32_t> outlier_counts;
-    std::vector<uint32_t> outlier_columns;
-    std::vector<uint16_t> outlier_values;
-    ChannelStats stats;
-    int64_t unreachable = -1;  // a row of the block that cannot reach the floor, or -1
-  };
+  using Block = QuantizedRows;
   // `values`: whole finite rows.
   void Encode(std::span<const float> values, Block& block) const;
 
@@ -66,6 +75,11 @@ class MatrixQuantizer {
   Result<void> Finish(std::span<std::byte> container);
 
   const ChannelStats& stats() const { return stats_; }
+
+  // For rows that go elsewhere than Store's container (quant/shard_store.h): what Store checks of a block but for its place
+  // (rows from `first_row` of the tensor), and the library's codebooks as a container holds them, empty for V2.
+  Result<void> CheckFloor(int64_t first_row, const Block& block) const;
+  std::vector<uint8_t> LibraryBytes() const;
 
  private:
   TensorPlan plan_;

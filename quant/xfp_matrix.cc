@@ -21,7 +21,7 @@ T Load(const uint8_t* bytes, int64_t index) {
 std::string_view ModeName(Mode mode) { return mode == Mode::kV2 ? "v2" : "v2a"; }
 std::string_view CentroidsName(Centroids centroids) { return centroids == Centroids::kInt8 ? "int8" : "fp16"; }
 
-XfpLayout LayoutOf(int64_t rows, int64_t columns, const XfpFormat& format, int64_t outliers) {
+XfpLayout LayoutOf(int64_t rows, int64_t columns, const XfpFormat& format, int64_t outliers, const ColumnCut& cut) {
   HPROC_CHECK(rows > 0 && columns > 0 && IsLevelCount(format.levels) && outliers >= 0, "shape of a container");
   HPROC_CHECK(format.mode == Mode::kV2a || !format.group_scales, "group scales belong to V2a");
   XfpLayout layout;
@@ -32,7 +32,7 @@ XfpLayout LayoutOf(int64_t rows, int64_t columns, const XfpFormat& format, int64
     return begin;
   };
   const bool library = format.mode == Mode::kV2a;
-  const int64_t groups = GroupsPerRow(columns);
+  const int64_t groups = GroupsPerRow(cut.group_offset() + columns);
   layout.codes = section(rows * CodeBytesPerRow(columns, format.levels));
   layout.code_bytes = end;
   layout.codebooks = section((library ? kLibrarySize : rows) * format.levels * format.centroid_bytes());
@@ -41,7 +41,7 @@ XfpLayout LayoutOf(int64_t rows, int64_t columns, const XfpFormat& format, int64
   layout.codebook_bytes = end - layout.code_bytes;
   if (outliers > 0) {
     layout.outlier_starts = section((rows + kOutlierRowBlock - 1) / kOutlierRowBlock * 4);
-    layout.outlier_counts = section(rows * OutlierCountBytes(columns));
+    layout.outlier_counts = section(rows * OutlierCountBytes(cut.whole_columns(columns)));
     layout.outlier_columns = section(outliers * OutlierColumnBytes(columns));
     layout.outlier_values = section(outliers * kOutlierValueBytes);
   }
@@ -52,8 +52,8 @@ XfpLayout LayoutOf(int64_t rows, int64_t columns, const XfpFormat& format, int64
 }
 
 XfpMatrix ViewOf(int64_t rows, int64_t columns, const XfpFormat& format, int64_t outliers,
-                 std::span<const std::byte> bytes) {
-  const XfpLayout layout = LayoutOf(rows, columns, format, outliers);
+                 std::span<const std::byte> bytes, const ColumnCut& cut) {
+  const XfpLayout layout = LayoutOf(rows, columns, format, outliers, cut);
   HPROC_CHECK(static_cast<int64_t>(bytes.size()) == layout.total_bytes, "size of a container");
   const auto* base = reinterpret_cast<const uint8_t*>(bytes.data());
   HPROC_CHECK(reinterpret_cast<uintptr_t>(base) % kSectionAlignment == 0, "alignment of a container");
@@ -63,6 +63,7 @@ XfpMatrix ViewOf(int64_t rows, int64_t columns, const XfpFormat& format, int64_t
   matrix.columns = columns;
   matrix.format = format;
   matrix.outliers = outliers;
+  matrix.cut = cut;
   matrix.codes = at(layout.codes);
   matrix.codebooks = at(layout.codebooks);
   matrix.scales = reinterpret_cast<const uint16_t*>(at(layout.scales));
@@ -83,10 +84,10 @@ void DecodeRow(const XfpMatrix& matrix, int64_t row, std::span<float> values) {
   UnpackRow({matrix.codes + row * row_bytes, static_cast<size_t>(row_bytes)}, levels, codes);
 
   const bool library = matrix.format.mode == Mode::kV2a;
-  const int64_t groups = GroupsPerRow(columns);
+  const int64_t groups = matrix.groups();
   std::vector<float> in_units(static_cast<size_t>(columns));
   for (int64_t c = 0; c < columns; ++c) {
-    const int64_t book = library ? matrix.indices[row * groups + c / kGroupColumns] : row;
+    const int64_t book = library ? matrix.indices[row * groups + matrix.group_of(c)] : row;
     const int64_t entry = book * levels + codes[static_cast<size_t>(c)];
     in_units[static_cast<size_t>(c)] = matrix.format.centroids == Centroids::kInt8
                                            ? static_cast<float>(Load<int8_t>(matrix.codebooks, entry))
@@ -94,7 +95,7 @@ void DecodeRow(const XfpMatrix& matrix, int64_t row, std::span<float> values) {
   }
   if (matrix.outliers > 0) {
     const auto count_of = [&](int64_t r) -> int64_t {
-      return OutlierCountBytes(columns) == 1 ? int64_t{matrix.outlier_counts[r]}
+      return matrix.count_bytes() == 1 ? int64_t{matrix.outlier_counts[r]}
                                              : int64_t{Load<uint16_t>(matrix.outlier_counts, r)};
     };
     int64_t next = matrix.outlier_starts[row / kOutlierRowBlock];
@@ -106,7 +107,7 @@ void DecodeRow(const XfpMatrix& matrix, int64_t row, std::span<float> values) {
     }
   }
   for (int64_t c = 0; c < columns; ++c) {
-    const int64_t scale = matrix.format.group_scales ? row * groups + c / kGroupColumns : row;
+    const int64_t scale = matrix.format.group_scales ? row * groups + matrix.group_of(c) : row;
     values[static_cast<size_t>(c)] = Bfloat16ToFloat(matrix.scales[scale]) * in_units[static_cast<size_t>(c)];
   }
 }

@@ -14,6 +14,10 @@
 // outlier). Sections start at multiples of kSectionAlignment, the whole is padded by kTailPadding so that a kernel may
 // load a whole register at the end of any section.
 //
+// A rank of tensor parallelism may hold some columns of every row alone (ColumnCut): codes, outliers, and the indices and
+// group scales of the groups that it has a part of. Codebooks and scales are the whole row's, the first group may lack columns
+// in front, and a row may have as many outliers as the whole one.
+//
 // Experts of one layer are one matrix: expert e of a projection [E, out, in] is rows [e * out, (e + 1) * out).
 //
 // Centroids are int8 in units of the scale, or fp16 in the same units. int8 costs at most 2e-5 of cosine, halves the
@@ -41,6 +45,16 @@ inline constexpr int kSectionAlignment = 64;
 inline constexpr int kTailPadding = 64;
 
 constexpr int64_t GroupsPerRow(int64_t columns) { return (columns + kGroupColumns - 1) / kGroupColumns; }
+
+// Columns [first, first + columns) of rows of `whole` columns, as they were quantized. The default: rows that were not cut.
+struct ColumnCut {
+  int64_t first = 0;
+  int64_t whole = 0;  // 0: as many as there are
+
+  constexpr int64_t group_offset() const { return first % kGroupColumns; }  // columns that the first group lacks in front
+  constexpr int64_t whole_columns(int64_t columns) const { return whole > 0 ? whole : columns; }
+  bool operator==(const ColumnCut&) const = default;
+};
 
 struct XfpFormat {
   Mode mode = Mode::kV2;
@@ -70,9 +84,10 @@ struct XfpLayout {
   int64_t outlier_bytes = 0;
 };
 
-XfpLayout LayoutOf(int64_t rows, int64_t columns, const XfpFormat& format, int64_t outliers);
+XfpLayout LayoutOf(int64_t rows, int64_t columns, const XfpFormat& format, int64_t outliers, const ColumnCut& cut = {});
 
-// Bytes of one entry of the outlier sections. A channel has at most columns / 16 outliers (quant/channel_fit.h).
+// Bytes of one entry of the outlier sections. A channel has at most columns / 16 outliers (quant/channel_fit.h), the
+// columns those of the whole row.
 inline constexpr int kOutlierValueBytes = 2;
 constexpr int OutlierColumnBytes(int64_t columns) { return columns > 65536 ? 4 : 2; }
 constexpr int OutlierCountBytes(int64_t columns) { return columns / 16 > 255 ? 2 : 1; }
@@ -85,6 +100,7 @@ struct XfpMatrix {
   int64_t columns = 0;
   XfpFormat format;
   int64_t outliers = 0;
+  ColumnCut cut;
   const uint8_t* codes = nullptr;
   const uint8_t* codebooks = nullptr;  // int8 or fp16
   const uint16_t* scales = nullptr;
@@ -93,11 +109,15 @@ struct XfpMatrix {
   const uint8_t* outlier_counts = nullptr;   // u8 or u16, OutlierCountBytes
   const uint8_t* outlier_columns = nullptr;  // u16 or u32, OutlierColumnBytes
   const uint16_t* outlier_values = nullptr;
+
+  constexpr int64_t groups() const { return GroupsPerRow(cut.group_offset() + columns); }
+  constexpr int64_t group_of(int64_t column) const { return (cut.group_offset() + column) / kGroupColumns; }
+  constexpr int count_bytes() const { return OutlierCountBytes(cut.whole_columns(columns)); }
 };
 
 // `bytes` holds LayoutOf(...).total_bytes and outlives the view.
 XfpMatrix ViewOf(int64_t rows, int64_t columns, const XfpFormat& format, int64_t outliers,
-                 std::span<const std::byte> bytes);
+                 std::span<const std::byte> bytes, const ColumnCut& cut = {});
 
 // Row `row` given back as float32; `values` has matrix.columns entries. The reference for every kernel: plain loops.
 void DecodeRow(const XfpMatrix& matrix, int64_t row, std::span<float> values);

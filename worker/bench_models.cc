@@ -116,15 +116,15 @@ ModelPair MakeModels(const ModelSpec& spec, const TensorTable& table, const RowS
   }
   pair.bits_per_weight = 8 * static_cast<double>(pair.packed_bytes) / static_cast<double>(weights);
   pair.outlier_share = static_cast<double>(outliers) / static_cast<double>(quantized_weights);
-  pair.packed = std::make_unique<Model>(spec, std::move(packed));
-  pair.floats = std::make_unique<Model>(spec, std::move(floats));
+  pair.packed = std::make_unique<Model>(spec, Shard{}, std::move(packed));
+  pair.floats = std::make_unique<Model>(spec, Shard{}, std::move(floats));
   return pair;
 }
 
 ModelPair ModelsOfCheckpoint(const std::filesystem::path& folder, const Packing& packing, DeviceMemory& memory) {
   const Checkpoint checkpoint = OrAbort(Checkpoint::Open(folder));
   const ModelSpec spec = OrAbort(ParseModelSpec(checkpoint.config_json(), checkpoint.generation_config_json()));
-  const TensorTable table = OrAbort(BuildTensorTable(spec, checkpoint, {}));
+  const TensorTable table = OrAbort(BuildTensorTable(spec, checkpoint));
   const RowSource rows = [&](const ModelTensor& tensor) {
     std::vector<float> values(static_cast<size_t>(tensor.spec.weights()));
     HPROC_CHECK(ReadRows(checkpoint, tensor, 0, tensor.spec.rows, values).ok(), "a readable checkpoint");

@@ -109,9 +109,10 @@ void Arrange(LoadedTensor& loaded, const ModelTensor& tensor, const kernels::Cud
 }  // namespace
 
 Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
-                                    const quant::Plan& plan, const kernels::CudaDevice& device,
+                                    const quant::Plan& plan, const Shard& shard, const kernels::CudaDevice& device,
                                     kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress,
                                     PackedLayout layout) {
+  if (shard.world_size != 1) return Error{"tensor parallelism on CUDA devices is not there yet"};
   const auto start = std::chrono::steady_clock::now();
   if (Result<void> fits = CheckPlanFits(plan, table); !fits.ok()) return fits.error();
   for (const quant::TensorPlan& tensor : plan.tensors) {
@@ -121,7 +122,7 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
   }
   const std::vector<TensorJob> jobs = LoadJobs(checkpoint, table, plan, pool);
   std::vector<LoadedTensor> tensors(jobs.size());
-  LoadLog log(plan.floors);
+  std::vector<TensorShare> shares(jobs.size());
   const int64_t total = StoredBytes(table);
   int64_t done_bytes = 0;
   CudaQuantizer quantizer(device, memory, LoadOptions(table));
@@ -135,15 +136,15 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
     loaded.matrix.rows = tensor.spec.rows;
     loaded.matrix.columns = tensor.spec.columns;
     if (tensor_plan.format) {
-      AssignLedgerLines(memory, tensor_plan);
       loaded.matrix.storage = kernels::Storage::kXfp;
       loaded.matrix.xfp = quant::ViewOf(tensor.spec.rows, tensor.spec.columns, *tensor_plan.format, tensor_plan.outliers,
                                         loaded.storage.span().first(static_cast<size_t>(tensor_plan.bytes)));
+      AssignLedgerLines(memory, MemoryUseOf(tensor.spec.family), loaded.matrix.xfp);
+      shares[i] = {.outliers = tensor_plan.outliers, .stats = outcome.stats};
     } else {
       loaded.matrix.storage = StorageOf(tensor.dtype);
       loaded.matrix.data = loaded.storage.data();
     }
-    log.Add(tensor_plan, tensor_plan.outliers, outcome.stats);
     done_bytes += tensor.spec.kept_bytes();
     if (progress) progress(done_bytes, total);
   });
@@ -152,9 +153,7 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
     if (!plan.tensors[i].format || !WantsDecodeOrder(spec, table.tensors[i], plan.tensors[i])) continue;
     Arrange(tensors[i], table.tensors[i], device, memory);
   }
-  LoadedModel result{Model(spec, std::move(tensors)), log.Report()};
-  result.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return result;
+  return FinishLoad(spec, plan, shard, std::move(tensors), std::move(shares), start);
 }
 
 Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const TensorTable& table,

@@ -21,7 +21,7 @@ enum class PackedLayout {
 // containers go one by one once all are there, so that one stands beside its copy. Throws
 // kernels::DeviceOutOfMemory and kernels::DeviceError.
 Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
-                                    const quant::Plan& plan, const kernels::CudaDevice& device,
+                                    const quant::Plan& plan, const Shard& shard, const kernels::CudaDevice& device,
                                     kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress,
                                     PackedLayout layout);
 

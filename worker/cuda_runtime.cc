@@ -22,8 +22,8 @@ class CudaRuntime : public Runtime {
   kernels::DeviceMemory& memory() override { return memory_; }
   const kernels::Context& context() override { return context_; }
   Result<LoadedModel> Load(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
-                           const quant::Plan& plan, const LoadProgress& progress) override {
-    return LoadModelOnCuda(spec, checkpoint, table, plan, device_, memory_, pool_, progress, PackedLayout::kFastest);
+                           const quant::Plan& plan, const Shard& shard, const LoadProgress& progress) override {
+    return LoadModelOnCuda(spec, checkpoint, table, plan, shard, device_, memory_, pool_, progress, PackedLayout::kFastest);
   }
   Result<quant::RateTable> Measure(const Checkpoint& checkpoint, const TensorTable& table,
                                    const quant::RateOptions& options, const LoadProgress& progress) override {

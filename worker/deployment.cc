@@ -9,6 +9,7 @@
 
 #include "base/printable.h"
 #include "worker/runtime.h"
+#include "worker/sharding.h"
 
 namespace hproc::worker {
 namespace {
@@ -32,16 +33,17 @@ std::optional<kernels::Storage> KvStorageOf(std::string_view dtype) {
 }  // namespace
 
 int ThreadsFor(const Deployment& deployment) {
-  if (deployment.threads > 0) return deployment.threads;
+  // The ranks of a machine share what there is.
+  const auto share = [&](int threads) { return std::max(1, threads / deployment.world_size); };
+  if (deployment.threads > 0) return share(deployment.threads);
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return std::max(1, CPU_COUNT(&allowed));
-  return std::max(1u, std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return share(CPU_COUNT(&allowed));
+  return share(static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 Result<void> CheckDeployment(const Deployment& deployment) {
   if (Result<void> there = CheckDevice(deployment.device); !there.ok()) return there;
-  if (deployment.world_size != 1) return Error{"tensor parallelism over several ranks is not supported yet"};
   if (deployment.threads > kMostThreads) {
     return Error{std::to_string(deployment.threads) + " CPU threads are more than the " + std::to_string(kMostThreads) +
                  " allowed"};
@@ -55,11 +57,13 @@ Result<void> CheckDeployment(const Deployment& deployment) {
 
 Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deployment) {
   if (Result<void> able = CheckDeployment(deployment); !able.ok()) return able.error();
+  if (Result<void> divides = CheckSharding(spec, deployment.world_size); !divides.ok()) return divides.error();
   if (deployment.context < 2 || deployment.context > spec.max_positions) {
     return Error{"a context of " + std::to_string(deployment.context) + " is not within the model's 2 to " +
                  std::to_string(spec.max_positions) + " positions"};
   }
   EngineShape shape;
+  shape.shard = {.rank = deployment.rank, .world_size = deployment.world_size};
   shape.slots = deployment.batch;
   shape.context = deployment.context;
   const int chunk = deployment.prefill_chunk > 0 ? deployment.prefill_chunk : DefaultPrefillChunk(spec, deployment.device);
@@ -71,11 +75,25 @@ Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deplo
 
 std::vector<LedgerLine> PredictedLines(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape,
                                        const Runtime& runtime) {
-  const EngineBytes bytes = EngineBytesOf(spec, shape);
+  const EngineBytes bytes = EngineBytesOf(ShardSpec(spec, shape.shard), shape);
   return {{.name = "kv_cache", .bytes = bytes.kv_cache},
           {.name = "state", .bytes = bytes.state},
           {.name = "activations", .bytes = bytes.activations},
           {.name = "workspace_peak", .bytes = runtime.LoadWorkspaceBytes(table)}};
+}
+
+RankForecast ForecastOf(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape, int rank,
+                        const Runtime& runtime) {
+  EngineShape own = shape;
+  own.shard.rank = rank;
+  own.workspace = runtime.WorkspaceOf(ShardSpec(spec, own.shard), own);
+  RankForecast forecast;
+  forecast.predicted = PredictedLines(table, spec, own, runtime);
+  for (const ModelTensor& tensor : table.tensors) {
+    const TensorShard part = ShardOf(spec, tensor, own.shard);
+    forecast.parts.push_back({.rows = part.row_count(), .columns = part.column_count(), .first_column = part.columns.front().first});
+  }
+  return forecast;
 }
 
 }  // namespace hproc::worker

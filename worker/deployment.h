@@ -11,7 +11,7 @@
 
 namespace hproc::worker {
 
-// CPU threads this process may use, or `wanted` where that is given.
+// CPU threads of a rank: its share of what this process may use, or of what the deployment says.
 int ThreadsFor(const Deployment& deployment);
 
 inline constexpr int kMostThreads = 1024;
@@ -19,12 +19,16 @@ inline constexpr int kMostThreads = 1024;
 // Fails where the deployment asks for what this build or machine cannot do, whatever the model.
 Result<void> CheckDeployment(const Deployment& deployment);
 
-// Fails likewise, and where the model cannot do it. EngineShape::workspace is left to the runtime.
+// Fails likewise, and where the model, the whole one, cannot do it or does not divide among the ranks. EngineShape::workspace is left to the runtime.
 Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deployment);
 
-// The ledger's lines beside the weights, as they will be allocated.
+// The ledger's lines beside the weights, as the shape's rank will allocate them; `spec` is the whole model's.
 // A workspace_peak line is what quantize-on-load needs beside the weights at most.
 std::vector<LedgerLine> PredictedLines(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape,
                                        const Runtime& runtime);
+
+// The same of one of several ranks (but for device and free bytes), with the parts it holds. `shape` is any rank's.
+RankForecast ForecastOf(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape, int rank,
+                        const Runtime& runtime);
 
 }  // namespace hproc::worker

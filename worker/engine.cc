@@ -10,6 +10,7 @@
 #include "kernels/gated_delta.h"
 #include "kernels/moe.h"
 #include "kernels/norm.h"
+#include "worker/sharding.h"
 
 namespace hproc::worker {
 namespace {
@@ -63,11 +64,11 @@ const std::vector<float>* FrequenciesOf(const LayerSpec& layer) {
 }
 
 struct AttentionPlaces {
-  int64_t query = 0, key = 0, value = 0, workspace = 0;
+  int64_t query = 0, key = 0, value = 0, workspace = 0, sums = 0;
   ActivationPlace attended;
 };
 struct DeltaPlaces {
-  int64_t qkv = 0, z = 0, a = 0, b = 0;
+  int64_t qkv = 0, z = 0, a = 0, b = 0, sums = 0;
   ActivationPlace core;
 };
 struct MoePlaces {
@@ -102,6 +103,7 @@ struct Engine::Buffers {
   std::vector<std::byte> told_bytes;
   std::vector<MatmulCall> calls;
   std::vector<int32_t> expert_begin;
+  std::vector<float> largest;  // magnitudes of the tokens of RoundParts
 
   Buffers(const ModelSpec& spec, const EngineShape& shape) {
     ArenaPlan plan;
@@ -125,24 +127,31 @@ struct Engine::Buffers {
     }
     cosines = plan.Take(rows * pairs * 4);
     sines = plan.Take(rows * pairs * 4);
+    const int64_t sum_bytes = shape.workspace.sums_in_double ? rows * spec.hidden * 8 : 0;
     const int64_t mark = plan.mark();
     for (const LayerSpec& layer : spec.layers) {
       plan.BackTo(mark);
       AttentionPlaces at_attention;
       DeltaPlaces at_delta;
       if (const auto* a = std::get_if<AttentionSpec>(&layer.mixer)) {
+        at_attention.attended = TakeActivations(plan, rows, a->heads * a->head_dim);
+        const int64_t before_product = plan.mark();
         at_attention.query = plan.Take(rows * a->query_columns() * 4);
         at_attention.key = plan.Take(rows * a->kv_columns() * 4);
         at_attention.value = plan.Take(rows * a->kv_columns() * 4);
-        at_attention.attended = TakeActivations(plan, rows, a->heads * a->head_dim);
         at_attention.workspace = plan.Take(shape.workspace.attention_bytes);
+        plan.BackTo(before_product);
+        at_attention.sums = plan.Take(sum_bytes);
       } else {
         const auto& d = std::get<GatedDeltaSpec>(layer.mixer);
+        at_delta.core = TakeActivations(plan, rows, d.value_columns());
+        const int64_t before_product = plan.mark();
         at_delta.qkv = plan.Take(rows * d.conv_channels() * 4);
         at_delta.z = plan.Take(rows * d.value_columns() * 4);
         at_delta.a = plan.Take(rows * d.value_heads * 4);
         at_delta.b = plan.Take(rows * d.value_heads * 4);
-        at_delta.core = TakeActivations(plan, rows, d.value_columns());
+        plan.BackTo(before_product);
+        at_delta.sums = plan.Take(sum_bytes);
       }
       attention.push_back(at_attention);
       delta.push_back(at_delta);
@@ -156,26 +165,33 @@ struct Engine::Buffers {
       at_moe.weights = plan.Take(routes * 4);
       at_moe.list_tokens = plan.Take(routes * 4);
       at_moe.list_rows = plan.Take(routes * 4);
-      at_moe.gate_up = plan.Take(routes * 2 * m.width * 4);
       at_moe.hidden = TakeActivations(plan, routes, m.width);
-      at_moe.routed = plan.Take(routes * spec.hidden * 4);
+      if (m.shared_width > 0) {
+        at_moe.shared_hidden = TakeActivations(plan, rows, m.shared_width);
+        at_moe.gate = plan.Take(rows * 4);
+      }
+      // Gate and up are done with before there is a result of down.
+      const int64_t value_bytes = shape.workspace.sums_in_double ? 8 : 4;
+      const int64_t before_down = plan.mark();
+      at_moe.gate_up = plan.Take(routes * 2 * m.width * 4);
       if (m.shared_width > 0) {
         at_moe.shared_gate = plan.Take(rows * m.shared_width * 4);
         at_moe.shared_up = plan.Take(rows * m.shared_width * 4);
-        at_moe.shared_hidden = TakeActivations(plan, rows, m.shared_width);
-        at_moe.shared_out = plan.Take(rows * spec.hidden * 4);
-        at_moe.gate = plan.Take(rows * 4);
       }
+      plan.BackTo(before_down);
+      at_moe.routed = plan.Take(routes * spec.hidden * value_bytes);
+      if (m.shared_width > 0 || sum_bytes > 0) at_moe.shared_out = plan.Take(rows * spec.hidden * value_bytes);
       moe.push_back(at_moe);
     }
     plan.BackTo(mark);
     last = TakeActivations(plan, shape.logit_rows, spec.hidden);
-    logits = plan.Take(shape.logit_rows * spec.vocabulary * 4);
+    logits = plan.Take(shape.logit_rows * VocabularyOf(spec, shape.shard).count * 4);
     choices = plan.Take(shape.logit_rows * static_cast<int64_t>(sizeof(kernels::GreedyChoice)));
     bytes = plan.most();
   }
 
   float* Floats(int64_t offset) const { return reinterpret_cast<float*>(base + offset); }
+  double* Doubles(int64_t offset) const { return reinterpret_cast<double*>(base + offset); }
   int32_t* Ints(int64_t offset) const { return reinterpret_cast<int32_t*>(base + offset); }
   Activations At(const ActivationPlace& place, int64_t rows, int64_t columns) const {
     return {.tokens = rows, .columns = columns, .values = Floats(place.values),
@@ -215,8 +231,13 @@ EngineBytes EngineBytesOf(const ModelSpec& spec, const EngineShape& shape) {
 
 int64_t Engine::BufferBytes(const ModelSpec& spec, const EngineShape& shape) { return Buffers(spec, shape).bytes; }
 
-Engine::Engine(const Model& model, const kernels::Context& context, DeviceMemory& memory, const EngineShape& shape)
-    : model_(model), context_(context), memory_(memory), shape_(shape) {
+Engine::Engine(const Model& model, const kernels::Context& context, DeviceMemory& memory, const EngineShape& shape,
+               Communicator* ranks)
+    : model_(model), context_(context), memory_(memory), shape_(shape), ranks_(ranks) {
+  shape_.shard = model.shard();
+  HPROC_CHECK((ranks == nullptr && model.shard().world_size == 1) ||
+                  (ranks != nullptr && model.shard() == Shard{.rank = ranks->rank(), .world_size = ranks->world_size()}),
+              "the ranks of the model");
   HPROC_CHECK(shape.slots >= 1 && shape.context >= 1 && shape.pass_tokens >= shape.slots, "shape of an engine");
 }
 
@@ -254,13 +275,122 @@ void Engine::AllocateActivations() {
     const std::vector<float>* own = FrequenciesOf(spec().layers[i]);
     if (own != nullptr) kernels::Upload(context_, buffers_->base + buffers_->frequencies[i], std::as_bytes(std::span(*own)));
   }
-  if (context_.device == nullptr) return;
-  context_.device->UseWorkspace({buffers_->base + buffers_->workspace, static_cast<size_t>(shape_.workspace.bytes)});
-  host_logits_.resize(static_cast<size_t>(shape_.logit_rows * spec().vocabulary));
+  if (context_.device != nullptr) {
+    context_.device->UseWorkspace({buffers_->base + buffers_->workspace, static_cast<size_t>(shape_.workspace.bytes)});
+  }
+  if (context_.device != nullptr || ranks_ != nullptr) {
+    host_logits_.resize(static_cast<size_t>(shape_.logit_rows * spec().vocabulary));
+  }
+}
+
+// ---- ranks ---------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// What rank 0 has the others do. The bytes of a pass follow: runs, tokens, rows whose logits are wanted.
+enum Order : int32_t { kRunPass, kResetSlot, kRelease };
+struct OrderHead {
+  int32_t order = 0;
+  int32_t slot = 0;  // of kResetSlot
+  int32_t runs = 0;  // of kRunPass
+  int32_t tokens = 0;
+  int32_t logit_rows = 0;
+  int32_t greedy = 0;
+};
+
+std::vector<std::byte> OrderBytes(const OrderHead& head, std::span<const std::byte> bytes) {
+  std::vector<std::byte> order(sizeof head + bytes.size());
+  std::memcpy(order.data(), &head, sizeof head);
+  std::ranges::copy(bytes, order.begin() + sizeof head);
+  return order;
+}
+
+}  // namespace
+
+void Engine::Release() {
+  if (!leads()) return;
+  std::vector<std::byte> order = OrderBytes({.order = kRelease}, {});
+  ranks_->Broadcast(order, ranks_->patience);
+}
+
+void Engine::Follow() {
+  HPROC_CHECK(ranks_ != nullptr && ranks_->rank() > 0, "a rank that follows");
+  std::vector<std::byte> order;
+  for (;;) {
+    ranks_->Broadcast(order, Communicator::kForever);
+    OrderHead head;
+    HPROC_CHECK(order.size() >= sizeof head, "an order of rank 0");
+    std::memcpy(&head, order.data(), sizeof head);
+    if (head.order == kRelease) return;
+    if (head.order == kResetSlot) {
+      ResetSlot(head.slot);
+      continue;
+    }
+    std::vector<SequenceRun> runs(static_cast<size_t>(head.runs));
+    std::vector<int32_t> tokens(static_cast<size_t>(head.tokens));
+    std::vector<int32_t> rows(static_cast<size_t>(head.logit_rows));
+    const std::byte* at = order.data() + sizeof head;
+    const auto take = [&](std::span<std::byte> into) {
+      HPROC_CHECK(at + into.size() <= order.data() + order.size(), "an order of rank 0");
+      std::memcpy(into.data(), at, into.size());
+      at += into.size();
+    };
+    take(std::as_writable_bytes(std::span(runs)));
+    take(std::as_writable_bytes(std::span(tokens)));
+    take(std::as_writable_bytes(std::span(rows)));
+    head.greedy != 0 ? static_cast<void>(PassGreedy(tokens, runs, rows)) : static_cast<void>(Pass(tokens, runs, rows));
+  }
+}
+
+void Engine::AddUp(float* values, int64_t count) {
+  if (ranks_ == nullptr) return;
+  if (context_.device != nullptr) return context_.device->AllReduceSum(values, count);
+  ranks_->AllReduceSum(std::span(values, static_cast<size_t>(count)));
+}
+
+void Engine::RoundParts(std::span<const Activations> parts) {
+  if (!model_.has_packed()) return;
+  if (ranks_ == nullptr || context_.backend != kernels::Backend::kCpu) {
+    for (const Activations& part : parts) QuantizeActivations(context_, part);
+    return;
+  }
+  std::vector<float>& largest = buffers_->largest;
+  largest.clear();
+  for (const Activations& part : parts) {
+    const size_t at = largest.size();
+    largest.resize(at + static_cast<size_t>(part.tokens));
+    LargestMagnitudes(context_, part, largest.data() + at);
+  }
+  ranks_->AllReduceMax(largest);
+  const float* of_part = largest.data();
+  for (const Activations& part : parts) {
+    QuantizeActivations(context_, part, of_part);
+    of_part += part.tokens;
+  }
+}
+
+void Engine::MixedProduct(const Matrix& weight, const Activations& input, double* sums) {
+  float* mixed = buffers_->Floats(buffers_->mixed);
+  MatmulCall product = WholeProduct(weight, input, mixed);
+  if (in_double()) product.sums = sums;
+  Matmul(context_, {&product, 1});
+  const int64_t count = input.tokens * weight.rows;
+  if (!in_double()) return AddUp(mixed, count);
+  RoundSums(sums, count);
+}
+
+void Engine::RoundSums(double* sums, int64_t count) {
+  if (ranks_ != nullptr) ranks_->AllReduceSum(std::span(sums, static_cast<size_t>(count)));
+  float* mixed = buffers_->Floats(buffers_->mixed);
+  for (int64_t i = 0; i < count; ++i) mixed[i] = static_cast<float>(sums[i]);
 }
 
 void Engine::ResetSlot(int slot) {
   HPROC_CHECK(slot >= 0 && slot < shape_.slots, "slot of the cache");
+  if (leads()) {
+    std::vector<std::byte> order = OrderBytes({.order = kResetSlot, .slot = slot}, {});
+    ranks_->Broadcast(order, ranks_->patience);
+  }
   // Keys and values are read up to the sequence's own length only; state is carried on and must go.
   for (size_t i = 0; i < spec().layers.size(); ++i) {
     for (kernels::DeviceBuffer* buffer : {&conv_states_[i], &delta_states_[i]}) {
@@ -351,11 +481,9 @@ void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const Seq
                            .gate_row_stride = spec.query_columns(), .gate_head_stride = head_stride, .rows = rows,
                            .heads = spec.heads, .columns = spec.head_dim});
   }
-  Round(attended);
-  float* mixed = buffers_->Floats(buffers_->mixed);
-  const MatmulCall output = WholeProduct(W(TensorRole::kOutput, layer), attended, mixed);
-  Matmul(context_, {&output, 1});
-  AddBias(TensorRole::kOutputBias, layer, mixed, rows);
+  RoundParts({&attended, 1});
+  MixedProduct(W(TensorRole::kOutput, layer), attended, buffers_->Doubles(at.sums));
+  AddBias(TensorRole::kOutputBias, layer, buffers_->Floats(buffers_->mixed), rows);
 }
 
 void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const SequenceRun> runs, int64_t rows) {
@@ -380,10 +508,8 @@ void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const S
                             .state = delta_states_[static_cast<size_t>(layer)].as<float>(), .output = core.values});
   GatedRmsNorm(context_, {.values = core.values, .gate = z, .rows = rows * spec.value_heads, .columns = spec.value_dim,
                           .weight = &W(TensorRole::kDeltaNorm, layer), .epsilon = model_.spec().norm_epsilon});
-  Round(core);
-  const MatmulCall output =
-      WholeProduct(W(TensorRole::kDeltaOut, layer), core, buffers_->Floats(buffers_->mixed));
-  Matmul(context_, {&output, 1});
+  RoundParts({&core, 1});
+  MixedProduct(W(TensorRole::kDeltaOut, layer), core, buffers_->Doubles(at.sums));
 }
 
 CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
@@ -417,29 +543,39 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
     if (spec.shared_width == 0) return;
     SwiGlu(context_, {.gate = shared_gate, .up = shared_up, .input_stride = spec.shared_width,
                       .output = shared_hidden.values, .rows = rows, .columns = spec.shared_width});
-    Round(shared_hidden);
   };
   const auto add_shared_down = [&](std::vector<MatmulCall>& calls) {
     if (spec.shared_width > 0) calls.push_back(WholeProduct(W(TensorRole::kSharedDown, layer), shared_hidden, shared_out));
   };
   std::vector<MatmulCall>& calls = buffers_->calls;
   float* residual = buffers_->Floats(buffers_->residual);
+  float* mixed = buffers_->Floats(buffers_->mixed);  // what the residual takes in after the ranks' parts are added up
+  const CombineCall added_up{.residual = residual, .shared = mixed, .rows = rows, .columns = hidden};
 
   if (context_.device != nullptr) {  // it looks for its experts itself
     context_.device->ExpertsGateUp({.weight = &W(TensorRole::kExpertsGateUp, layer), .width = spec.width,
                                     .input = normed.values, .rows = rows, .top = top, .chosen = chosen,
                                     .output = expert_hidden.values});
+    if (ranks_ != nullptr) kernels::Zero(context_, mixed, rows * hidden * 4);
     context_.device->ExpertsDown({.weight = &W(TensorRole::kExpertsDown, layer), .columns = hidden,
                                   .input = expert_hidden.values, .rows = rows, .top = top, .chosen = chosen,
-                                  .weights = weights, .residual = residual});
-    if (spec.shared_width == 0) return {};
+                                  .weights = weights, .residual = ranks_ != nullptr ? mixed : residual});
+    if (spec.shared_width == 0 && ranks_ == nullptr) return {};
     calls.clear();
     add_shared(calls);
     Matmul(context_, calls);
     activate_shared();
+    if (spec.shared_width > 0) RoundParts({&shared_hidden, 1});
     calls.clear();
     add_shared_down(calls);
     Matmul(context_, calls);
+    if (ranks_ != nullptr) {
+      if (spec.shared_width > 0) {
+        Combine(context_, {.residual = mixed, .shared = shared_out, .shared_gate = gate, .rows = rows, .columns = hidden});
+      }
+      AddUp(mixed, rows * hidden);
+      return added_up;
+    }
     return {.residual = residual, .shared = shared_out, .shared_gate = gate, .rows = rows, .columns = hidden};
   }
 
@@ -478,14 +614,33 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
 
   SwiGlu(context_, {.gate = gate_up, .up = gate_up + spec.width, .input_stride = 2 * spec.width,
                     .output = expert_hidden.values, .rows = routes, .columns = spec.width});
-  Round(expert_hidden);
   activate_shared();
+  const Activations parts[] = {expert_hidden, shared_hidden};
+  RoundParts(std::span(parts).first(spec.shared_width > 0 ? 2 : 1));
 
   calls.clear();
   float* routed = buffers_->Floats(at.routed);
   expert_calls(W(TensorRole::kExpertsDown, layer), hidden, expert_hidden, list_rows, routed);
   add_shared_down(calls);
+  if (in_double()) {
+    double* routed_sums = buffers_->Doubles(at.routed);
+    double* sums = buffers_->Doubles(at.shared_out);
+    for (MatmulCall& call : calls) call.sums = call.output == routed ? routed_sums : sums;
+    Matmul(context_, calls);
+    SumExperts(context_, {.sums = sums, .routed = routed_sums, .weights = weights, .top = top,
+                          .shared = spec.shared_width > 0 ? sums : nullptr, .shared_gate = gate, .rows = rows,
+                          .columns = hidden});
+    RoundSums(sums, rows * hidden);
+    return added_up;
+  }
   Matmul(context_, calls);
+  if (ranks_ != nullptr) {
+    kernels::Zero(context_, mixed, rows * hidden * 4);
+    Combine(context_, {.residual = mixed, .routed = routed, .weights = weights, .top = top, .shared = shared_out,
+                       .shared_gate = gate, .rows = rows, .columns = hidden});
+    AddUp(mixed, rows * hidden);
+    return added_up;
+  }
   return {.residual = residual, .routed = routed, .weights = weights, .top = top, .shared = shared_out, .shared_gate = gate,
           .rows = rows, .columns = hidden};
 }
@@ -495,10 +650,25 @@ const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const Seque
   RunPass(tokens, runs, logit_rows, false);
   if (logit_rows.empty()) return nullptr;
   float* logits = buffers_->Floats(buffers_->logits);
-  if (context_.device == nullptr) return logits;
-  const std::span<float> out = std::span(host_logits_).first(logit_rows.size() * static_cast<size_t>(spec().vocabulary));
-  context_.device->Download(std::as_writable_bytes(out), logits);
-  return out.data();
+  if (context_.device == nullptr && ranks_ == nullptr) return logits;
+  const size_t rows = logit_rows.size();
+  const auto part = static_cast<size_t>(VocabularyOf(spec(), shape_.shard).count);
+  const std::span<float> own = std::span(host_logits_).first(rows * part);
+  kernels::Download(context_, std::as_writable_bytes(own), logits);
+  if (ranks_ == nullptr) return own.data();
+  const std::vector<std::vector<std::byte>> parts = ranks_->Gather(std::as_bytes(own), ranks_->patience);
+  if (!leads()) return nullptr;
+  const auto vocabulary = static_cast<size_t>(spec().vocabulary);
+  for (int rank = 0; rank < ranks_->world_size(); ++rank) {
+    const Range range = VocabularyOf(spec(), {.rank = rank, .world_size = ranks_->world_size()});
+    const size_t row_bytes = static_cast<size_t>(range.count) * 4;
+    const std::vector<std::byte>& from = parts[static_cast<size_t>(rank)];
+    HPROC_CHECK(from.size() == rows * row_bytes, "a rank's logits");
+    for (size_t row = 0; row < rows; ++row) {
+      std::memcpy(host_logits_.data() + row * vocabulary + range.first, from.data() + row * row_bytes, row_bytes);
+    }
+  }
+  return host_logits_.data();
 }
 
 std::span<const kernels::GreedyChoice> Engine::PassGreedy(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
@@ -506,6 +676,22 @@ std::span<const kernels::GreedyChoice> Engine::PassGreedy(std::span<const int32_
   RunPass(tokens, runs, logit_rows, true);
   choices_.resize(logit_rows.size());
   kernels::Download(context_, std::as_writable_bytes(std::span(choices_)), buffers_->base + buffers_->choices);
+  if (ranks_ == nullptr || logit_rows.empty()) return choices_;
+  const std::vector<std::vector<std::byte>> parts = ranks_->Gather(std::as_bytes(std::span(choices_)), ranks_->patience);
+  for (size_t rank = 1; rank < parts.size(); ++rank) {  // of rank 0 alone; lower ids win ties
+    const auto first = static_cast<int32_t>(
+        VocabularyOf(spec(), {.rank = static_cast<int>(rank), .world_size = ranks_->world_size()}).first);
+    std::vector<kernels::GreedyChoice> of_rank(choices_.size());
+    HPROC_CHECK(parts[rank].size() == of_rank.size() * sizeof of_rank.front(), "a rank's choices");
+    std::memcpy(of_rank.data(), parts[rank].data(), parts[rank].size());
+    for (size_t i = 0; i < choices_.size(); ++i) {
+      kernels::GreedyChoice& choice = choices_[i];
+      choice.nonfinite += of_rank[i].nonfinite;
+      if (std::isnan(of_rank[i].logit) || !(std::isnan(choice.logit) || of_rank[i].logit > choice.logit)) continue;
+      choice.token = first + of_rank[i].token;
+      choice.logit = of_rank[i].logit;
+    }
+  }
   return choices_;
 }
 
@@ -524,6 +710,13 @@ void Engine::RunPass(std::span<const int32_t> tokens, std::span<const SequenceRu
   for (const std::span<const std::byte> part : {std::as_bytes(runs), std::as_bytes(tokens), std::as_bytes(logit_rows)}) {
     told.insert(told.end(), part.begin(), part.end());
   }
+  if (leads()) {
+    std::vector<std::byte> order = OrderBytes({.order = kRunPass, .runs = static_cast<int32_t>(runs.size()),
+                                               .tokens = static_cast<int32_t>(rows),
+                                               .logit_rows = static_cast<int32_t>(logit_rows.size()), .greedy = greedy ? 1 : 0},
+                                              told);
+    ranks_->Broadcast(order, ranks_->patience);
+  }
   std::byte* at = buffers_->base + buffers_->told;
   kernels::Upload(context_, at, told);
   const std::span<const SequenceRun> placed_runs(reinterpret_cast<const SequenceRun*>(at), runs.size());
@@ -533,7 +726,8 @@ void Engine::RunPass(std::span<const int32_t> tokens, std::span<const SequenceRu
   const auto run_blocks = [&] {
     RunBlocks(placed_runs, rows, asked);
     if (!greedy || asked == 0) return;
-    kernels::PickGreedy(context_, {.logits = buffers_->Floats(buffers_->logits), .rows = asked, .columns = spec().vocabulary,
+    kernels::PickGreedy(context_, {.logits = buffers_->Floats(buffers_->logits), .rows = asked,
+                                   .columns = VocabularyOf(spec(), shape_.shard).count,
                                    .choices = reinterpret_cast<kernels::GreedyChoice*>(buffers_->base + buffers_->choices)});
   };
   const bool decodes = rows == static_cast<int64_t>(runs.size());  // one token of each sequence

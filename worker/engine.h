@@ -3,6 +3,11 @@
 // A pass takes tokens of several sequences at once, a few of one (prefill) or one of many (decode) or both mixed. Every
 // sequence's result is the same bits however its tokens were cut into passes and whatever else was in them, but for
 // Backend::kReference and kDevice, which promise values only.
+//
+// Over several ranks of tensor parallelism (worker/sharding.h) each rank has an engine of its own over its shard. Rank 0's is
+// driven as any other; the others Follow it, pass by pass. What ranks compute in part is added up after the mixer and after
+// the experts. On host backends that is done in double (EngineWorkspace), with one rank too, so that logits do not depend on
+// the number of ranks (kernels/matmul.h).
 #pragma once
 
 #include <cstdint>
@@ -17,6 +22,7 @@
 #include "kernels/moe.h"
 #include "kernels/sampling.h"
 #include "kernels/sequence.h"
+#include "worker/communicator.h"
 #include "worker/model.h"
 
 namespace hproc::worker {
@@ -25,6 +31,7 @@ namespace hproc::worker {
 struct EngineWorkspace {
   int64_t bytes = 0;            // throughout a pass
   int64_t attention_bytes = 0;  // while an attention layer runs
+  bool sums_in_double = false;  // room for partial sums in double
 };
 
 // What the engine is to hold at once.
@@ -35,6 +42,7 @@ struct EngineShape {
   int logit_rows = 1;   // rows of one pass whose logits may be asked for
   kernels::Storage kv_storage = kernels::Storage::kFloat16;  // float32, float16 or int8
   EngineWorkspace workspace;
+  Shard shard;  // the model's
 };
 
 // Bytes the engine will take, by line of the ledger; the allocations are made from the same sums.
@@ -43,12 +51,15 @@ struct EngineBytes {
   int64_t state = 0;
   int64_t activations = 0;
 };
+// `spec` is what the rank runs.
 EngineBytes EngineBytesOf(const ModelSpec& spec, const EngineShape& shape);
 
-// Thread-compatible. `model`, `memory` and the context's pool and device outlive it.
+// Thread-compatible. `model`, `memory`, the communicator and the context's pool and device outlive it.
 class Engine {
  public:
-  Engine(const Model& model, const kernels::Context& context, kernels::DeviceMemory& memory, const EngineShape& shape);
+  // `ranks`: of a model with more than one; then passes and Follow throw RankLost too.
+  Engine(const Model& model, const kernels::Context& context, kernels::DeviceMemory& memory, const EngineShape& shape,
+         Communicator* ranks = nullptr);
   ~Engine();
 
   // Keys, values and linear-attention state, zeroed; then activations and logits. Both throw
@@ -71,6 +82,11 @@ class Engine {
                                                     std::span<const kernels::SequenceRun> runs,
                                                     std::span<const int32_t> logit_rows);
 
+  // Of ranks but 0: does what rank 0 has its engine do, until rank 0 calls Release. Waits without a limit between passes.
+  void Follow();
+  // Of rank 0: lets the others go on with something else. Nothing where there are none.
+  void Release();
+
   // Bytes of the activations of an engine of this shape.
   static int64_t BufferBytes(const ModelSpec& spec, const EngineShape& shape);
 
@@ -86,6 +102,16 @@ class Engine {
   kernels::CombineCall MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows);
   void Norm(TensorRole role, int layer, const kernels::CombineCall& pending, int64_t rows);
   void Round(const kernels::Activations& activations);  // where any weight is packed
+  // Likewise, of activations whose columns are shared out among the ranks.
+  void RoundParts(std::span<const kernels::Activations> parts);
+  // Over the ranks; nothing with one.
+  void AddUp(float* values, int64_t count);
+  bool in_double() const { return shape_.workspace.sums_in_double && context_.matmul == nullptr; }
+  // `weight` times `input`, added up over the ranks: into Buffers::mixed.
+  void MixedProduct(const kernels::Matrix& weight, const kernels::Activations& input, double* sums);
+  bool leads() const { return ranks_ != nullptr && ranks_->rank() == 0; }
+  // Sums of the rank, added up over the ranks, as floats into Buffers::mixed.
+  void RoundSums(double* sums, int64_t count);
   void AddBias(TensorRole role, int layer, float* values, int64_t rows);
   const kernels::Matrix& W(TensorRole role, int layer) const { return model_.Get(role, layer); }
 
@@ -93,6 +119,7 @@ class Engine {
   kernels::Context context_;
   kernels::DeviceMemory& memory_;
   EngineShape shape_;
+  Communicator* ranks_;
   // One allocation per layer and kind; empty where a layer has none.
   std::vector<kernels::DeviceBuffer> keys_;
   std::vector<kernels::DeviceBuffer> values_;
@@ -100,7 +127,7 @@ class Engine {
   std::vector<kernels::DeviceBuffer> delta_states_;
   kernels::DeviceBuffer arena_;
   std::unique_ptr<Buffers> buffers_;
-  std::vector<float> host_logits_;  // what a device gave back
+  std::vector<float> host_logits_;  // what a device or the ranks gave back
   std::vector<kernels::GreedyChoice> choices_;
 };
 

@@ -10,6 +10,7 @@
 #include "base/printable.h"
 #include "worker/engine.h"
 #include "worker/loader.h"
+#include "worker/sharding.h"
 
 namespace hproc::worker {
 namespace {
@@ -75,12 +76,12 @@ Result<void> CheckTokens(const GoldenFile& file, std::span<const int32_t> ids, i
 }  // namespace
 
 Result<GoldenResult> RunGolden(const std::filesystem::path& model_dir, const std::filesystem::path& golden,
-                               Runtime& runtime) {
+                               Runtime& runtime, const Rank& rank) {
   Result<Checkpoint> checkpoint = Checkpoint::Open(model_dir);
   if (!checkpoint.ok()) return checkpoint.error();
   Result<ModelSpec> spec = ParseModelSpec(checkpoint->config_json(), checkpoint->generation_config_json());
   if (!spec.ok()) return spec.error();
-  Result<TensorTable> table = BuildTensorTable(*spec, *checkpoint, {});
+  Result<TensorTable> table = BuildTensorTable(*spec, *checkpoint);
   if (!table.ok()) return table.error();
   Result<GoldenFile> file = GoldenFile::Open(golden);
   if (!file.ok()) return file.error();
@@ -108,17 +109,25 @@ Result<GoldenResult> RunGolden(const std::filesystem::path& model_dir, const std
   }
 
   if (Result<void> able = runtime.CheckModel(*spec); !able.ok()) return able.error();
-  Result<LoadedModel> loaded = runtime.Load(*spec, *checkpoint, *table, KeepEverything(*table), {});
+  if (Result<void> divides = CheckSharding(*spec, rank.shard.world_size); !divides.ok()) return divides.error();
+  const ModelSpec part = ShardSpec(*spec, rank.shard);
+  runtime.JoinRanks(rank.ranks);
+  Result<LoadedModel> loaded = LoadRank(runtime, *spec, *checkpoint, *table, KeepEverything(*table), rank, {});
   if (!loaded.ok()) return loaded.error();
   EngineShape shape;
   shape.context = static_cast<int>(std::max(prompt->size(), greedy_prompt.size() + greedy.size()));
   shape.pass_tokens = kPassTokens;
   shape.logit_rows = kPassTokens;
   shape.kv_storage = kernels::Storage::kFloat32;
-  shape.workspace = runtime.WorkspaceOf(*spec, shape);
-  Engine engine(loaded->model, runtime.context(), runtime.memory(), shape);
+  shape.shard = rank.shard;
+  shape.workspace = runtime.WorkspaceOf(part, shape);
+  Engine engine(loaded->model, runtime.context(), runtime.memory(), shape, rank.ranks);
   engine.AllocateCache();
   engine.AllocateActivations();
+  if (!rank.leads()) {
+    engine.Follow();
+    return GoldenResult{};
+  }
 
   // Feeds `ids` from `position` on and hands over each piece's logits.
   const auto feed = [&](std::span<const int32_t> ids, int position, auto&& use) {
@@ -156,6 +165,7 @@ Result<GoldenResult> RunGolden(const std::filesystem::path& model_dir, const std
     result.greedy_match += best == greedy[i] ? 1 : 0;
     if (i + 1 < greedy.size()) feed({&greedy[i], 1}, static_cast<int>(greedy_prompt.size() + i), keep_best);
   }
+  engine.Release();
   return result;
 }
 

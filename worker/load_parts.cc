@@ -94,13 +94,48 @@ LoadResult LoadLog::Report() const {
   return report;
 }
 
-void AssignLedgerLines(kernels::DeviceMemory& memory, const quant::TensorPlan& plan) {
-  if (!plan.format) return;
+void AssignLedgerLines(kernels::DeviceMemory& memory, MemoryUse use, const quant::XfpMatrix& matrix) {
   const quant::XfpLayout layout =
-      quant::LayoutOf(plan.spec.rows, plan.spec.columns, *plan.format, plan.outliers);
-  const MemoryUse use = MemoryUseOf(plan.spec.family);
+      quant::LayoutOf(matrix.rows, matrix.columns, matrix.format, matrix.outliers, matrix.cut);
   memory.Reassign(use, MemoryUse::kCodebooks, layout.codebook_bytes);
   memory.Reassign(use, MemoryUse::kOutliers, layout.outlier_bytes);
+}
+
+quant::ColumnCut CutOf(const ModelTensor& tensor, const TensorShard& part) {
+  if (part.column_count() == tensor.spec.columns) return {};
+  return {.first = part.columns.front().first, .whole = tensor.spec.columns};
+}
+
+Result<LoadResult> MergeLoads(const quant::Plan& plan, std::span<const std::vector<TensorShare>> ranks) {
+  LoadLog log(plan.floors);
+  for (size_t i = 0; i < plan.tensors.size(); ++i) {
+    TensorShare all;
+    for (const std::vector<TensorShare>& of_rank : ranks) {
+      all.outliers += of_rank[i].outliers;
+      all.stats.Add(of_rank[i].stats);
+    }
+    const int64_t planned = plan.tensors[i].format ? plan.tensors[i].outliers : 0;
+    if (all.outliers != planned) {
+      return Error{plan.tensors[i].spec.name + ": " + std::to_string(all.outliers) + " outliers where the plan has " +
+                   std::to_string(planned) + "; the plan belongs to another checkpoint"};
+    }
+    log.Add(plan.tensors[i], all.outliers, all.stats);
+  }
+  return log.Report();
+}
+
+Result<LoadedModel> FinishLoad(const ModelSpec& spec, const quant::Plan& plan, const Shard& shard, std::vector<LoadedTensor> tensors,
+                               std::vector<TensorShare> shares,
+                               std::chrono::steady_clock::time_point start) {
+  LoadResult report;
+  if (shard.world_size == 1) {
+    Result<LoadResult> merged = MergeLoads(plan, {&shares, 1});
+    if (!merged.ok()) return merged.error();
+    report = std::move(*merged);
+  }
+  LoadedModel loaded{.model = Model(spec, shard, std::move(tensors)), .shares = std::move(shares), .report = std::move(report)};
+  loaded.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return loaded;
 }
 
 }  // namespace hproc::worker

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <vector>
 
@@ -11,7 +12,9 @@
 #include "quant/matrix_quantizer.h"
 #include "quant/plan.h"
 #include "worker/checkpoint.h"
+#include "worker/loader.h"
 #include "worker/protocol.h"
+#include "worker/sharding.h"
 #include "worker/tensor_table.h"
 
 namespace hproc::worker {
@@ -46,7 +49,15 @@ class LoadLog {
   std::array<FamilyStats, quant::kFamilyCount> families_{};
 };
 
-// Moves a container's codebooks and outliers to lines of their own.
-void AssignLedgerLines(kernels::DeviceMemory& memory, const quant::TensorPlan& plan);
+// Moves a container's codebooks and outliers from `use` to lines of their own.
+void AssignLedgerLines(kernels::DeviceMemory& memory, kernels::MemoryUse use, const quant::XfpMatrix& matrix);
+
+// Where the columns of a shard stand in the tensor's rows.
+quant::ColumnCut CutOf(const ModelTensor& tensor, const TensorShard& part);
+
+// The model of a rank from its tensors, with the report where it is the only one.
+Result<LoadedModel> FinishLoad(const ModelSpec& spec, const quant::Plan& plan, const Shard& shard, std::vector<LoadedTensor> tensors,
+                               std::vector<TensorShare> shares,
+                               std::chrono::steady_clock::time_point start);
 
 }  // namespace hproc::worker

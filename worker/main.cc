@@ -12,7 +12,9 @@
 #include "worker/bench.h"
 #include "worker/checkpoint.h"
 #include "worker/deployment.h"
+#include "worker/devices.h"
 #include "worker/golden.h"
+#include "worker/ranks.h"
 #include "worker/runtime.h"
 #include "worker/session.h"
 #include "worker/tokenizer.h"
@@ -34,12 +36,20 @@ int RunSessionCommand(int events_fd) {
   return RunSession(control, events);
 }
 
-int RunGoldenCommand(const std::string& model, const std::string& golden, const std::string& device, int threads) {
-  if (device != "reference") {
+int RunGoldenCommand(const std::string& model, const std::string& golden, const std::string& devices, int threads, int tp) {
+  const Result<std::vector<std::string>> by_rank = DevicesOf(devices, tp);
+  if (!by_rank.ok()) return Fail(by_rank.error().message, kExitUsage);
+  for (const std::string& device : *by_rank) {
+    if (device == "reference") continue;
     if (const Result<void> there = CheckDevice(device); !there.ok()) return Fail(there.error().message, kExitUsage);
   }
-  const std::unique_ptr<Runtime> runtime = device == "reference" ? OpenReferenceRuntime(threads) : OpenRuntime(device, threads, 0);
-  const Result<GoldenResult> result = RunGolden(model, golden, *runtime);
+  const Result<GoldenResult> result = RunRanks<GoldenResult>(tp, [&](const Rank& rank) -> Result<GoldenResult> {
+    const std::string& device = (*by_rank)[static_cast<size_t>(rank.shard.rank)];
+    const int own_threads = std::max(1, threads / tp);
+    const std::unique_ptr<Runtime> runtime =
+        device == "reference" ? OpenReferenceRuntime(own_threads) : OpenRuntime(device, own_threads, 0);
+    return RunGolden(model, golden, *runtime, rank);
+  });
   if (!result.ok()) return Fail(result.error().message);
   json line = {{"greedy_match", result->greedy_match}, {"greedy_total", result->greedy_total}};
   // A logit that is not a number makes the error one too; JSON has no word for it.
@@ -118,10 +128,12 @@ int Main(int argc, char** argv) {
   std::string golden_file;
   std::string device = "cpu";
   int threads = 0;
+  int tp = 1;
   CLI::App* golden = app.add_subcommand("golden", "Compare logits and greedy tokens with a recorded truth; prints JSON");
   golden->add_option("--model", model, "Checkpoint folder")->required();
   golden->add_option("--golden", golden_file, "safetensors file with the truth")->required();
-  golden->add_option("--device", device, "cpu, cuda or cuda:N, or reference for the plain-loop backend");
+  golden->add_option("--device", device, "cpu, cuda or cuda:N[,M…], or reference for the plain-loop backend");
+  golden->add_option("--tp", tp, "Tensor-parallel ranks")->check(CLI::Range(1, 1024))->capture_default_str();
   golden->add_option("--threads", threads, "CPU threads; 0: all")->check(CLI::Range(0, kMostThreads));
 
   CLI::App* tokenize =
@@ -133,7 +145,8 @@ int Main(int argc, char** argv) {
   bool as_json = false;
   CLI::App* bench = app.add_subcommand("bench", "Time prefill and decode of a model under uniform levels; llama-bench style rows");
   bench->add_option("--model", options.model, "Checkpoint folder, or synthetic:CONFIG.json for random weights")->required();
-  bench->add_option("--device", options.deployment.device, "cpu, cuda or cuda:N")->capture_default_str();
+  bench->add_option("--device", options.deployment.device, "cpu, cuda or cuda:N[,M…]")->capture_default_str();
+  bench->add_option("--tp", options.deployment.world_size, "Tensor-parallel ranks")->check(CLI::Range(1, 1024))->capture_default_str();
   bench->add_option("--threads", options.deployment.threads, "CPU threads; 0: all")->check(CLI::Range(0, kMostThreads));
   bench->add_option("--levels", levels, "Codebook sizes K of the strict, lazy and head families; none: as stored")->expected(3);
   bench->add_option("--prompt", options.throughput.prompt_tokens, "Tokens of a prompt")->capture_default_str();
@@ -150,7 +163,7 @@ int Main(int argc, char** argv) {
     return app.exit(e) == 0 ? kExitOk : kExitUsage;
   }
   if (*session) return RunSessionCommand(events_fd);
-  if (*golden) return RunGoldenCommand(model, golden_file, device, ThreadsFor({.threads = threads}));
+  if (*golden) return RunGoldenCommand(model, golden_file, device, ThreadsFor({.threads = threads}), tp);
   if (*bench) {
     for (size_t i = 0; i < levels.size(); ++i) {
       if (!quant::IsLevelCount(levels[i])) return Fail(std::to_string(levels[i]) + " is not the size of a codebook", kExitUsage);

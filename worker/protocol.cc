@@ -67,6 +67,21 @@ Json ToJson(const std::vector<LedgerLine>& lines) {
   return array;
 }
 
+Json ToJson(const std::vector<RankForecast>& ranks) {
+  Json array = Json::array();
+  for (const RankForecast& rank : ranks) {
+    Json parts = Json::array();
+    for (const PartSize& part : rank.parts) {
+      parts.push_back({{"rows", part.rows}, {"columns", part.columns}, {"first_column", part.first_column}});
+    }
+    array.push_back({{"device", rank.device},
+                     {"free_bytes", rank.free_bytes},
+                     {"predicted", ToJson(rank.predicted)},
+                     {"parts", std::move(parts)}});
+  }
+  return array;
+}
+
 Json ToJson(const std::vector<FamilyReport>& families) {
   Json array = Json::array();
   for (const FamilyReport& f : families) {
@@ -160,7 +175,8 @@ Body BodyOf(const ResultEvent& e) {
                                        {"fingerprint", r.fingerprint},
                                        {"allocation_granularity", r.allocation_granularity},
                                        {"device_free_bytes", r.device_free_bytes},
-                                       {"predicted", ToJson(r.predicted)}};
+                                       {"predicted", ToJson(r.predicted)},
+                                       {"ranks", ToJson(r.ranks)}};
                              },
                              [](const LoadResult& r) -> Json {
                                return {{"of", "load"},
@@ -219,6 +235,7 @@ std::string EncodeJob(const Job& job) {
                                object["needed_free_bytes"] = t.needed_free_bytes;
                                object["idle_wait_seconds"] = t.idle_wait_seconds;
                                object["fingerprint"] = t.fingerprint;
+                               object["rendezvous"] = t.rendezvous;
                                return object;
                              },
                          },

@@ -6,6 +6,10 @@
 //     pipe N ◀── event lines ───────────────────   events only; nothing else is ever written there
 //     pipe   ◀── stderr ────────────────────────   logs; drained by the controller into a bounded file
 //
+// A trial over several ranks is one worker each. Rank 0's run is as drawn below; the others load their part, answer
+// result:ready and do what rank 0 tells them, past the controller (worker/communicator.h), until each is told to finish. A
+// rank that finds another one gone ends with an `error`, rank_lost, which says nothing of itself.
+//
 // A run of a trial job:
 //
 //   job ▶ hello ◀ phase init ◀ phase load (progress…) ◀ mem ◀ result:load ◀ phase cache ◀ phase warmup ◀ mem ◀ result:ready
@@ -66,8 +70,8 @@ std::optional<Phase> PhaseFromName(std::string_view name);
 
 // What memory is to hold besides the weights; the same numbers for prediction and for the run.
 struct Deployment {
-  std::string device = "cpu";  // "cpu", "cuda" (the first) or "cuda:N"
-  int threads = 0;             // CPU threads; 0: all the machine allows this process
+  std::string device = "cpu";  // "cpu", "cuda" (the first) or "cuda:N"; of a measure job and a study all ranks' (worker/devices.h)
+  int threads = 0;             // CPU threads of all ranks; 0: all the machine allows this process
   int rank = 0;
   int world_size = 1;
   int context = 0;       // tokens a sequence may hold, prompt and answer; >= 1
@@ -97,6 +101,7 @@ struct TrialJob {
   int64_t needed_free_bytes = 0;
   double idle_wait_seconds = 0;
   std::string fingerprint;  // of the checkpoint that the plan was made for; another one is refused; empty: any
+  std::string rendezvous;  // where the ranks meet (worker/communicator.h); empty where there is one
 };
 
 using Job = std::variant<MeasureJob, TrialJob>;
@@ -177,6 +182,7 @@ enum class ErrorKind {
   kHostOutOfMemory,  // host, not device, memory ran out
   kContaminated,     // others hold memory of the device that was free when the study began
   kDeviceLost,
+  kRankLost,  // another rank of the trial is gone, was refused memory, or keeps this one waiting
   kInternal,
 };
 std::string_view ErrorKindName(ErrorKind kind);
@@ -185,6 +191,25 @@ std::optional<ErrorKind> ErrorKindFromName(std::string_view name);
 struct ErrorEvent {
   ErrorKind kind{};
   std::string message;  // one line
+};
+
+// How much of a tensor a rank holds, in the order of the plan's tensors.
+struct PartSize {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t first_column = 0;
+
+  bool operator==(const PartSize&) const = default;
+};
+
+// What one of several ranks will hold.
+struct RankForecast {
+  std::string device;
+  int64_t free_bytes = 0;  // as MeasureResult::device_free_bytes
+  std::vector<LedgerLine> predicted;
+  std::vector<PartSize> parts;
+
+  bool operator==(const RankForecast&) const = default;
 };
 
 struct MeasureResult {
@@ -196,6 +221,7 @@ struct MeasureResult {
   // Bytes besides the weights for the job's deployment, line by line as the ledger will name them. A workspace_peak is
   // gone before the cache is there: weights and it, or weights and all the rest, must fit.
   std::vector<LedgerLine> predicted;
+  std::vector<RankForecast> ranks;  // by rank; empty where there is one. `predicted` and the bytes free are then rank 0's
 };
 
 // What quantize-on-load did to one family of tensors.

@@ -277,6 +277,23 @@ LedgerLine ReadLedgerLine(const Fields& f) {
   return line;
 }
 
+PartSize ReadPartSize(const Fields& f) {
+  PartSize part;
+  part.rows = f.Int("rows", 1);
+  part.columns = f.Int("columns", 1);
+  part.first_column = f.Int("first_column", 0);
+  return part;
+}
+
+RankForecast ReadRankForecast(const Fields& f) {
+  RankForecast rank;
+  rank.device = f.Text("device");
+  rank.free_bytes = f.Int("free_bytes", 0);
+  rank.predicted = f.Objects<LedgerLine>("predicted", ReadLedgerLine);
+  rank.parts = f.Objects<PartSize>("parts", ReadPartSize);
+  return rank;
+}
+
 FamilyReport ReadFamily(const Fields& f) {
   FamilyReport r;
   r.family = f.Text("family");
@@ -309,6 +326,7 @@ ResultEvent ReadResult(const Fields& f, std::string* problem) {
     r.allocation_granularity = f.Int("allocation_granularity", 1);
     r.device_free_bytes = f.Int("device_free_bytes", 0);
     r.predicted = f.Objects<LedgerLine>("predicted", ReadLedgerLine);
+    r.ranks = f.Objects<RankForecast>("ranks", ReadRankForecast);
     return {std::move(r)};
   }
   if (of == "load") {
@@ -453,6 +471,7 @@ Result<Job> DecodeJob(std::string_view line) {
                          job.needed_free_bytes = f.Int("needed_free_bytes", 0);
                          job.idle_wait_seconds = f.Measured("idle_wait_seconds");
                          job.fingerprint = f.Text("fingerprint");
+                         job.rendezvous = f.Text("rendezvous");
                          return job;
                        }
                        *problem = "an unknown job type";

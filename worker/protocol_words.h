@@ -24,13 +24,14 @@ inline constexpr WordTable<Phase, kPhaseCount> kPhaseWords{{
     {Phase::kThroughput, "throughput"},
 }};
 
-inline constexpr WordTable<ErrorKind, 7> kErrorKindWords{{
+inline constexpr WordTable<ErrorKind, 8> kErrorKindWords{{
     {ErrorKind::kBadJob, "bad_job"},
     {ErrorKind::kBadCheckpoint, "bad_checkpoint"},
     {ErrorKind::kLoaderFault, "loader_fault"},
     {ErrorKind::kHostOutOfMemory, "host_out_of_memory"},
     {ErrorKind::kContaminated, "contaminated"},
     {ErrorKind::kDeviceLost, "device_lost"},
+    {ErrorKind::kRankLost, "rank_lost"},
     {ErrorKind::kInternal, "internal"},
 }};
 

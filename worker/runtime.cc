@@ -20,8 +20,8 @@ class CpuRuntime : public Runtime {
   kernels::DeviceMemory& memory() override { return memory_; }
   const kernels::Context& context() override { return context_; }
   Result<LoadedModel> Load(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
-                           const quant::Plan& plan, const LoadProgress& progress) override {
-    return LoadModel(spec, checkpoint, table, plan, memory_, pool_, progress);
+                           const quant::Plan& plan, const Shard& shard, const LoadProgress& progress) override {
+    return LoadModel(spec, checkpoint, table, plan, shard, memory_, pool_, progress);
   }
   Result<quant::RateTable> Measure(const Checkpoint& checkpoint, const TensorTable& table,
                                    const quant::RateOptions& options, const LoadProgress& progress) override {
@@ -31,7 +31,9 @@ class CpuRuntime : public Runtime {
   int64_t LoadWorkspaceBytes(const TensorTable& table) const override {
     return worker::LoadWorkspaceBytes(table, pool_.size());
   }
-  EngineWorkspace WorkspaceOf(const ModelSpec&, const EngineShape&) const override { return {}; }
+  EngineWorkspace WorkspaceOf(const ModelSpec&, const EngineShape&) const override {
+    return {.sums_in_double = true};
+  }
 
  private:
   ThreadPool pool_;

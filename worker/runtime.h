@@ -10,6 +10,7 @@
 #include "base/thread_pool.h"
 #include "kernels/context.h"
 #include "kernels/device_memory.h"
+#include "worker/communicator.h"
 #include "worker/engine.h"
 #include "worker/loader.h"
 #include "worker/protocol.h"
@@ -24,9 +25,13 @@ class Runtime {
   virtual kernels::DeviceMemory& memory() = 0;
   virtual const kernels::Context& context() = 0;
 
+  // Before anything is loaded: the device of this rank and those of the others add up among themselves (null: there are none).
+  // Every rank calls it. Throws RankLost and kernels::DeviceError.
+  virtual void JoinRanks(Communicator* /*ranks*/) {}
+
   // As LoadModel and MeasureRates (worker/loader.h), onto this device.
   virtual Result<LoadedModel> Load(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
-                                   const quant::Plan& plan, const LoadProgress& progress) = 0;
+                                   const quant::Plan& plan, const Shard& shard, const LoadProgress& progress) = 0;
   virtual Result<quant::RateTable> Measure(const Checkpoint& checkpoint, const TensorTable& table,
                                            const quant::RateOptions& options, const LoadProgress& progress) = 0;
   // Whether the model's blocks are among those that the device's operations know; the error names what is not.
@@ -34,7 +39,7 @@ class Runtime {
 
   // The most that Load takes beside the weights, whatever the plan.
   virtual int64_t LoadWorkspaceBytes(const TensorTable& table) const = 0;
-  // EngineShape::workspace of an engine of this shape.
+  // EngineShape::workspace of an engine of this shape; `spec` is what the rank runs.
   virtual EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const = 0;
 };
 

@@ -15,11 +15,14 @@
 #include "kernels/device_error.h"
 #include "quant/plan.h"
 #include "worker/batcher.h"
+#include "worker/communicator.h"
 #include "worker/deployment.h"
+#include "worker/devices.h"
 #include "worker/engine.h"
 #include "worker/expert_pruning.h"
 #include "worker/idle_gate.h"
 #include "worker/loader.h"
+#include "worker/ranks.h"
 #include "worker/runtime.h"
 #include "worker/session_parts.h"
 #include "worker/version.h"
@@ -65,6 +68,8 @@ class Session {
       events_.Write(OutOfMemoryEvent{.phase = phase_, .device = refusal.device(),
                                      .requested_bytes = refusal.requested_bytes(),
                                      .available_bytes = refusal.available_bytes(), .what = refusal.purpose()});
+    } catch (const RankLost& lost) {
+      events_.Write(ErrorEvent{.kind = ErrorKind::kRankLost, .message = lost.what()});
     } catch (const kernels::DeviceError& e) {
       Report(e);
     } catch (const std::bad_alloc&) {
@@ -105,6 +110,43 @@ class Session {
     events_.Write(PhaseEvent{.phase = phase, .begin = false, .seconds = seconds});
   }
 
+  // Runs `body`, which takes memory, and goes on once it has been done on every rank, so that each device that has too little
+  // gets to say how much it lacks. Where others refused, this rank ends because of them.
+  template <typename Body>
+  void OnEveryRank(Body&& body) {
+    if (rank_.ranks == nullptr) return body();
+    std::exception_ptr refusal;
+    try {
+      body();
+    } catch (const kernels::DeviceOutOfMemory&) {
+      refusal = std::current_exception();
+    }
+    std::vector<std::byte> refused{refusal ? std::byte{1} : std::byte{0}};
+    const std::vector<std::vector<std::byte>> all = rank_.ranks->Gather(refused, Communicator::kForever);
+    refused.clear();
+    for (const std::vector<std::byte>& of_rank : all) refused.push_back(of_rank.front());
+    rank_.ranks->Broadcast(refused, Communicator::kForever);
+    if (refusal) std::rethrow_exception(refusal);
+    const auto first = std::ranges::find(refused, std::byte{1});
+    if (first == refused.end()) return;
+    const auto rank = static_cast<int>(first - refused.begin());
+    throw RankLost(rank, false, "rank " + std::to_string(rank) + " has no room on its device");
+  }
+
+  // Meets the other ranks, where there are any; they may still be waiting for their devices.
+  void MeetOthers(const TrialJob& job) {
+    const Deployment& deployment = job.deployment;
+    rank_.shard = {.rank = deployment.rank, .world_size = deployment.world_size};
+    if (deployment.world_size == 1) return;
+    const auto on_wait = [this] { events_.progress().fetch_add(1, std::memory_order_relaxed); };
+    constexpr std::chrono::minutes kStart{2};
+    const auto wait = kStart + std::chrono::milliseconds(std::llround(job.idle_wait_seconds * 1000));
+    ranks_ = OrFail(MeetRanks(job.rendezvous, deployment.rank, deployment.world_size, wait, on_wait), ErrorKind::kRankLost);
+    ranks_->on_wait = on_wait;
+    rank_.ranks = ranks_.get();
+    runtime_->JoinRanks(rank_.ranks);
+  }
+
   LoadProgress ReadingProgress(Phase phase) {
     return [this, phase](int64_t done, int64_t total) {
       events_.progress().fetch_add(1, std::memory_order_relaxed);
@@ -143,8 +185,15 @@ class Session {
     return table.ok() && table->fingerprint == fingerprint;
   }
 
-  void Work(const MeasureJob& job) {
-    const int64_t free_bytes = FreeDeviceBytes(job.deployment.device).value_or(0);  // before our own context takes its part
+  void Work(const MeasureJob& whole) {
+    // Rank 0's device reads for all; what the others hold and have free is asked and reckoned, not tried.
+    MeasureJob job = whole;
+    const std::vector<std::string> devices =
+        OrFail(DevicesOf(whole.deployment.device, whole.deployment.world_size), ErrorKind::kBadJob);
+    job.deployment.device = devices.front();
+    for (const std::string& device : devices) OrFail(CheckDevice(device), ErrorKind::kBadJob);
+    std::vector<int64_t> free_bytes;  // before our own context takes its part
+    for (const std::string& device : devices) free_bytes.push_back(FreeDeviceBytes(device).value_or(0));
     InPhase(Phase::kInit, [&] { Open(job.model_dir, job.deployment, 0); });
     MeasureResult result;
     InPhase(Phase::kMeasure, [&] {
@@ -157,8 +206,13 @@ class Session {
         OrFail(WriteFileAtomically(result.table_path, EncodeRateTable(rates)), ErrorKind::kInternal);
       }
       result.allocation_granularity = DeviceMemory::kGranularity;
-      result.device_free_bytes = free_bytes;
+      result.device_free_bytes = free_bytes.front();
       result.predicted = PredictedLines(table_, spec_, shape_, *runtime_);
+      for (size_t rank = 0; devices.size() > 1 && rank < devices.size(); ++rank) {
+        result.ranks.push_back(ForecastOf(table_, spec_, shape_, static_cast<int>(rank), *runtime_));
+        result.ranks.back().device = devices[rank];
+        result.ranks.back().free_bytes = free_bytes[rank];
+      }
     });
     events_.Write(ResultEvent{std::move(result)});
     if (!std::holds_alternative<FinishCommand>(OrFail(control_.NextCommand(), ErrorKind::kInternal))) {
@@ -194,6 +248,7 @@ class Session {
       PassIdleGate(job);
       Open(job.model_dir, job.deployment, job.memory_cap_bytes);
       CheckFingerprint(job);
+      MeetOthers(job);
       plan = OrFail(quant::PlanFromJson(job.plan_json), ErrorKind::kBadJob);
       const std::filesystem::path file =
           OrFail(ResolveInFolder(checkpoint_->folder(), "tokenizer.json"), ErrorKind::kBadCheckpoint);
@@ -205,19 +260,29 @@ class Session {
       OrFail(PruneExperts(*checkpoint_, plan, spec_, table_, *runtime_->context().pool, ReadingProgress(Phase::kLoad)),
              ErrorKind::kBadCheckpoint);
       OrFail(CheckPlan(plan), ErrorKind::kBadJob);
-      loaded.emplace(OrFail(runtime_->Load(spec_, *checkpoint_, table_, plan, ReadingProgress(Phase::kLoad)),
-                            ErrorKind::kBadCheckpoint));
+      OnEveryRank([&] {
+        loaded.emplace(OrFail(runtime_->Load(spec_, *checkpoint_, table_, plan, rank_.shard, ReadingProgress(Phase::kLoad)),
+                              ErrorKind::kBadCheckpoint));
+      });
+      OrFail(ReportLoad(*loaded, plan, rank_), ErrorKind::kBadCheckpoint);
     });
     events_.Write(LedgerOf(memory));
     events_.Write(ResultEvent{loaded->report});
-    Engine engine(loaded->model, runtime_->context(), memory, shape_);
-    InPhase(Phase::kCache, [&] { engine.AllocateCache(); });
+    Engine engine(loaded->model, runtime_->context(), memory, shape_, rank_.ranks);
+    InPhase(Phase::kCache, [&] { OnEveryRank([&] { engine.AllocateCache(); }); });
     InPhase(Phase::kWarmup, [&] {
-      engine.AllocateActivations();
+      OnEveryRank([&] { engine.AllocateActivations(); });
+      if (!rank_.leads()) return engine.Follow();
       Warmup(engine);
+      engine.Release();
     });
     events_.Write(LedgerOf(memory));
     events_.Write(ResultEvent{ReadyResult{}});
+    if (!rank_.leads()) {
+      engine.Follow();
+      if (std::holds_alternative<FinishCommand>(OrFail(control_.NextCommand(), ErrorKind::kInternal))) return;
+      throw Failure{ErrorKind::kInternal, "rank " + std::to_string(rank_.shard.rank) + " takes its work from rank 0: finish is the only command"};
+    }
 
     Batcher batcher(engine, *tokenizer, [this](int64_t tokens) {
       events_.progress().fetch_add(tokens, std::memory_order_relaxed);
@@ -225,6 +290,7 @@ class Session {
     });
     while (Serve(OrFail(control_.NextCommand(), ErrorKind::kInternal), batcher)) {
     }
+    engine.Release();
   }
 
   // The longest prompt piece and a full batch, each at the end of the context: what will be touched later is touched now.
@@ -287,6 +353,8 @@ class Session {
   ModelSpec spec_;
   TensorTable table_;
   EngineShape shape_;
+  std::unique_ptr<Communicator> ranks_;
+  Rank rank_;
 };
 
 }  // namespace

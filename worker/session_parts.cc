@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "worker/deployment.h"
+#include "worker/sharding.h"
 #include "worker/synthetic.h"
 
 namespace hproc::worker {
@@ -20,13 +21,12 @@ Result<OpenModel> OpenModelAt(const std::string& model, const Deployment& deploy
   if (!checkpoint.ok()) return failed(ErrorKind::kBadCheckpoint, checkpoint.error());
   Result<ModelSpec> spec = ParseModelSpec(checkpoint->config_json(), checkpoint->generation_config_json());
   if (!spec.ok()) return failed(ErrorKind::kBadCheckpoint, spec.error());
-  Result<TensorTable> table =
-      BuildTensorTable(*spec, *checkpoint, {.rank = deployment.rank, .world_size = deployment.world_size});
+  Result<TensorTable> table = BuildTensorTable(*spec, *checkpoint);
   if (!table.ok()) return failed(ErrorKind::kLoaderFault, table.error());
   if (Result<void> able = runtime.CheckModel(*spec); !able.ok()) return failed(ErrorKind::kBadJob, able.error());
   Result<EngineShape> shape = EngineShapeOf(*spec, deployment);
   if (!shape.ok()) return failed(ErrorKind::kBadJob, shape.error());
-  shape->workspace = runtime.WorkspaceOf(*spec, *shape);
+  shape->workspace = runtime.WorkspaceOf(ShardSpec(*spec, shape->shard), *shape);
   return OpenModel{std::move(*checkpoint), std::move(*spec), std::move(*table), *shape};
 }
 

@@ -233,9 +233,8 @@ std::string TensorLabel(const Checkpoint& checkpoint, const TensorInfo& info) {
   return Printable(checkpoint.ShardName(info.shard)) + ": tensor '" + Printable(info.name) + "'";
 }
 
-Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint, const Shard& shard) {
+Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint) {
   if (checkpoint.is_synthetic()) return Builder(spec, nullptr).Build();
-  if (shard.world_size != 1) return Error{"tensor parallelism over several ranks is not supported yet"};
   return Builder(spec, &checkpoint).Build();
 }
 

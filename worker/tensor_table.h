@@ -17,10 +17,12 @@
 
 namespace hproc::worker {
 
-// Which part of the sharded model a rank holds. Every decision about shards goes through this.
+// Which part of the sharded model a rank holds. Every decision about shards goes through this and worker/sharding.h.
 struct Shard {
   int rank = 0;
   int world_size = 1;
+
+  bool operator==(const Shard&) const = default;
 };
 
 enum class TensorRole {
@@ -80,10 +82,10 @@ struct TensorTable {
 // "model-00002-of-00003.safetensors: tensor 'model.norm.weight'", for errors.
 std::string TensorLabel(const Checkpoint& checkpoint, const TensorInfo& info);
 
-// Every tensor the model needs, with its shape checked. Errors name the tensor, and its file where it is in one: missing,
+// Every tensor the model needs, whole whatever the ranks, with its shape checked. Errors name the tensor, and its file where it is in one: missing,
 // of another shape, of rows longer than a container takes, of a dtype that is not BF16, F16 or F32, or in the checkpoint
 // but not used (vision towers and multi-token prediction heads are left out on purpose: model.visual.*, mtp.*).
-Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint, const Shard& shard);
+Result<TensorTable> BuildTensorTable(const ModelSpec& spec, const Checkpoint& checkpoint);
 
 // The same tensors without a checkpoint, as a model of synthetic weights has them: bfloat16, no sources.
 TensorTable TensorTableOf(const ModelSpec& spec);

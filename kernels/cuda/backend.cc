@@ -133,6 +133,7 @@ void CudaBackend::Route(const RouteCall& call) { cuda::LaunchRoute(call, state_-
 void CudaBackend::SwiGlu(const SwiGluCall& call) { cuda::LaunchSwiGlu(call, state_->stream.get()); }
 void CudaBackend::SigmoidGate(const SigmoidGateCall& call) { cuda::LaunchSigmoidGate(call, state_->stream.get()); }
 void CudaBackend::PickGreedy(const GreedyCall& call) { cuda::LaunchPickGreedy(call, state_->stream.get()); }
+void CudaBackend::AllReduceSum(float*, int64_t) { HPROC_CHECK(false, "a communicator"); }
 void CudaBackend::Combine(const CombineCall& call) { cuda::LaunchCombine(call, state_->stream.get()); }
 
 }  // namespace hproc::kernels

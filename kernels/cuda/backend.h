@@ -58,6 +58,7 @@ class CudaBackend : public DeviceBackend {
   void ExpertsGateUp(const ExpertsGateUpCall& call) override;
   void ExpertsDown(const ExpertsDownCall& call) override;
   void PickGreedy(const GreedyCall& call) override;
+  void AllReduceSum(float* values, int64_t count) override;
 
  private:
   struct State;

@@ -122,7 +122,7 @@ struct ContainerRows {
       : matrix(weight.xfp),
         planes(quant::PlanesOf(weight.xfp.format.levels)),
         columns(static_cast<int>(weight.columns)),
-        groups(static_cast<int>(quant::GroupsPerRow(weight.columns))),
+        groups(static_cast<int>(weight.xfp.groups())),
         row_bytes(static_cast<int>(quant::CodeBytesPerRow(weight.columns, weight.xfp.format.levels))) {}
 
   __device__ __forceinline__ float Centroid(int64_t entry) const {
@@ -132,11 +132,11 @@ struct ContainerRows {
     return quant::HalfToFloat(reinterpret_cast<const uint16_t*>(matrix.codebooks)[entry]);
   }
   __device__ __forceinline__ int CountOf(int64_t row) const {
-    return quant::OutlierCountBytes(columns) == 1 ? matrix.outlier_counts[row]
-                                                  : reinterpret_cast<const uint16_t*>(matrix.outlier_counts)[row];
+    return matrix.count_bytes() == 1 ? matrix.outlier_counts[row]
+                                     : reinterpret_cast<const uint16_t*>(matrix.outlier_counts)[row];
   }
   __device__ __forceinline__ float Scale(int64_t row, int column) const {
-    return quant::Bfloat16ToFloat(matrix.scales[matrix.format.group_scales ? row * groups + column / quant::kGroupColumns : row]);
+    return quant::Bfloat16ToFloat(matrix.scales[matrix.format.group_scales ? row * groups + matrix.group_of(column) : row]);
   }
 
   __device__ __forceinline__ void Prefetch(Share, int64_t) const {}
@@ -154,7 +154,7 @@ struct ContainerRows {
       }
     };
     for (int c = share.first; c < columns; c += share.step) {
-      const int64_t book = library ? matrix.indices[row * groups + c / quant::kGroupColumns] : row;
+      const int64_t book = library ? matrix.indices[row * groups + matrix.group_of(c)] : row;
       add(c, Scale(row, c) * Centroid(book * levels + static_cast<int>(quant::CodeAt(codes, planes, c))));
     }
     if (matrix.outliers == 0) return;

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) PickGreedyKernel(GreedyCall call) {
   at = places[lane];
   nonfinite = counts[lane];
   reduce();
-  if (lane == 0) call.choices[blockIdx.x] = {at == INT_MAX ? 0 : at, nonfinite};
+  if (lane == 0) call.choices[blockIdx.x] = {at == INT_MAX ? 0 : at, nonfinite, at == INT_MAX ? NAN : best};
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ class CudaLoaderTest : public kernels::GpuTest {
     if (IsSkipped()) return;
     checkpoint_.emplace(*Checkpoint::Open(ModelFolder()));
     spec_ = *ParseModelSpec(checkpoint_->config_json(), checkpoint_->generation_config_json());
-    table_ = *BuildTensorTable(spec_, *checkpoint_, {});
+    table_ = *BuildTensorTable(spec_, *checkpoint_);
     device_.emplace("cuda:0", 0, kernels::CudaMemory(Device()));
   }
 
@@ -62,10 +62,10 @@ TEST_F(CudaLoaderTest, MeasuresAndLoadsWhatTheCpuDoes) {
   for (const quant::ModePolicy policy : {quant::ModePolicy::kAuto, quant::ModePolicy::kV2, quant::ModePolicy::kV2a}) {
     const quant::Plan plan = quant::ResolvePlan(*on_device, {.strict = 0.985, .lazy = 0.95, .head = 0.99}, policy);
     kernels::DeviceMemory host("cpu", 0);
-    Result<LoadedModel> expected = LoadModel(spec_, *checkpoint_, table_, plan, host, pool_, nullptr);
+    Result<LoadedModel> expected = LoadModel(spec_, *checkpoint_, table_, plan, {}, host, pool_, nullptr);
     ASSERT_TRUE(expected.ok()) << expected.error().message;
     kernels::DeviceMemory memory("cuda:0", 0, kernels::CudaMemory(Device()));  // a ledger of its own
-    Result<LoadedModel> loaded = LoadModelOnCuda(spec_, *checkpoint_, table_, plan, Device(), memory, pool_, nullptr,
+    Result<LoadedModel> loaded = LoadModelOnCuda(spec_, *checkpoint_, table_, plan, {}, Device(), memory, pool_, nullptr,
                                                  PackedLayout::kContainers);
     ASSERT_TRUE(loaded.ok()) << loaded.error().message;
     EXPECT_EQ(loaded->report.plan_digest, expected->report.plan_digest);
@@ -97,7 +97,7 @@ TEST_F(CudaLoaderTest, MeasuresAndLoadsWhatTheCpuDoes) {
 
 TEST_F(CudaLoaderTest, PeaksAtTheWeightsAndALayer) {
   const quant::Plan plan = KeepEverything(table_);
-  Result<LoadedModel> loaded = LoadModelOnCuda(spec_, *checkpoint_, table_, plan, Device(), *device_, pool_, nullptr,
+  Result<LoadedModel> loaded = LoadModelOnCuda(spec_, *checkpoint_, table_, plan, {}, Device(), *device_, pool_, nullptr,
                                                PackedLayout::kContainers);
   ASSERT_TRUE(loaded.ok()) << loaded.error().message;
   const kernels::DeviceMemory::Usage usage = device_->usage();

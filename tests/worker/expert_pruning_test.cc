@@ -124,7 +124,7 @@ TEST_P(PruningTest, ThePrunedModelLoadsInTheBytesOfItsPlanAndRuns) {
   const quant::Plan plan = PlanWith(pruned.table, 2);
   ASSERT_TRUE(PruneExperts(pruned.checkpoint, plan, pruned.spec, pruned.table, pool_, {}).ok());
   kernels::DeviceMemory memory("cpu", 0);
-  const Result<LoadedModel> loaded = LoadModel(pruned.spec, pruned.checkpoint, pruned.table, plan, memory, pool_, {});
+  const Result<LoadedModel> loaded = LoadModel(pruned.spec, pruned.checkpoint, pruned.table, plan, {}, memory, pool_, {});
   ASSERT_TRUE(loaded.ok()) << loaded.error().message;
   EXPECT_EQ(loaded->report.plan_digest, plan.Digest());
   Engine engine(loaded->model, {kernels::Backend::kCpu, &pool_}, memory, {.context = 8, .pass_tokens = 4});

@@ -35,7 +35,7 @@ class LoaderTest : public testing::Test {
     opened_.emplace(OpenedCheckpoint::At(folder_.path()));
   }
   Result<LoadedModel> Load(const quant::Plan& plan, DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress = {}) {
-    return LoadModel(opened_->spec, opened_->checkpoint, opened_->table, plan, memory, pool, progress);
+    return LoadModel(opened_->spec, opened_->checkpoint, opened_->table, plan, {}, memory, pool, progress);
   }
   // Peak of a load under no cap.
   int64_t PeakOf(const quant::Plan& plan) {

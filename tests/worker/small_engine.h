@@ -32,7 +32,7 @@ struct OpenedCheckpoint {
     Result<ModelSpec> spec = ParseModelSpec(checkpoint->config_json(), checkpoint->generation_config_json());
     HPROC_CHECK(spec.ok(), spec.error().message);
     if (edit) edit(*spec);
-    Result<TensorTable> table = BuildTensorTable(*spec, *checkpoint, {});
+    Result<TensorTable> table = BuildTensorTable(*spec, *checkpoint);
     HPROC_CHECK(table.ok(), table.error().message);
     return {std::move(*checkpoint), std::move(*spec), std::move(*table)};
   }
@@ -56,7 +56,7 @@ class SmallEngine {
                                                          : OpenRuntime(backend == kernels::Backend::kCpu ? "cpu" : "cuda", threads, 0)) {
     const OpenedCheckpoint opened = OpenedCheckpoint::At(folder, edit);
     const quant::Plan plan = floors ? opened.PlanFor(*floors, *runtime_->context().pool) : KeepEverything(opened.table);
-    Result<LoadedModel> loaded = runtime_->Load(opened.spec, opened.checkpoint, opened.table, plan, {});
+    Result<LoadedModel> loaded = runtime_->Load(opened.spec, opened.checkpoint, opened.table, plan, {}, {});
     HPROC_CHECK(loaded.ok(), loaded.error().message);
     loaded_.emplace(std::move(*loaded));
     EngineShape whole = shape;

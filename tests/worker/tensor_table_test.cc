@@ -23,20 +23,20 @@ struct Opened {
   Result<TensorTable> table;
 };
 
-Opened Open(const SmallCheckpoint& small, const TestFolder& folder, const Shard& shard = {}) {
+Opened Open(const SmallCheckpoint& small, const TestFolder& folder) {
   small.WriteTo(folder);
   Result<Checkpoint> checkpoint = Checkpoint::Open(folder.path());
   EXPECT_TRUE(checkpoint.ok()) << checkpoint.error().message;
   Result<ModelSpec> spec = ParseModelSpec(checkpoint->config_json(), {});
   EXPECT_TRUE(spec.ok()) << spec.error().message;
-  Result<TensorTable> table = BuildTensorTable(*spec, *checkpoint, shard);
+  Result<TensorTable> table = BuildTensorTable(*spec, *checkpoint);
   return {std::move(*checkpoint), std::move(*spec), std::move(table)};
 }
 
 // The message, which must be one line; "accepted" where there is none.
-std::string ErrorOf(const SmallCheckpoint& small, const Shard& shard = {}) {
+std::string ErrorOf(const SmallCheckpoint& small) {
   const TestFolder folder;
-  const Opened opened = Open(small, folder, shard);
+  const Opened opened = Open(small, folder);
   if (opened.table.ok()) return "accepted";
   EXPECT_EQ(opened.table.error().message.find('\n'), std::string::npos);
   return opened.table.error().message;
@@ -220,7 +220,7 @@ TEST(TensorTable, NamesTheFileOfManyThatATensorIsIn) {
   folder.Write("model.safetensors.index.json", index.dump());
   const Result<Checkpoint> checkpoint = Checkpoint::Open(folder.path());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
-  const Result<TensorTable> table = BuildTensorTable(*ParseModelSpec(checkpoint->config_json(), {}), *checkpoint, {});
+  const Result<TensorTable> table = BuildTensorTable(*ParseModelSpec(checkpoint->config_json(), {}), *checkpoint);
   ASSERT_FALSE(table.ok());
   EXPECT_EQ(table.error().message, "two.safetensors: tensor 'model.layers.0.mlp.gate.weight' is I16, not BF16, F16 or F32");
 }
@@ -239,10 +239,6 @@ TEST(TensorTable, RefusesExpertsOfSeveralDtypes) {
   StoredTensor& up = small.tensors.at("model.layers.0.mlp.experts.3.up_proj.weight");
   up.dtype = "F16";
   EXPECT_EQ(ErrorOf(small), "model.safetensors: tensor 'model.layers.0.mlp.experts.3.up_proj.weight' is F16, other experts of its layer BF16");
-}
-
-TEST(TensorTable, RefusesSeveralRanks) {
-  EXPECT_THAT(ErrorOf(SmallCheckpoint(), {.rank = 0, .world_size = 2}), HasSubstr("several ranks is not supported"));
 }
 
 // A config of 60 bytes must not cost minutes: 4096 layers of 65536 experts are 800 million names.
