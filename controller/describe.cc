@@ -60,6 +60,8 @@ std::string VerdictText(const Trial& trial) {
     case TrialState::kFailed: {
       std::string text(ReasonName(verdict.reason));
       if (!verdict.phase.empty()) text += " at " + PrintableLine(verdict.phase);
+      // Of a machine's several devices; there is one CPU.
+      if (!verdict.device.empty() && verdict.device != "cpu") text += " on " + PrintableLine(verdict.device);
       if (verdict.short_bytes > 0) text += ", short " + FormatBytes(verdict.short_bytes);
       if (!verdict.message.empty()) text += ": " + PrintableLine(verdict.message);
       return text;

@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <string_view>
+#include <utility>
+
+#include "base/check.h"
 
 namespace hproc::controller {
 namespace {
@@ -16,17 +20,25 @@ using quant::Family;
 using quant::Floors;
 
 PlanSpace::PlanSpace(quant::RateTable table, quant::ModePolicy policy, double head_floor,
-                     std::vector<worker::LedgerLine> others, int64_t granularity)
+                     std::vector<worker::LedgerLine> others, int64_t granularity, std::vector<worker::RankForecast> ranks)
     : table_(std::move(table)),
       policy_(policy),
       head_floor_(head_floor),
-      others_(std::move(others)),
       granularity_(granularity),
       strict_(quant::kLadderSize),
       lazy_(quant::kLadderSize) {
+  for (worker::RankForecast& rank : ranks) {
+    holders_.push_back({.parts = std::move(rank.parts), .others = std::move(rank.predicted)});
+    HPROC_CHECK(holders_.back().parts.size() == table_.tensors.size(), "a part of every tensor");
+    if (rank.free_bytes > 0 && (least_free_bytes_ == 0 || rank.free_bytes < least_free_bytes_)) least_free_bytes_ = rank.free_bytes;
+  }
+  if (holders_.empty()) holders_.push_back({.others = std::move(others)});
   int64_t workspace = 0;
-  for (const worker::LedgerLine& line : others_) {
-    (line.name == kWorkspacePeak ? workspace : other_bytes_) += line.bytes;
+  for (Holder& holder : holders_) {
+    for (const worker::LedgerLine& line : holder.others) {
+      (line.name == kWorkspacePeak ? workspace : holder.other_bytes) += line.bytes;
+    }
+    holder.fixed_bytes = std::max(holder.other_bytes, std::exchange(workspace, 0));
   }
   int64_t strict_weights = 0;
   int64_t lazy_weights = 0;
@@ -40,22 +52,68 @@ PlanSpace::PlanSpace(quant::RateTable table, quant::ModePolicy policy, double he
     const double floor = quant::LadderFloor(rung);
     const quant::Plan plan =
         ResolvePlan(table_, {.strict = floor, .lazy = floor, .head = head_floor_}, policy_);
-    int64_t fixed = std::max(other_bytes_, workspace);
-    for (const quant::TensorPlan& tensor : plan.tensors) {
-      const int64_t bytes = Allocated(tensor.bytes);
-      const double deficit = tensor.mean_deficit * static_cast<double>(tensor.spec.weights());
-      if (tensor.spec.family == Family::kStrict) {
-        strict_[static_cast<size_t>(rung)].bytes += bytes;
-        strict_[static_cast<size_t>(rung)].deficit += deficit / static_cast<double>(strict_weights);
-      } else if (tensor.spec.family == Family::kLazy) {
-        lazy_[static_cast<size_t>(rung)].bytes += bytes;
-        lazy_[static_cast<size_t>(rung)].deficit += deficit / static_cast<double>(lazy_weights);
-      } else {
-        fixed += bytes;
+    Rung& strict = strict_[static_cast<size_t>(rung)];
+    Rung& lazy = lazy_[static_cast<size_t>(rung)];
+    strict.by_rank.resize(holders_.size());
+    lazy.by_rank.resize(holders_.size());
+    for (size_t i = 0; i < plan.tensors.size(); ++i) {
+      const quant::TensorPlan& tensor = plan.tensors[i];
+      const bool is_strict = tensor.spec.family == Family::kStrict;
+      if (is_strict || tensor.spec.family == Family::kLazy) {
+        Rung& of_family = is_strict ? strict : lazy;
+        of_family.bytes += Allocated(tensor.bytes);
+        of_family.deficit += tensor.mean_deficit * static_cast<double>(tensor.spec.weights()) /
+                             static_cast<double>(is_strict ? strict_weights : lazy_weights);
+      }
+      for (size_t rank = 0; rank < holders_.size(); ++rank) {
+        const int64_t bytes = Allocated(PartOf(tensor, holders_[rank], i).total_bytes);
+        if (is_strict) {
+          strict.by_rank[rank] += bytes;
+        } else if (tensor.spec.family == Family::kLazy) {
+          lazy.by_rank[rank] += bytes;
+        } else if (rung == 0) {  // the same at every floor
+          holders_[rank].fixed_bytes += bytes;
+        }
       }
     }
-    fixed_bytes_ = fixed;
   }
+}
+
+quant::XfpLayout PlanSpace::PartOf(const quant::TensorPlan& tensor, const Holder& holder, size_t at) const {
+  const quant::TensorSpec& spec = tensor.spec;
+  worker::PartSize part{.rows = spec.rows, .columns = spec.columns};
+  if (!holder.parts.empty()) {
+    part = holder.parts[at];
+    // Of routed experts that are left out a rank has as little as of those that stay.
+    part.rows = part.rows * spec.rows / table_.tensors[at].spec.rows;
+  }
+  quant::XfpLayout layout;
+  if (!tensor.format) {
+    layout.total_bytes = part.rows * part.columns * spec.bytes_per_value;
+    return layout;
+  }
+  const quant::ColumnCut cut = part.columns == spec.columns ? quant::ColumnCut{}
+                                                            : quant::ColumnCut{.first = part.first_column, .whole = spec.columns};
+  const double share = static_cast<double>(part.rows) / static_cast<double>(spec.rows) * static_cast<double>(part.columns) /
+                       static_cast<double>(spec.columns);
+  const auto outliers = static_cast<int64_t>(std::ceil(static_cast<double>(tensor.outliers) * share));
+  return quant::LayoutOf(part.rows, part.columns, *tensor.format, outliers, cut);
+}
+
+int64_t PlanSpace::WeightBytesOf(const quant::Plan& plan, const Holder& holder) const {
+  int64_t bytes = 0;
+  for (size_t i = 0; i < plan.tensors.size(); ++i) bytes += Allocated(PartOf(plan.tensors[i], holder, i).total_bytes);
+  return bytes;
+}
+
+const PlanSpace::Holder& PlanSpace::TightestOf(const quant::Plan& plan) const {
+  return *std::ranges::max_element(holders_, {}, [&](const Holder& h) { return WeightBytesOf(plan, h) + h.other_bytes; });
+}
+
+int64_t PlanSpace::OtherBytes() const { return std::ranges::max(holders_, {}, &Holder::other_bytes).other_bytes; }
+
+int64_t PlanSpace::LeastRoom(int64_t cap_bytes) const {
+  return least_free_bytes_ > 0 ? std::min(cap_bytes, least_free_bytes_) : cap_bytes;
 }
 
 PlanSpace::~PlanSpace() = default;
@@ -69,7 +127,12 @@ FloorPair PlanSpace::PairOf(const Floors& floors) const {
 }
 
 int64_t PlanSpace::NeededBytes(FloorPair at) const {
-  return strict_[static_cast<size_t>(at.strict)].bytes + lazy_[static_cast<size_t>(at.lazy)].bytes + fixed_bytes_;
+  int64_t most = 0;
+  for (size_t rank = 0; rank < holders_.size(); ++rank) {
+    most = std::max(most, strict_[static_cast<size_t>(at.strict)].by_rank[rank] +
+                              lazy_[static_cast<size_t>(at.lazy)].by_rank[rank] + holders_[rank].fixed_bytes);
+  }
+  return most;
 }
 
 PlannedPoint PlanSpace::Describe(FloorPair at, quant::Plan plan) const {
@@ -77,8 +140,9 @@ PlannedPoint PlanSpace::Describe(FloorPair at, quant::Plan plan) const {
   point.at = at;
   point.plan = std::move(plan);
   point.digest = point.plan.Digest();
-  for (const quant::TensorPlan& tensor : point.plan.tensors) point.weight_bytes += Allocated(tensor.bytes);
-  point.total_bytes = point.weight_bytes + other_bytes_;
+  const Holder& tightest = TightestOf(point.plan);
+  point.weight_bytes = WeightBytesOf(point.plan, tightest);
+  point.total_bytes = point.weight_bytes + tightest.other_bytes;
   const auto families = point.plan.Families();
   point.strict_deficit = families[static_cast<size_t>(Family::kStrict)].mean_deficit;
   point.lazy_deficit = families[static_cast<size_t>(Family::kLazy)].mean_deficit;
@@ -97,11 +161,12 @@ std::vector<worker::LedgerLine> PlanSpace::Ledger(const quant::Plan& plan) const
   std::array<int64_t, quant::kFamilyCount> weights{};
   int64_t outliers = 0;
   int64_t codebooks = 0;
-  for (const quant::TensorPlan& tensor : plan.tensors) {
-    int64_t bytes = Allocated(tensor.bytes);
+  const Holder& tightest = TightestOf(plan);
+  for (size_t i = 0; i < plan.tensors.size(); ++i) {
+    const quant::TensorPlan& tensor = plan.tensors[i];
+    const quant::XfpLayout layout = PartOf(tensor, tightest, i);
+    int64_t bytes = Allocated(layout.total_bytes);
     if (tensor.format) {
-      const quant::XfpLayout layout =
-          quant::LayoutOf(tensor.spec.rows, tensor.spec.columns, *tensor.format, tensor.outliers);
       outliers += layout.outlier_bytes;
       codebooks += layout.codebook_bytes;
       bytes -= layout.outlier_bytes + layout.codebook_bytes;
@@ -115,7 +180,7 @@ std::vector<worker::LedgerLine> PlanSpace::Ledger(const quant::Plan& plan) const
   }
   lines.push_back({.name = "outliers", .bytes = outliers});
   lines.push_back({.name = "codebooks", .bytes = codebooks});
-  lines.insert(lines.end(), others_.begin(), others_.end());
+  lines.insert(lines.end(), tightest.others.begin(), tightest.others.end());
   return lines;
 }
 

@@ -36,9 +36,11 @@ struct PlannedPoint {
 class PlanSpace {
  public:
   // `others`: the ledger's lines beside the weights, workspace_peak among them. Allocations are counted in multiples of
-  // `granularity` bytes.
+  // `granularity` bytes. `ranks`: of several, what each holds and needs besides, in place of `others`; bytes are then those of
+  // the rank that holds most. How a tensor's outliers spread over its rows and columns shows with the load: they are shared out
+  // evenly here.
   PlanSpace(quant::RateTable table, quant::ModePolicy policy, double head_floor, std::vector<worker::LedgerLine> others,
-            int64_t granularity);
+            int64_t granularity, std::vector<worker::RankForecast> ranks = {});
   ~PlanSpace();
 
   const PlannedPoint& At(FloorPair at) const;
@@ -48,7 +50,9 @@ class PlanSpace {
   // What must fit for the pair to load and run: the weights and whatever is the most beside them. From sums kept by
   // family: no plan is made.
   int64_t NeededBytes(FloorPair at) const;
-  // The ledger that a plan of this checkpoint predicts, the lines as the worker names them.
+  // `cap_bytes`, or what the device with the least memory free has where that is less; of several ranks alone.
+  int64_t LeastRoom(int64_t cap_bytes) const;
+  // The ledger that a plan of this checkpoint predicts, the lines as the worker names them; of several, the tightest rank's.
   std::vector<worker::LedgerLine> Ledger(const quant::Plan& plan) const;
   // Mean deficits of the families at a rung, likewise.
   double StrictDeficit(int rung) const { return strict_[static_cast<size_t>(rung)].deficit; }
@@ -69,24 +73,35 @@ class PlanSpace {
   std::optional<PlannedPoint> Int4Pruned(int64_t weight_bytes) const;
   // What the same would take in a format of its own: 4 bits a weight and an fp16 scale a group, the size people quote.
   int64_t Int4WeightBytes() const;
-  // Held beside the weights once loaded: cache, state, activations.
-  int64_t OtherBytes() const { return other_bytes_; }
+  // Held beside the weights once loaded: cache, state, activations. Of the rank that holds most.
+  int64_t OtherBytes() const;
 
  private:
   struct Rung {
-    int64_t bytes = 0;
+    int64_t bytes = 0;  // of the whole model
+    std::vector<int64_t> by_rank;
     double deficit = 0;
   };
+  // What a rank holds; one that holds everything has no parts.
+  struct Holder {
+    std::vector<worker::PartSize> parts;
+    std::vector<worker::LedgerLine> others;
+    int64_t other_bytes = 0;  // held beside the weights once loaded
+    int64_t fixed_bytes = 0;  // needed beside the strict and lazy tensors
+  };
+  // The layout of tensor `at` under its plan on a rank; of a kept tensor nothing but total_bytes.
+  quant::XfpLayout PartOf(const quant::TensorPlan& tensor, const Holder& holder, size_t at) const;
+  const Holder& TightestOf(const quant::Plan& plan) const;
+  int64_t WeightBytesOf(const quant::Plan& plan, const Holder& holder) const;
   PlannedPoint Describe(FloorPair at, quant::Plan plan) const;
   int64_t Allocated(int64_t bytes) const { return (bytes + granularity_ - 1) / granularity_ * granularity_; }
 
   quant::RateTable table_;
   quant::ModePolicy policy_;
   double head_floor_;
-  std::vector<worker::LedgerLine> others_;
   int64_t granularity_;
-  int64_t other_bytes_ = 0;  // held beside the weights once loaded
-  int64_t fixed_bytes_ = 0;  // needed beside the strict and lazy tensors
+  std::vector<Holder> holders_;  // one, or one a rank
+  int64_t least_free_bytes_ = 0;  // of the ranks' devices; 0: nobody says
   bool has_lazy_ = false;
   std::vector<Rung> strict_;  // by ladder index
   std::vector<Rung> lazy_;

@@ -49,7 +49,7 @@ struct TrialRunner::Attempt : WorkerObserver {
     Verdict verdict;
   };
 
-  Result<End> Work(WorkerClient& client) {
+  Result<End> Work(WorkerGroup& client) {
     Outcome<LoadedModel> loaded = client.AwaitLoad(run.trial.plan.plan_digest);
     if (!loaded.ok()) return Judged(loaded.verdict());
     if (loaded->memory) measured.memory = loaded->memory;
@@ -76,7 +76,7 @@ struct TrialRunner::Attempt : WorkerObserver {
   }
 
   // ---- steps ----
-  Result<std::optional<End>> Probe(WorkerClient& client, evals::Generator& generator) {
+  Result<std::optional<End>> Probe(WorkerGroup& client, evals::Generator& generator) {
     const Result<std::vector<evals::ProbeResult>> results =
         evals::RunProbes(runner.questions_.probes, runner.spec_.eval.max_new_tokens, generator);
     if (!results.ok()) return Broken(client, results.error());
@@ -112,7 +112,7 @@ struct TrialRunner::Attempt : WorkerObserver {
   }
 
   // Asks the questions, seed after seed, until all are answered or a test says that it is enough.
-  Result<std::optional<End>> Ask(WorkerClient& client, evals::Generator& generator, Verdict& remark) {
+  Result<std::optional<End>> Ask(WorkerGroup& client, evals::Generator& generator, Verdict& remark) {
     const StudySpec& spec = runner.spec_;
     const std::vector<int>& order = runner.questions_.order;
     Result<std::vector<Answer>> answered = runner.store_.ListAnswers(run.trial.id);
@@ -178,14 +178,14 @@ struct TrialRunner::Attempt : WorkerObserver {
   }
 
   // ---- ends ----
-  Result<End> Finished(WorkerClient& client, TrialState state, Verdict verdict) {
+  Result<End> Finished(WorkerGroup& client, TrialState state, Verdict verdict) {
     // What was measured stands whether or not the worker leaves politely.
     (void)client.Finish();
     return End{state, std::move(verdict)};
   }
 
   // Garbage where no garbage can be is a fault of the loader.
-  Result<std::optional<End>> Garbage(WorkerClient& client, std::string phase, std::string message) {
+  Result<std::optional<End>> Garbage(WorkerGroup& client, std::string phase, std::string message) {
     const bool loader_fault = BeyondDoubt(run.trial.plan);
     Result<End> end = Finished(client, loader_fault ? TrialState::kFailed : TrialState::kInfeasible,
                                {.reason = loader_fault ? Reason::kLoaderFault : Reason::kGarbageOutput, .phase = std::move(phase),
@@ -195,7 +195,7 @@ struct TrialRunner::Attempt : WorkerObserver {
   }
 
   // A generator that failed: the client knows why.
-  Result<std::optional<End>> Broken(WorkerClient& client, const Error& error) {
+  Result<std::optional<End>> Broken(WorkerGroup& client, const Error& error) {
     if (client.verdict()) {
       Result<End> end = Judged(*client.verdict());
       if (!end.ok()) return end.error();
@@ -299,7 +299,7 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
                                .needed_free_bytes = run.needed_free_bytes,
                                .idle_wait_seconds = setup_.idle_wait_seconds,
                                .fingerprint = spec_.fingerprint};
-    Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(options, job, &attempt);
+    Result<std::unique_ptr<WorkerGroup>> client = WorkerGroup::Start(options, job, &attempt, run.needed_free_by_rank);
     if (!client.ok()) return client.error();
     {
       const std::scoped_lock lock(mutex_);

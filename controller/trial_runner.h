@@ -23,7 +23,7 @@
 #include "controller/store.h"
 #include "controller/tune_observer.h"
 #include "controller/watchdog.h"
-#include "controller/worker_client.h"
+#include "controller/worker_group.h"
 #include "evals/garbage.h"
 #include "evals/gsm8k.h"
 
@@ -40,6 +40,7 @@ struct WorkerSetup {
   // Free on the device with nothing of ours on it, as the measure job saw it; 0: not known. A trial waits so long for what
   // it may use to be free again, see worker/idle_gate.h.
   int64_t idle_free_bytes = 0;
+  std::vector<int64_t> idle_free_by_rank;  // where there are several, each rank's device
   double idle_wait_seconds = 120;
 };
 
@@ -55,6 +56,7 @@ struct TrialRun {
   Depth depth = Depth::kLoad;
   int64_t memory_cap_bytes = 0;  // 0: what the machine has
   int64_t needed_free_bytes = 0;  // worker/idle_gate.h
+  std::vector<int64_t> needed_free_by_rank;  // in its place, where there are several ranks
   std::vector<worker::LedgerLine> predicted;       // of the whole ledger
   // Of the garbage rules, by the study's reference. None: whatever the study has by the time of the probes, and if it has
   // none this trial becomes the reference.
@@ -94,7 +96,7 @@ class TrialRunner {
   TuneObserver* observer_;
   std::optional<int64_t> reference_trial_;  // the study's, if it was this runner's
   std::mutex mutex_;               // guards current_
-  WorkerClient* current_ = nullptr;
+  WorkerGroup* current_ = nullptr;
   std::atomic<bool> stopped_{false};
 };
 

@@ -94,7 +94,7 @@ Result<std::unique_ptr<PlanSpace>> LoadPlanSpace(const worker::MeasureResult& me
     return Error{measured.table_path + ": the rate table of another checkpoint"};
   }
   return std::make_unique<PlanSpace>(std::move(*table), *policy, head_floor, measured.predicted,
-                                     measured.allocation_granularity);
+                                     measured.allocation_granularity, measured.ranks);
 }
 
 Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study) {
@@ -134,7 +134,7 @@ SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
   search.strategy = StrategyFromName(spec.strategy).value_or(Strategy::kPredict);
   search.lowest = space.PairOf(spec.lowest);
   search.highest = space.PairOf(spec.highest);
-  search.budget_bytes = spec.budget_bytes();
+  search.budget_bytes = space.LeastRoom(spec.budget_bytes());
   search.min_accuracy = spec.min_accuracy;
   search.max_candidates = spec.max_candidates;
   search.max_garbage_loads = spec.max_garbage_loads;
@@ -213,7 +213,8 @@ static std::optional<std::string> FaultOfBaselines(const std::vector<Trial>& tri
 
 Tuner::Tuner(Store& store, const Study& study, const PlanSpace& space, const StudyQuestions& questions,
              WorkerSetup setup, TuneObserver* observer)
-    : store_(store), study_(study), space_(space), observer_({observer}), idle_free_bytes_(setup.idle_free_bytes) {
+    : store_(store), study_(study), space_(space), observer_({observer}), idle_free_bytes_(setup.idle_free_bytes),
+      idle_free_by_rank_(setup.idle_free_by_rank) {
   // The command line was checked; a study file written by hand is refused by the worker, in its words.
   const Result<std::vector<worker::Deployment>> divided = SharesOf(study.spec);
   const std::vector<worker::Deployment> shares = divided.ok() ? *divided : std::vector{study.spec.deployment};
@@ -281,6 +282,9 @@ Result<TrialRun> Tuner::Prepare(Trial trial, std::optional<int> incumbent, const
   run.memory_cap_bytes = is_point ? study_.spec.budget_bytes() : 0;
   run.needed_free_bytes =
       NeededFreeBytes(is_point ? run.memory_cap_bytes : trial.plan.predicted_bytes, idle_free_bytes_);
+  for (const int64_t idle : idle_free_by_rank_) {
+    run.needed_free_by_rank.push_back(NeededFreeBytes(is_point ? run.memory_cap_bytes : trial.plan.predicted_bytes, idle));
+  }
   Result<quant::Plan> plan = quant::PlanFromJson(trial.plan.plan_json);
   if (!plan.ok()) return plan.error();
   run.predicted = space_.Ledger(*plan);

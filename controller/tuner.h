@@ -134,6 +134,7 @@ class Tuner {
   const PlanSpace& space_;
   TuneObservers observer_;  // one call at a time
   int64_t idle_free_bytes_;
+  std::vector<int64_t> idle_free_by_rank_;
   std::atomic<bool> stopped_{false};
 
   std::mutex mutex_;  // guards ended_

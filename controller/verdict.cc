@@ -81,6 +81,8 @@ Reason ReasonOf(worker::ErrorKind kind) {
       return Reason::kHostOutOfMemory;
     case worker::ErrorKind::kDeviceLost:
       return Reason::kDeviceLost;
+    case worker::ErrorKind::kRankLost:  // where no other rank explains itself: nothing moves
+      return Reason::kHang;
     case worker::ErrorKind::kInternal:  // a sticky device error among them
       return Reason::kCrash;
   }

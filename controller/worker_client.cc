@@ -83,6 +83,8 @@ RunVerdict WorkerClient::Finish() {
   return AwaitEnd();
 }
 
+void WorkerClient::AskToFinish() { (void)process_->Send(worker::FinishCommand{}); }
+
 void WorkerClient::Stop(std::string why) { process_->Stop(std::move(why)); }
 
 void WorkerClient::Send(const worker::Command& command) {
@@ -124,7 +126,7 @@ RunVerdict WorkerClient::AwaitEnd() {
 Result<void> RemoteGenerator::Generate(
     std::span<const evals::GenerationRequest> requests,
     const std::function<bool(evals::Completion)>& on_completion) {
-  const Outcome<worker::GenerateResult> outcome = client_.Generate(requests, on_completion);
+  const Outcome<worker::GenerateResult> outcome = model_.Generate(requests, on_completion);
   if (outcome.ok()) return Ok();
   return Error{outcome.verdict().verdict.message};
 }

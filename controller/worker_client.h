@@ -71,13 +71,24 @@ struct LoadedModel {
   std::optional<worker::MemoryEvent> memory;  // the last ledger before the worker was ready
 };
 
-class WorkerClient {
+// What generates for the evaluations: a worker, or several that are one model (worker_group.h).
+class RemoteModel {
+ public:
+  virtual ~RemoteModel() = default;
+  // Hands over completions as they come. When on_completion returns false the worker is told to
+  // stop, and what it still sends is dropped. The ids of `requests` differ. on_completion must not
+  // throw, nor call the model.
+  virtual Outcome<worker::GenerateResult> Generate(std::span<const evals::GenerationRequest> requests,
+                                                   FunctionRef<bool(evals::Completion)> on_completion) = 0;
+};
+
+class WorkerClient final : public RemoteModel {
  public:
   // Starts the worker on its job. An error means that the process cannot be started:
   // infrastructure, not the point. `observer` may be null, and must outlive the client.
   static Result<std::unique_ptr<WorkerClient>> Start(WorkerOptions options, const worker::Job& job,
                                                      WorkerObserver* observer);
-  ~WorkerClient();
+  ~WorkerClient() override;
 
   // The end of a MeasureJob's work.
   Outcome<worker::MeasureResult> AwaitMeasure();
@@ -87,16 +98,18 @@ class WorkerClient {
   // point.
   Outcome<LoadedModel> AwaitLoad(const std::string& plan_digest);
 
-  // Hands over completions as they come. When on_completion returns false the worker is told to
-  // stop, and what it still sends is dropped. The ids of `requests` differ. on_completion must not
-  // throw, nor call the client.
   Outcome<worker::GenerateResult> Generate(std::span<const evals::GenerationRequest> requests,
-                                           FunctionRef<bool(evals::Completion)> on_completion);
+                                           FunctionRef<bool(evals::Completion)> on_completion) override;
 
   Outcome<std::vector<evals::ThroughputSample>> Throughput(const evals::ThroughputSpec& spec);
 
   // Asks a worker that is idle to end, and waits. Reason kNone when it did as it should.
   RunVerdict Finish();
+
+  // The two halves of Finish for a rank that another thread waits for: the first is thread-safe, the
+  // second waits for the end, asked for or not.
+  void AskToFinish();
+  RunVerdict AwaitEnd();
 
   // Has the worker end soon, whatever it does: the call in progress, or the next, gives
   // Reason::kInterrupted. Returns at once. Thread-safe.
@@ -112,7 +125,6 @@ class WorkerClient {
 
   // The next event that an answer is made of; nullopt: the run is over and verdict_ set.
   std::optional<worker::EventBody> NextAnswer();
-  RunVerdict AwaitEnd();
   // Sends, or ends the run where the command is too long to be sent.
   void Send(const worker::Command& command);
 
@@ -124,16 +136,16 @@ class WorkerClient {
 };
 
 // The worker's model for the evaluations. An error of Generate is the verdict's message; the
-// verdict itself is the client's. Borrows the client.
+// verdict itself is the client's. Borrows the model.
 class RemoteGenerator final : public evals::Generator {
  public:
-  explicit RemoteGenerator(WorkerClient& client) : client_(client) {}
+  explicit RemoteGenerator(RemoteModel& model) : model_(model) {}
 
   Result<void> Generate(std::span<const evals::GenerationRequest> requests,
                         const std::function<bool(evals::Completion)>& on_completion) override;
 
  private:
-  WorkerClient& client_;
+  RemoteModel& model_;
 };
 
 }  // namespace hproc::controller

@@ -53,7 +53,7 @@ class CudaRuntime : public Runtime {
     }
     return Ok();
   }
-  int64_t LoadWorkspaceBytes(const TensorTable& table) const override { return MostCudaLoadWorkspaceBytes(table); }
+  int64_t LoadWorkspaceBytes(const TensorTable& table, int) const override { return MostCudaLoadWorkspaceBytes(table); }
   EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const override {
     EngineWorkspace workspace;
     int64_t most_columns = spec.hidden;

@@ -74,21 +74,21 @@ Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deplo
 }
 
 std::vector<LedgerLine> PredictedLines(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape,
-                                       const Runtime& runtime) {
+                                       const Runtime& runtime, int threads) {
   const EngineBytes bytes = EngineBytesOf(ShardSpec(spec, shape.shard), shape);
   return {{.name = "kv_cache", .bytes = bytes.kv_cache},
           {.name = "state", .bytes = bytes.state},
           {.name = "activations", .bytes = bytes.activations},
-          {.name = "workspace_peak", .bytes = runtime.LoadWorkspaceBytes(table)}};
+          {.name = "workspace_peak", .bytes = runtime.LoadWorkspaceBytes(table, threads)}};
 }
 
 RankForecast ForecastOf(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape, int rank,
-                        const Runtime& runtime) {
+                        const Runtime& runtime, int threads) {
   EngineShape own = shape;
   own.shard.rank = rank;
   own.workspace = runtime.WorkspaceOf(ShardSpec(spec, own.shard), own);
   RankForecast forecast;
-  forecast.predicted = PredictedLines(table, spec, own, runtime);
+  forecast.predicted = PredictedLines(table, spec, own, runtime, threads);
   for (const ModelTensor& tensor : table.tensors) {
     const TensorShard part = ShardOf(spec, tensor, own.shard);
     forecast.parts.push_back({.rows = part.row_count(), .columns = part.column_count(), .first_column = part.columns.front().first});

@@ -23,12 +23,12 @@ Result<void> CheckDeployment(const Deployment& deployment);
 Result<EngineShape> EngineShapeOf(const ModelSpec& spec, const Deployment& deployment);
 
 // The ledger's lines beside the weights, as the shape's rank will allocate them; `spec` is the whole model's.
-// A workspace_peak line is what quantize-on-load needs beside the weights at most.
+// A workspace_peak line is what quantize-on-load needs beside the weights at most, on `threads`.
 std::vector<LedgerLine> PredictedLines(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape,
-                                       const Runtime& runtime);
+                                       const Runtime& runtime, int threads);
 
 // The same of one of several ranks (but for device and free bytes), with the parts it holds. `shape` is any rank's.
 RankForecast ForecastOf(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape, int rank,
-                        const Runtime& runtime);
+                        const Runtime& runtime, int threads);
 
 }  // namespace hproc::worker

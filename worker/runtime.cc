@@ -28,8 +28,8 @@ class CpuRuntime : public Runtime {
     return MeasureRates(checkpoint, table, options, pool_, progress);
   }
   Result<void> CheckModel(const ModelSpec&) const override { return Ok(); }
-  int64_t LoadWorkspaceBytes(const TensorTable& table) const override {
-    return worker::LoadWorkspaceBytes(table, pool_.size());
+  int64_t LoadWorkspaceBytes(const TensorTable& table, int threads) const override {
+    return worker::LoadWorkspaceBytes(table, threads);
   }
   EngineWorkspace WorkspaceOf(const ModelSpec&, const EngineShape&) const override {
     return {.sums_in_double = true};

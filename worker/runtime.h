@@ -37,8 +37,8 @@ class Runtime {
   // Whether the model's blocks are among those that the device's operations know; the error names what is not.
   virtual Result<void> CheckModel(const ModelSpec& spec) const = 0;
 
-  // The most that Load takes beside the weights, whatever the plan.
-  virtual int64_t LoadWorkspaceBytes(const TensorTable& table) const = 0;
+  // The most that Load takes beside the weights, whatever the plan, on a pool of `threads`.
+  virtual int64_t LoadWorkspaceBytes(const TensorTable& table, int threads) const = 0;
   // EngineShape::workspace of an engine of this shape; `spec` is what the rank runs.
   virtual EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const = 0;
 };

@@ -55,7 +55,7 @@ class Session {
     Result<Job> job = control_.ReadJob();
     Deployment deployment;
     if (job.ok()) std::visit([&](const auto& j) { deployment = j.deployment; }, *job);
-    events_.Write(HelloEvent{.pid = ::getpid(), .worker_version = kVersion, .device_name = DeviceName(deployment.device, ThreadsFor(deployment)),
+    events_.Write(HelloEvent{.pid = ::getpid(), .worker_version = kVersion, .device_name = NameOf(deployment),
                              .rank = deployment.rank, .world_size = deployment.world_size});
     try {
       if (!job.ok()) throw Failure{ErrorKind::kInternal, job.error().message};
@@ -84,6 +84,13 @@ class Session {
   }
 
  private:
+  // Of a measure job's devices the first stands for all.
+  static std::string NameOf(const Deployment& deployment) {
+    const Result<std::vector<std::string>> devices = DevicesOf(deployment.device, deployment.world_size);
+    const std::string name = DeviceName(devices.ok() ? devices->front() : deployment.device, ThreadsFor(deployment));
+    return deployment.world_size == 1 ? name : std::to_string(deployment.world_size) + " x " + name;
+  }
+
   void Report(const kernels::DeviceError& e) {
     using Kind = kernels::DeviceError::Kind;
     if (e.kind() == Kind::kOutOfMemory && phase_ != Phase::kInit) {
@@ -138,6 +145,7 @@ class Session {
     const Deployment& deployment = job.deployment;
     rank_.shard = {.rank = deployment.rank, .world_size = deployment.world_size};
     if (deployment.world_size == 1) return;
+    OrFail(CheckRendezvous(job.rendezvous), ErrorKind::kBadJob);
     const auto on_wait = [this] { events_.progress().fetch_add(1, std::memory_order_relaxed); };
     constexpr std::chrono::minutes kStart{2};
     const auto wait = kStart + std::chrono::milliseconds(std::llround(job.idle_wait_seconds * 1000));
@@ -158,9 +166,9 @@ class Session {
   }
 
   // What both kinds of job begin with.
-  void Open(const std::string& model_dir, const Deployment& deployment, int64_t memory_cap_bytes) {
+  void Open(const std::string& model_dir, const Deployment& deployment, int threads, int64_t memory_cap_bytes) {
     OrFail(CheckDeployment(deployment), ErrorKind::kBadJob);
-    runtime_ = OpenRuntime(deployment.device, ThreadsFor(deployment), memory_cap_bytes);
+    runtime_ = OpenRuntime(deployment.device, std::min(threads, kMostThreads), memory_cap_bytes);
     ErrorKind fault = ErrorKind::kInternal;
     Result<OpenModel> model = OpenModelAt(model_dir, deployment, *runtime_, &fault);
     if (!model.ok()) throw Failure{fault, model.error().message};
@@ -194,7 +202,8 @@ class Session {
     for (const std::string& device : devices) OrFail(CheckDevice(device), ErrorKind::kBadJob);
     std::vector<int64_t> free_bytes;  // before our own context takes its part
     for (const std::string& device : devices) free_bytes.push_back(FreeDeviceBytes(device).value_or(0));
-    InPhase(Phase::kInit, [&] { Open(job.model_dir, job.deployment, 0); });
+    const int threads = ThreadsFor(job.deployment);  // of a rank; this pass has those of all
+    InPhase(Phase::kInit, [&] { Open(job.model_dir, job.deployment, threads * job.deployment.world_size, 0); });
     MeasureResult result;
     InPhase(Phase::kMeasure, [&] {
       result.fingerprint = OrFail(checkpoint_->Fingerprint(), ErrorKind::kBadCheckpoint);
@@ -207,9 +216,9 @@ class Session {
       }
       result.allocation_granularity = DeviceMemory::kGranularity;
       result.device_free_bytes = free_bytes.front();
-      result.predicted = PredictedLines(table_, spec_, shape_, *runtime_);
+      result.predicted = PredictedLines(table_, spec_, shape_, *runtime_, threads);
       for (size_t rank = 0; devices.size() > 1 && rank < devices.size(); ++rank) {
-        result.ranks.push_back(ForecastOf(table_, spec_, shape_, static_cast<int>(rank), *runtime_));
+        result.ranks.push_back(ForecastOf(table_, spec_, shape_, static_cast<int>(rank), *runtime_, threads));
         result.ranks.back().device = devices[rank];
         result.ranks.back().free_bytes = free_bytes[rank];
       }
@@ -246,7 +255,7 @@ class Session {
     std::optional<Tokenizer> tokenizer;
     InPhase(Phase::kInit, [&] {
       PassIdleGate(job);
-      Open(job.model_dir, job.deployment, job.memory_cap_bytes);
+      Open(job.model_dir, job.deployment, ThreadsFor(job.deployment), job.memory_cap_bytes);
       CheckFingerprint(job);
       MeetOthers(job);
       plan = OrFail(quant::PlanFromJson(job.plan_json), ErrorKind::kBadJob);

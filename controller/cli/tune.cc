@@ -202,6 +202,7 @@ int GoOn(const StudyOptions& options, const LaunchOptions& launch, std::optional
     return Fail(kExitInfrastructure, set.error().message);
   }
   setup->idle_free_bytes = measured->result.device_free_bytes;
+  for (const worker::RankForecast& rank : measured->result.ranks) setup->idle_free_by_rank.push_back(rank.free_bytes);
   return Drive(**store, *study, **space, *questions, *setup, observer, guard, export_path,
                options.db, options.json);
 }
@@ -293,6 +294,7 @@ int RunTune(const TuneOptions& options) {
     return Fail(kExitInfrastructure, set.error().message);
   }
   setup->idle_free_bytes = measured->result.device_free_bytes;
+  for (const worker::RankForecast& rank : measured->result.ranks) setup->idle_free_by_rank.push_back(rank.free_bytes);
   return Drive(**store, *study, **space, *questions, *setup, observer, guard, options.export_path,
                options.store.db, options.store.json);
 }

@@ -83,7 +83,7 @@ int RunVerify(const VerifyOptions& options) {
   worker_options.arguments = setup->arguments;
   const worker::TrialJob job{.model_dir = spec.model_dir, .plan_json = point->plan_json, .deployment = spec.deployment,
                              .memory_cap_bytes = spec.budget_bytes(), .fingerprint = spec.fingerprint};
-  Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(worker_options, job, &observer);
+  Result<std::unique_ptr<WorkerGroup>> client = WorkerGroup::Start(worker_options, job, &observer);
   if (!client.ok()) return Fail(kExitInfrastructure, client.error().message);
   guard.SetStop([&] { (*client)->Stop("interrupted"); });
 
