@@ -72,7 +72,7 @@ class ClusterTest : public CliTest {
     return options;
   }
   std::vector<std::string> TuneOnSlurm(const std::vector<std::string>& more = {}) const {
-    std::vector<std::string> arguments = Tune({"--launcher", "slurm", "--parallel", "2", "--json", "--candidates", "3"});
+    std::vector<std::string> arguments = Tune({"--launcher", "slurm", "--parallel", "2", "--json", "--candidates", "2"});
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
@@ -176,7 +176,7 @@ TEST_F(ClusterTest, AJobInTheQueueGoesWithItsController) {
 
 TEST_F(ClusterTest, SlurmMayBeAwayForAWhile) {
   HoldWorkers();
-  Command tune(TuneOnSlurm(), OnCluster());
+  Command tune(TuneOnSlurm({"--garbage-loads", "0"}), OnCluster());
   ASSERT_TRUE(Eventually([&] { return !JobOn("node1").empty() && !JobOn("node2").empty(); })) << Jobs();
   Shell("kill $(cat " + cluster() + "/run/slurmctld.pid)");
   ASSERT_TRUE(Eventually([&] { return Shell(Conf() + " squeue").code != 0; }));
@@ -188,11 +188,11 @@ TEST_F(ClusterTest, SlurmMayBeAwayForAWhile) {
 
 TEST_F(ClusterTest, TwoStudiesAtOnceKeepApart) {
   HoldWorkers();
-  Command first(TuneOnSlurm(), OnCluster());
+  Command first(TuneOnSlurm({"--garbage-loads", "0"}), OnCluster());
   ASSERT_TRUE(Eventually([&] { return !JobOn("node1").empty() && !JobOn("node2").empty(); })) << Jobs();
   const std::string others = Jobs();
   // Another file, so other jobs; and its start clears away nothing of the first's.
-  std::vector<std::string> arguments = TuneOnSlurm();
+  std::vector<std::string> arguments = TuneOnSlurm({"--garbage-loads", "0"});
   *(std::ranges::find(arguments, "--db") + 1) = fake_->File("second.db");
   Command second(arguments, OnCluster());
   ASSERT_TRUE(Eventually([&] { return Jobs().find("PENDING") != std::string::npos; })) << Jobs();
