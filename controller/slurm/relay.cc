@@ -23,6 +23,7 @@
 #include "controller/slurm/relay_port.h"
 #include "controller/slurm/run_command.h"
 #include "controller/spawn.h"
+#include "worker/protocol.h"
 
 namespace hproc::controller {
 namespace {
@@ -62,7 +63,11 @@ class Relay {
   int Run() {
     if (!Launch()) return 1;
     while (!done_) Turn();
-    if (channel_) channel_.reset();  // the agent waits for it
+    channel_.reset();  // the agent waits for it
+    if (cancel_) {
+      pollfd wait{cancel_->pidfd(), POLLIN, 0};
+      ::poll(&wait, 1, static_cast<int>(milliseconds(kSrunGrace).count()));
+    }
     return 0;
   }
 
@@ -280,7 +285,8 @@ class Relay {
 
   // srun is gone. Decides how it all ended, or waits for another answer of squeue.
   void Conclude(Clock::time_point now) {
-    const bool as_reported = exit_ && (exit_->exit_code == 0 || exit_->exit_code == 4);
+    // A worker that left by itself; taking the controller for gone is what it makes of a job that ends.
+    const bool as_reported = exit_ && exit_->exit_code && exit_->exit_code != worker::kExitControllerGone;
     if (as_reported || ending_ != Ending::kNone) {
       Give("", "");
       return;

@@ -52,7 +52,6 @@ TEST_F(CliRefusals, UsageThatMakesNoSense) {
       {with("--min-accuracy", "1.5"), "--min-accuracy"},
       {with("--mode", "v3"), "--mode"},
       {with("--kv-dtype", "f8"), "--kv-dtype"},
-      {with("--launcher", "slurm"), "--launcher slurm is not available"},
       {with("--strategy", "luck"), "--strategy"},
       {with("--headroom", "1000000"), "headroom"},
       {with("--shots", "3"), "--shots needs a file to draw them from"},

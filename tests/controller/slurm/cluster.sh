@@ -87,14 +87,17 @@ CONF
   return 1
 }
 
+# Nothing of it is kept, so nothing is ended politely but the jobs, whose processes are others'.
 stop() {
-  local folder pid name
+  local folder name pid
   folder=$(realpath "$1")
+  export SLURM_CONF=$folder/slurm.conf
+  if [ -n "$(timeout 5 squeue --noheader 2>/dev/null)" ]; then
+    timeout 5 scancel --user=root 2>/dev/null || true
+    sleep 1
+  fi
   for name in slurmd-node1 slurmd-node2 slurmctld munged; do
-    [ -r "$folder/run/$name.pid" ] || continue
-    pid=$(cat "$folder/run/$name.pid")
-    kill "$pid" 2>/dev/null || true
-    for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    pid=$(cat "$folder/run/$name.pid" 2>/dev/null) || continue
     kill -9 "$pid" 2>/dev/null || true
   done
 }

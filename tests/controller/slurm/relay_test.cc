@@ -1,0 +1,379 @@
+// Workers behind a relay, with commands that play Slurm's (fake_slurm/): what comes through, what a job's state makes of a
+// run, and who is let in.
+#include "controller/slurm/relay.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#include <fstream>
+#include <iterator>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <thread>
+
+#include "controller/slurm/handshake.h"
+#include "controller/slurm/relay_port.h"
+#include "controller/slurm/slurm_launcher.h"
+#include "controller/verdict.h"
+#include "controller/worker_client.h"
+#include "tests/controller/fake.h"
+
+namespace hproc::controller {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::Contains;
+using testing::HasSubstr;
+using testing::Not;
+
+bool Eventually(const std::function<bool()>& holds) {
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (std::chrono::steady_clock::now() < limit) {
+    if (holds()) return true;
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  return holds();
+}
+
+class RelayTest : public testing::Test {
+ protected:
+  std::string File(const std::string& name) const { return folder_ / name; }
+  void Write(const std::string& name, const std::string& text) const { std::ofstream(File(name)) << text; }
+  void Remove(const std::string& name) const { std::filesystem::remove(File(name)); }
+  bool Exists(const std::string& name) const { return std::filesystem::exists(File(name)); }
+  std::string Read(const std::string& name) const {
+    std::ifstream stream(File(name));
+    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  }
+
+  WorkerOptions Launched(const json& script = json::object(), const std::vector<std::string>& avoid = {}, int patience_s = 120) {
+    WorkerOptions options = FakeWorker(script.dump());
+    options.environment.push_back("FAKE_SLURM=" + File(""));
+    options.environment.push_back(std::string("PATH=") + HPROC_FAKE_SLURM + ":/usr/bin:/bin");
+    SlurmLauncher(HPROC_SLURM, {"--partition=gpu"}, "/somewhere/study.db").Launch(options, {.name = "t3-a1", .threads = 2, .avoid = avoid});
+    options.arguments.insert(options.arguments.begin() + 1, "--patience=" + std::to_string(patience_s));
+    options.on_note = [this](const LaunchNote& note) {
+      const std::scoped_lock lock(mutex_);
+      notes_.push_back(note);
+    };
+    return options;
+  }
+  std::vector<LaunchNote> Notes() {
+    const std::scoped_lock lock(mutex_);
+    return notes_;
+  }
+  bool HasNote(LaunchNote::Kind kind) {
+    for (const LaunchNote& note : Notes()) {
+      if (note.kind == kind) return true;
+    }
+    return false;
+  }
+  RunVerdict RunToItsEnd(WorkerOptions options) {
+    const auto process = *WorkerProcess::Start(std::move(options), MakeTrial());
+    const WorkerEnd end = AwaitEnd(*process);
+    end_ = end;
+    return Judge(end);
+  }
+
+  TestFolder folder_;
+  std::mutex mutex_;
+  std::vector<LaunchNote> notes_;
+  WorkerEnd end_;
+};
+
+TEST_F(RelayTest, AWholeConversationComesThrough) {
+  Write("job", "7|RUNNING|node1|None\n");
+  WorkerOptions options = Launched({{"load", {{{"do", "print"}, {"text", "said by the worker"}}}}});
+  options.log_file = File("log");
+  const auto client = *WorkerClient::Start(options, MakeTrial(), nullptr);
+  ASSERT_TRUE(client->AwaitLoad("").ok());
+  std::vector<evals::GenerationRequest> requests(40);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].id = static_cast<int64_t>(i);
+    requests[i].prompt = std::string(20'000, 'x');
+  }
+  size_t answers = 0;
+  const auto generated = client->Generate(requests, [&](evals::Completion) {
+    ++answers;
+    return true;
+  });
+  ASSERT_TRUE(generated.ok());
+  EXPECT_EQ(answers, requests.size());
+  EXPECT_TRUE(client->Throughput({}).ok());
+  const RunVerdict verdict = client->Finish();
+  EXPECT_EQ(verdict.verdict, Verdict{});
+  EXPECT_EQ(client->end()->launch->node, "node1");
+  EXPECT_EQ(client->end()->launch->job, "7");
+  EXPECT_THAT(Read("log"), HasSubstr("said by the worker"));
+  EXPECT_THAT(Read("srun.args"), AllOf(HasSubstr("--job-name=hproc-"), HasSubstr("-t3-a1\n"), HasSubstr("--cpus-per-task=2\n--partition=gpu\n")));
+  ASSERT_TRUE(HasNote(LaunchNote::Kind::kConnected));
+}
+
+// What a job's state makes of a worker that is gone without a word.
+struct StateCase {
+  const char* state;
+  Reason reason;
+  const char* words;
+};
+class JobState : public RelayTest, public testing::WithParamInterface<StateCase> {};
+
+TEST_P(JobState, IsTheVerdictOnAWorkerThatLeftNoWord) {
+  Write("job", "7|RUNNING|node1|None\n");
+  const RunVerdict run = RunToItsEnd(Launched(
+      {{"load", {{{"do", "write_file"}, {"file", File("job")}, {"text", "7|" + std::string(GetParam().state) + "|node1|None\n"}}, "sigkill"}}}));
+  EXPECT_EQ(run.state, TrialState::kFailed);
+  EXPECT_EQ(run.verdict.reason, GetParam().reason);
+  EXPECT_THAT(run.verdict.message, HasSubstr(GetParam().words));
+  EXPECT_EQ(run.verdict.device, "node1") << "so that the next attempt can be made elsewhere";
+  EXPECT_EQ(run.verdict.phase, "load");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    OfSlurm, JobState,
+    testing::Values(StateCase{"CANCELLED", Reason::kKilled, "the job was cancelled: job 7 on node1"},
+                    StateCase{"PREEMPTED", Reason::kKilled, "the job was preempted"},
+                    StateCase{"REVOKED", Reason::kKilled, "taken over"},
+                    StateCase{"REQUEUED", Reason::kKilled, "the job was requeued"},
+                    StateCase{"PENDING", Reason::kKilled, "the job was requeued"},
+                    StateCase{"SPECIAL_EXIT", Reason::kKilled, "the job was requeued"},
+                    StateCase{"TIMEOUT", Reason::kTimeout, "time limit"},
+                    StateCase{"DEADLINE", Reason::kTimeout, "deadline"},
+                    StateCase{"NODE_FAIL", Reason::kNodeLost, "the node failed"},
+                    StateCase{"BOOT_FAIL", Reason::kNodeLost, "did not boot"},
+                    StateCase{"OUT_OF_MEMORY", Reason::kHostOutOfMemory, "more host memory"},
+                    StateCase{"FAILED", Reason::kKilled, "SIGKILL"},
+                    StateCase{"COMPLETED", Reason::kKilled, "SIGKILL"}),
+    [](const auto& tested) { return std::string(tested.param.state); });
+
+TEST_F(RelayTest, WhatTheWorkerSaidItselfStandsWhateverBecameOfTheJob) {
+  Write("job", "7|CANCELLED|node1|None\n");
+  EXPECT_EQ(RunToItsEnd(Launched({{"cache", {"oom"}}})).verdict.reason, Reason::kOutOfMemory);
+  EXPECT_EQ(end_.exit_code, worker::kExitReported);
+}
+
+TEST_F(RelayTest, ACrashIsTheWorkersOwn) {
+  Write("job", "7|FAILED|node1|NonZeroExitCode\n");
+  const RunVerdict run = RunToItsEnd(Launched({{"load", {"segv"}}}));
+  EXPECT_EQ(run.verdict.reason, Reason::kCrash);
+  EXPECT_THAT(run.verdict.message, HasSubstr("SIGSEGV"));
+}
+
+TEST_F(RelayTest, TimeInTheQueueIsNotTheWorkers) {
+  Write("hold", "");
+  Write("job", "7|PENDING||Resources\n");
+  WorkerOptions options = Launched();
+  options.deadlines.hello = milliseconds(1500);
+  const auto client = *WorkerClient::Start(options, MakeTrial(), nullptr);
+  ASSERT_TRUE(Eventually([&] { return HasNote(LaunchNote::Kind::kPending); }));
+  EXPECT_EQ(Notes()[0].reason, "Resources");
+  EXPECT_EQ(Notes()[0].job, "7");
+  std::this_thread::sleep_for(milliseconds(2500));
+  EXPECT_FALSE(HasNote(LaunchNote::Kind::kConnected));
+  Remove("hold");
+  EXPECT_TRUE(client->AwaitLoad("").ok());
+  EXPECT_EQ(client->Finish().verdict, Verdict{});
+}
+
+TEST_F(RelayTest, AJobThatIsRefusedIsNotLaunchedInSrunsOwnWords) {
+  Write("refuse", "srun: error: invalid partition specified: gpu\nsrun: error: Unable to allocate resources: Invalid partition name specified\n");
+  const RunVerdict run = RunToItsEnd(Launched());
+  EXPECT_EQ(run.verdict.reason, Reason::kNotLaunched);
+  EXPECT_THAT(run.verdict.message, HasSubstr("Invalid partition name specified"));
+  EXPECT_EQ(RetryAfter(run.verdict.reason), Retry::kOnce);
+}
+
+TEST_F(RelayTest, NodesAreAvoidedUnlessThereIsNoOther) {
+  Write("job", "7|RUNNING|node1|None\n");
+  const auto client = *WorkerClient::Start(Launched(json::object(), {"node5"}), MakeTrial(), nullptr);
+  EXPECT_TRUE(client->AwaitLoad("").ok()) << client->verdict()->verdict.message;
+  EXPECT_THAT(Read("srun.args"), HasSubstr("--exclude=node5\n"));
+  client->Finish();
+
+  Write("refuse_exclude", "");
+  Remove("job");
+  const auto again = *WorkerClient::Start(Launched(json::object(), {"node5"}), MakeTrial(), nullptr);
+  EXPECT_TRUE(again->AwaitLoad("").ok());
+  EXPECT_THAT(Read("srun.args"), Not(HasSubstr("--exclude")));
+  EXPECT_EQ(again->Finish().verdict, Verdict{});
+}
+
+TEST_F(RelayTest, ASlurmThatGivesNoAnswerIsWaitedFor) {
+  Write("refuse", "srun: error: Unable to contact slurm controller (connect failure)\n");
+  Write("squeue_error", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n");
+  const auto client = *WorkerClient::Start(Launched(), MakeTrial(), nullptr);
+  ASSERT_TRUE(Eventually([&] { return HasNote(LaunchNote::Kind::kPending); }));
+  EXPECT_THAT(Notes()[0].reason, HasSubstr("Slurm does not answer"));
+  Remove("refuse");
+  Remove("squeue_error");
+  EXPECT_TRUE(client->AwaitLoad("").ok());
+  EXPECT_EQ(client->Finish().verdict, Verdict{});
+}
+
+TEST_F(RelayTest, ButNotForEver) {
+  Write("refuse", "srun: error: Unable to contact slurm controller (connect failure)\n");
+  Write("squeue_error", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n");
+  const RunVerdict run = RunToItsEnd(Launched(json::object(), {}, 0));
+  EXPECT_EQ(run.verdict.reason, Reason::kNotLaunched);
+  EXPECT_THAT(run.verdict.message, HasSubstr("Unable to contact slurm controller"));
+}
+
+TEST_F(RelayTest, AStopInTheQueueGivesTheJobBack) {
+  Write("hold", "");
+  Write("job", "7|PENDING||Resources\n");
+  const auto process = *WorkerProcess::Start(Launched(), MakeTrial());
+  ASSERT_TRUE(Eventually([&] { return HasNote(LaunchNote::Kind::kPending); }));
+  process->Stop("the study was interrupted");
+  EXPECT_EQ(Judge(AwaitEnd(*process)).verdict.reason, Reason::kInterrupted);
+  EXPECT_TRUE(Eventually([&] { return Exists("cancelled"); }));
+  EXPECT_THAT(Read("cancelled"), HasSubstr("--name=hproc-"));
+}
+
+TEST_F(RelayTest, AStopOfARunningWorkerEndsItAsALocalOne) {
+  Write("job", "7|RUNNING|node1|None\n");
+  const auto process = *WorkerProcess::Start(Launched({{"load", {"hang"}}}), MakeTrial());
+  const auto hello = AwaitEvent<worker::HelloEvent>(*process);
+  process->Stop("the study was interrupted");
+  const WorkerEnd end = AwaitEnd(*process);
+  EXPECT_EQ(Judge(end).verdict.reason, Reason::kInterrupted);
+  EXPECT_EQ(end.exit_code, worker::kExitControllerGone);
+  EXPECT_NE(::kill(static_cast<pid_t>(hello.pid), 0), 0);
+}
+
+TEST_F(RelayTest, AWorkerThatIgnoresEverythingIsKilledOnItsNode) {
+  Write("job", "7|RUNNING|node1|None\n");
+  const auto process = *WorkerProcess::Start(Launched({{"load", {"ignore_sigterm", "deaf", "hang"}}}), MakeTrial());
+  const auto hello = AwaitEvent<worker::HelloEvent>(*process);
+  AwaitEvent<worker::PhaseEvent>(*process);
+  process->Stop("enough");
+  EXPECT_EQ(Judge(AwaitEnd(*process)).verdict.reason, Reason::kInterrupted);
+  EXPECT_NE(::kill(static_cast<pid_t>(hello.pid), 0), 0);
+}
+
+TEST_F(RelayTest, NothingOutlivesARelayThatIsKilled) {
+  Write("job", "7|RUNNING|node1|None\n");
+  auto process = *WorkerProcess::Start(Launched({{"load", {"hang"}}}), MakeTrial());
+  const auto hello = AwaitEvent<worker::HelloEvent>(*process);
+  process.reset();  // SIGKILL
+  EXPECT_TRUE(Eventually([&] { return ::kill(static_cast<pid_t>(hello.pid), 0) != 0; }));
+}
+
+TEST_F(RelayTest, ADeadlineOfTheWorkerIsStillItsOwn) {
+  Write("job", "7|RUNNING|node1|None\n");
+  WorkerOptions options = Launched({{"load", {"hang"}}});
+  options.deadlines.of(worker::Phase::kLoad) = milliseconds(300);
+  const RunVerdict run = RunToItsEnd(options);
+  EXPECT_EQ(run.verdict.reason, Reason::kTimeout);
+  EXPECT_THAT(run.verdict.message, HasSubstr("load: not done within 0.3 s"));
+  EXPECT_EQ(run.verdict.device, "node1");
+}
+
+TEST_F(RelayTest, TheSecretIsOnNoCommandLine) {
+  Write("job", "7|RUNNING|node1|None\n");
+  const auto process = *WorkerProcess::Start(Launched({{"load", {"describe", "hang"}}}), MakeTrial());
+  AwaitEvent<worker::HelloEvent>(*process);
+  const std::regex secret("[0-9a-f]{64}");
+  EXPECT_FALSE(std::regex_search(Read("srun.args"), secret));
+  for (const std::string& argument : process->argv()) EXPECT_FALSE(std::regex_search(argument, secret));
+}
+
+// ---- who is let in ----
+
+class RelayPortTest : public testing::Test {
+ protected:
+  UniqueFd Connect() const {
+    UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(static_cast<uint16_t>(port_.port()));
+    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) fd.Reset();
+    timeval patience{.tv_sec = 2, .tv_usec = 0};
+    if (fd) ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    return fd;
+  }
+  // A turn of the relay's loop.
+  std::optional<UniqueFd> Turn() {
+    std::vector<pollfd> fds;
+    port_.AppendTo(fds);
+    ::poll(fds.data(), fds.size(), 100);
+    return port_.Take(fds);
+  }
+  static std::string Hear(const UniqueFd& fd, size_t bytes) {
+    std::string text(bytes, '\0');
+    const ssize_t n = ::recv(fd.get(), text.data(), text.size(), MSG_WAITALL);
+    text.resize(n > 0 ? static_cast<size_t>(n) : 0);
+    return text;
+  }
+  std::string Nonce(const UniqueFd& fd) {
+    EXPECT_FALSE(Turn());
+    return Hear(fd, kGreetingBytes).substr(kMagic.size());
+  }
+  static void Say(const UniqueFd& fd, const std::string& text) {
+    ASSERT_EQ(::send(fd.get(), text.data(), text.size(), MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
+  }
+
+  const std::string secret_ = MakeSecret();
+  RelayPort port_ = *RelayPort::Open(secret_);
+};
+
+TEST_F(RelayPortTest, LetsInWhoKnowsTheSecretAndClosesThePort) {
+  const UniqueFd agent = Connect();
+  const std::string nonce_r = Nonce(agent);
+  const std::string nonce_a = MakeNonce();
+  Say(agent, AgentAnswer(secret_, nonce_r, nonce_a));
+  ASSERT_TRUE(Turn());
+  EXPECT_TRUE(CheckRelayProof(secret_, nonce_a, nonce_r, Hear(agent, kProofBytes)));
+  EXPECT_FALSE(Connect()) << "one agent a job";
+}
+
+TEST_F(RelayPortTest, CutsOffWhoDoesNot) {
+  for (const std::string& said : {std::string("GET / HTTP/1.1\r\n\r\n") + std::string(100, 'x'), std::string(kAnswerBytes, '\0'),
+                                  AgentAnswer(MakeSecret(), std::string(kNonceBytes, 'n'), MakeNonce())}) {
+    const UniqueFd stranger = Connect();
+    Nonce(stranger);
+    Say(stranger, said);
+    EXPECT_FALSE(Turn());
+    EXPECT_EQ(Hear(stranger, 1), "") << "closed without a word";
+  }
+  // A wrong secret, rightly used.
+  const UniqueFd stranger = Connect();
+  const std::string nonce = Nonce(stranger);
+  Say(stranger, AgentAnswer(MakeSecret(), nonce, MakeNonce()));
+  EXPECT_FALSE(Turn());
+  EXPECT_EQ(Hear(stranger, 1), "");
+  EXPECT_TRUE(Connect()) << "and the port stays open for the agent";
+}
+
+TEST_F(RelayPortTest, TakesNoMoreStrangersThanItsMost) {
+  std::vector<UniqueFd> strangers;
+  for (size_t i = 0; i < kMostStrangers; ++i) {
+    strangers.push_back(Connect());
+    EXPECT_EQ(Nonce(strangers.back()).size(), kNonceBytes);
+  }
+  const UniqueFd one_more = Connect();
+  EXPECT_FALSE(Turn());
+  EXPECT_EQ(Hear(one_more, 1), "");
+  // One goes, and there is room.
+  strangers.pop_back();
+  EXPECT_FALSE(Turn());
+  EXPECT_EQ(Nonce(Connect()).size(), 0U + kNonceBytes);
+}
+
+TEST_F(RelayPortTest, SendsSilentStrangersAway) {
+  const UniqueFd silent = Connect();
+  Nonce(silent);
+  ASSERT_TRUE(port_.Next());
+  std::this_thread::sleep_until(*port_.Next() + milliseconds(10));
+  EXPECT_FALSE(Turn());
+  EXPECT_EQ(Hear(silent, 1), "");
+  EXPECT_FALSE(port_.Next());
+}
+
+}  // namespace
+}  // namespace hproc::controller

@@ -1,0 +1,222 @@
+// The pure pieces of the Slurm launcher: arguments, answers of squeue, proofs, frames, notes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include "controller/launch_note.h"
+#include "controller/slurm/frame_channel.h"
+#include "controller/slurm/handshake.h"
+#include "controller/slurm/job_queue.h"
+#include "controller/slurm/srun_arguments.h"
+
+namespace hproc::controller {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+template <typename R>
+std::string ErrorOf(const R& result) {
+  return result.ok() ? "" : result.error().message;
+}
+
+// ---- arguments ----
+
+TEST(SplitArguments, CutsAtBlanksOutsideOfQuotes) {
+  EXPECT_THAT(*SplitArguments("  -p gpu\t--gres=gpu:1 \n"), ElementsAre("-p", "gpu", "--gres=gpu:1"));
+  EXPECT_THAT(*SplitArguments(R"(--comment='two words' "-p" "a b"c '')"), ElementsAre("--comment=two words", "-p", "a bc", ""));
+  EXPECT_THAT(*SplitArguments(""), IsEmpty());
+  EXPECT_THAT(ErrorOf(SplitArguments("--comment='open")), HasSubstr("not closed"));
+}
+
+TEST(CheckSrunArguments, LetsResourcesThrough) {
+  for (const char* text : {"", "-p gpu --gres=gpu:1 --time=4:00:00", "-pgpu -t 10", "--exclusive --mem=8G -A lab -w node3", "-s",
+                           "--cpus-per-task=4 --qos=low --reservation=r1 --constraint=h100 --exclude=node9"}) {
+    EXPECT_EQ(ErrorOf(CheckSrunArguments(*SplitArguments(text))), "") << text;
+  }
+}
+
+TEST(CheckSrunArguments, RefusesWhatIsOursOrWouldBeRunAndNamesIt) {
+  for (const auto& [text, named] : {std::pair{"--gres gpu:1", "'gpu:1' is no option"},
+                                    {"bash -c id", "'bash' is no option"},
+                                    {"-p gpu id", "'id' is no option"},
+                                    {"-- id", "'--' ends the options"},
+                                    {"--export=NONE", "'--export=NONE' is not the operator's"},
+                                    {"--exp=NONE", "'--exp=NONE' is not the operator's"},
+                                    {"-J name", "'-J' is not the operator's"},
+                                    {"--job-name=x", "'--job-name=x'"},
+                                    {"-n2", "'-n2'"},
+                                    {"--ntasks=2", "'--ntasks=2'"},
+                                    {"--output=/tmp/x", "'--output=/tmp/x'"},
+                                    {"-sv", "'-sv' is more than one option"},
+                                    {"-p", "'-p' lacks its value"},
+                                    {"-", "'-' is no option"}}) {
+    EXPECT_THAT(ErrorOf(CheckSrunArguments(*SplitArguments(text))), HasSubstr(named)) << text;
+  }
+  EXPECT_THAT(ErrorOf(CheckSrunArguments({"--comment=a\nb"})), HasSubstr("control character"));
+}
+
+TEST(SrunArguments, PutOursFirstAndTheCommandLast) {
+  const SrunTask task{.job_name = "hproc-1-t0-a1", .threads = 3, .operators = {"-p", "gpu"}, .avoid = {}, .command = {"/bin/agent", "--", "w"}};
+  const std::vector<std::string> argv = SrunArguments(task);
+  EXPECT_EQ(argv[0], "--job-name=hproc-1-t0-a1");
+  EXPECT_THAT(argv, Contains("--ntasks=1"));
+  EXPECT_THAT(argv, Contains("--export=ALL"));
+  EXPECT_THAT(argv, Contains("--cpus-per-task=3"));
+  EXPECT_THAT(std::vector(argv.end() - 5, argv.end()), ElementsAre("-p", "gpu", "/bin/agent", "--", "w"));
+}
+
+TEST(SrunArguments, AvoidNodesBesideThoseTheOperatorExcludes) {
+  for (const std::vector<std::string>& excluded : {std::vector<std::string>{"--exclude=node9"}, {"-x", "node9"}, {"-xnode9"}}) {
+    const std::vector<std::string> argv = SrunArguments({.job_name = "j", .operators = excluded, .avoid = {"node1", "node2"}, .command = {"c"}});
+    EXPECT_THAT(argv, Contains("--exclude=node9,node1,node2"));
+    EXPECT_THAT(argv, Not(Contains("-x")));
+  }
+  EXPECT_THAT(SrunArguments({.job_name = "j", .operators = {}, .avoid = {}, .command = {"c"}}), Not(Contains(HasSubstr("--exclude"))));
+}
+
+// ---- squeue ----
+
+TEST(ParseSqueue, TakesTheYoungestJobAndItsReason) {
+  const std::optional<JobInfo> job = ParseSqueue("12|CANCELLED|node1|None\n13|PENDING||Nodes required for job are DOWN | DRAINED\n");
+  ASSERT_TRUE(job);
+  EXPECT_EQ(job->id, "13");
+  EXPECT_EQ(job->state, "PENDING");
+  EXPECT_EQ(job->node, "");
+  EXPECT_EQ(job->reason, "Nodes required for job are DOWN | DRAINED");
+  EXPECT_EQ(ParseSqueue("12|RUNNING|node[1-2]|None")->reason, "");
+}
+
+TEST(ParseSqueue, PassesOverWhatIsNoJob) {
+  for (const char* text : {"", "\n", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", "a|b|c|d\n", "1|2\n", "|||\n"}) {
+    EXPECT_FALSE(ParseSqueue(text)) << text;
+  }
+  EXPECT_EQ(ParseSqueue("squeue: warning\n7|RUNNING|n|None\n")->id, "7");
+}
+
+TEST(JobStates, AreInTheQueueActiveOrOver) {
+  for (const char* state : {"PENDING", "CONFIGURING", "REQUEUED", "SPECIAL_EXIT"}) EXPECT_TRUE(IsPending(state)) << state;
+  for (const char* state : {"RUNNING", "COMPLETING", "SUSPENDED"}) EXPECT_TRUE(IsActive(state)) << state;
+  for (const char* state : {"CANCELLED", "COMPLETED", "NODE_FAIL", "TIMEOUT"}) EXPECT_FALSE(IsPending(state) || IsActive(state)) << state;
+}
+
+TEST(FindProgram, NamesWhatIsNotInPath) {
+  EXPECT_EQ(FindProgram("sh")->filename(), "sh");
+  EXPECT_EQ(ErrorOf(FindProgram("no-such-program")), "no-such-program: not found in PATH; is Slurm installed here?");
+}
+
+// ---- proofs ----
+
+TEST(Handshake, BothSidesProveTheSecretAndNeitherSendsIt) {
+  const std::string secret = MakeSecret();
+  EXPECT_EQ(secret.size(), 64U);
+  EXPECT_NE(secret, MakeSecret());
+  const std::string nonce_r = MakeNonce();
+  const std::string nonce_a = MakeNonce();
+  const std::string answer = AgentAnswer(secret, nonce_r, nonce_a);
+  EXPECT_EQ(answer.size(), kAnswerBytes);
+  EXPECT_TRUE(CheckAgentAnswer(secret, nonce_r, answer));
+  EXPECT_TRUE(CheckRelayProof(secret, nonce_a, nonce_r, RelayProof(secret, nonce_a, nonce_r)));
+  EXPECT_THAT(answer, Not(HasSubstr(secret)));
+}
+
+TEST(Handshake, NothingElseIsAProof) {
+  const std::string secret = MakeSecret();
+  const std::string nonce = MakeNonce();
+  const std::string other = MakeNonce();
+  const std::string answer = AgentAnswer(secret, nonce, other);
+  EXPECT_FALSE(CheckAgentAnswer(MakeSecret(), nonce, answer)) << "another secret";
+  EXPECT_FALSE(CheckAgentAnswer(secret, other, answer)) << "an answer to another question";
+  EXPECT_FALSE(CheckAgentAnswer(secret, nonce, answer.substr(1))) << "a part";
+  EXPECT_FALSE(CheckAgentAnswer(secret, nonce, answer + "x")) << "more";
+  EXPECT_FALSE(CheckAgentAnswer(secret, nonce, std::string(kAnswerBytes, '\0')));
+  for (size_t i = 0; i < answer.size(); ++i) {
+    std::string changed = answer;
+    changed[i] = static_cast<char>(changed[i] ^ 1);
+    EXPECT_FALSE(CheckAgentAnswer(secret, nonce, changed)) << "byte " << i;
+  }
+  // What one side says is no proof of the other's.
+  const std::string said = answer.substr(kMagic.size() + kNonceBytes);
+  EXPECT_FALSE(CheckRelayProof(secret, other, nonce, said));
+  EXPECT_FALSE(CheckRelayProof(secret, nonce, other, said));
+}
+
+// ---- frames ----
+
+class FrameChannelTest : public testing::Test {
+ protected:
+  FrameChannelTest() {
+    int ends[2] = {-1, -1};
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    one_.emplace(UniqueFd(ends[0]));
+    other_.emplace(UniqueFd(ends[1]));
+  }
+  std::optional<FrameChannel> one_;
+  std::optional<FrameChannel> other_;
+};
+
+TEST_F(FrameChannelTest, CarriesBytesOfAnyLengthInOrder) {
+  std::string text(3 * kMaxFrameBytes + 5, '\0');
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * 7);
+  one_->Send(kControlFrame, text);
+  one_->Send(kEndControlFrame, "");
+  std::string heard;
+  bool ended = false;
+  while (!ended && !other_->broken()) {
+    one_->Flush();
+    other_->Read();
+    while (std::optional<Frame> frame = other_->Next()) {
+      if (frame->type == kControlFrame) heard += frame->payload;
+      ended |= frame->type == kEndControlFrame;
+    }
+  }
+  EXPECT_EQ(heard, text);
+  EXPECT_TRUE(ended);
+  EXPECT_FALSE(one_->has_to_write());
+}
+
+TEST_F(FrameChannelTest, GivesWhatCameBeforeTheOtherSideWent) {
+  one_->Send(kEventsFrame, "last words");
+  one_->Flush();
+  one_.reset();
+  while (!other_->broken()) other_->Read();
+  EXPECT_EQ(other_->Next()->payload, "last words");
+  EXPECT_FALSE(other_->Next());
+}
+
+TEST_F(FrameChannelTest, IsBrokenByAFrameThatIsTooLong) {
+  const std::string head = std::string("V") + "\xff\xff\xff\x7f";
+  ASSERT_EQ(::send(one_->fd(), head.data(), head.size(), 0), static_cast<ssize_t>(head.size()));
+  other_->Read();
+  EXPECT_FALSE(other_->Next());
+  EXPECT_TRUE(other_->broken());
+}
+
+// ---- notes ----
+
+TEST(LaunchNote, ComesBackAsItWent) {
+  LaunchNote note{.kind = LaunchNote::Kind::kPending, .job = "12", .node = "", .reason = "Resources \"x\"\n", .end = {}};
+  std::optional<LaunchNote> read = DecodeNote(EncodeNote(note));
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->kind, note.kind);
+  EXPECT_EQ(read->job, "12");
+  EXPECT_EQ(read->reason, note.reason);
+  note = {.kind = LaunchNote::Kind::kEnded, .job = "12", .node = "node1", .reason = "",
+          .end = {.state = "CANCELLED", .job = {}, .node = {}, .message = "m", .exit_code = 4, .signal = 0, .oom_kills = OomKills::kSome}};
+  read = DecodeNote(EncodeNote(note));
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->end.state, "CANCELLED");
+  EXPECT_EQ(read->end.job, "12");
+  EXPECT_EQ(read->end.node, "node1");
+  EXPECT_EQ(read->end.exit_code, 4);
+  EXPECT_EQ(read->end.oom_kills, OomKills::kSome);
+  for (const char* text : {"", "x", "{}", "[]", R"({"kind":"flown","job":"","node":"","reason":""})", R"({"kind":"ended","job":"","node":"","reason":""})"}) {
+    EXPECT_FALSE(DecodeNote(text)) << text;
+  }
+}
+
+}  // namespace
+}  // namespace hproc::controller
