@@ -185,7 +185,7 @@ TEST_F(RelayTest, AJobThatIsRefusedIsNotLaunchedInSrunsOwnWords) {
   const RunVerdict run = RunToItsEnd(Launched());
   EXPECT_EQ(run.verdict.reason, Reason::kNotLaunched);
   EXPECT_THAT(run.verdict.message, HasSubstr("Invalid partition name specified"));
-  EXPECT_EQ(RetryAfter(run.verdict.reason), Retry::kOnce);
+  EXPECT_TRUE(IsTriedAgain(run.verdict.reason, 0, 0));
 }
 
 TEST_F(RelayTest, NodesAreAvoidedUnlessThereIsNoOther) {
