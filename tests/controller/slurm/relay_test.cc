@@ -111,7 +111,7 @@ TEST_F(RelayTest, AWholeConversationComesThrough) {
   EXPECT_EQ(client->end()->launch->node, "node1");
   EXPECT_EQ(client->end()->launch->job, "7");
   EXPECT_THAT(Read("log"), HasSubstr("said by the worker"));
-  EXPECT_THAT(Read("srun.args"), AllOf(HasSubstr("--job-name=hproc-"), HasSubstr("-t3-a1\n"), HasSubstr("--cpus-per-task=2\n--partition=gpu\n")));
+  EXPECT_THAT(Read("srun.args"), AllOf(HasSubstr("--job-name=hproc-"), HasSubstr("-t3-a1-"), HasSubstr("--cpus-per-task=2\n--partition=gpu\n")));
   ASSERT_TRUE(HasNote(LaunchNote::Kind::kConnected));
 }
 
@@ -186,6 +186,7 @@ TEST_F(RelayTest, AJobThatIsRefusedIsNotLaunchedInSrunsOwnWords) {
   EXPECT_EQ(run.verdict.reason, Reason::kNotLaunched);
   EXPECT_THAT(run.verdict.message, HasSubstr("Invalid partition name specified"));
   EXPECT_TRUE(IsTriedAgain(run.verdict.reason, 0, 0));
+  EXPECT_FALSE(IsTriedAgain(run.verdict.reason, 0, 1));
 }
 
 TEST_F(RelayTest, NodesAreAvoidedUnlessThereIsNoOther) {
