@@ -56,6 +56,7 @@ class CudaRuntime : public Runtime {
   int64_t LoadWorkspaceBytes(const TensorTable& table, int) const override { return MostCudaLoadWorkspaceBytes(table); }
   EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const override {
     EngineWorkspace workspace;
+    workspace.activation_padding = kernels::kCudaActivationPadding;
     int64_t most_columns = spec.hidden;
     for (const LayerSpec& layer : spec.layers) {
       most_columns = std::max({most_columns, layer.feed_forward.width, layer.feed_forward.shared_width});

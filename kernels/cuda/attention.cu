@@ -12,6 +12,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kAttendThreads = 512;
 constexpr float kLargestHalf = 65504.0f;
 
 __global__ void RotaryAnglesKernel(RotaryCall call, const SequenceRun* runs, int run_count) {
@@ -65,23 +66,78 @@ __device__ __forceinline__ void StoreCachedInt8(void* base, uint16_t* scales, in
   }
 }
 
+// A head of keys or values into its place in the cache, by a warp.
+__device__ __forceinline__ void StoreHead(const KvCache& cache, void* base, uint16_t* scales, int64_t row, const float* values) {
+  const auto dim = static_cast<int>(cache.head_dim);
+  if (cache.storage == Storage::kInt8) return StoreCachedInt8(base, scales, row, dim, values);
+  for (int i = threadIdx.x % 32; i < dim; i += 32) StoreCached(cache, base, row * dim + i, values[i]);
+}
+
+__device__ __forceinline__ int64_t CachedRow(const KvCache& cache, const RowPlace& at, int64_t head) {
+  return at.slot * cache.scales_per_slot() + head * cache.context + at.position;
+}
+
 // A warp a head of a row.
 __global__ void StoreKvKernel(StoreKvCall call, const SequenceRun* runs, int run_count) {
   StartBehindKernelInFront();
   const KvCache& cache = call.cache;
   const int64_t head = blockIdx.x;
+  const int64_t row = CachedRow(cache, PlaceOf(runs, run_count, blockIdx.y), head);
+  const int64_t from = (blockIdx.y * cache.kv_heads + head) * cache.head_dim;
+  StoreHead(cache, cache.keys, cache.key_scales, row, call.keys + from);
+  StoreHead(cache, cache.values, cache.value_scales, row, call.values + from);
+}
+
+constexpr int kHeadWarps = 4;
+
+// A warp a head of a row: queries, then keys, then values.
+__global__ void __launch_bounds__(kHeadWarps * 32)
+    PrepareHeadsKernel(const __grid_constant__ PrepareHeadsCall call, const SequenceRun* runs, int run_count, PlainWeights query_norm,
+                       PlainWeights key_norm) {
+  __shared__ float shared[kHeadWarps][kMostHeadDim];
+  StartBehindKernelInFront();
+  const KvCache& cache = call.cache;
   const auto dim = static_cast<int>(cache.head_dim);
-  const RowPlace at = PlaceOf(runs, run_count, blockIdx.y);
-  const int64_t from = (blockIdx.y * cache.kv_heads + head) * dim;
-  const int64_t row = at.slot * cache.scales_per_slot() + head * cache.context + at.position;
-  if (cache.storage == Storage::kInt8) {
-    StoreCachedInt8(cache.keys, cache.key_scales, row, dim, call.keys + from);
-    StoreCachedInt8(cache.values, cache.value_scales, row, dim, call.values + from);
-    return;
+  const auto pairs = static_cast<int>(call.pairs);
+  const int lane = threadIdx.x % 32;
+  const int64_t row = blockIdx.y;
+  int64_t head = int64_t{blockIdx.x} * kHeadWarps + threadIdx.x / 32;
+  if (head >= call.heads + 2 * cache.kv_heads) return;
+  const bool is_query = head < call.heads;
+  const bool is_value = head >= call.heads + cache.kv_heads;
+  if (is_value) {
+    head -= call.heads + cache.kv_heads;
+    const int64_t to = CachedRow(cache, PlaceOf(runs, run_count, static_cast<int>(row)), head);
+    return StoreHead(cache, cache.values, cache.value_scales, to, call.values + (row * cache.kv_heads + head) * dim);
   }
-  for (int i = threadIdx.x; i < dim; i += 32) {
-    StoreCached(cache, cache.keys, row * dim + i, call.keys[from + i]);
-    StoreCached(cache, cache.values, row * dim + i, call.values[from + i]);
+  if (!is_query) head -= call.heads;
+  float* from = is_query ? call.queries + row * call.query_stride + head * call.query_head_stride
+                         : call.keys + (row * cache.kv_heads + head) * dim;
+  float* values = shared[threadIdx.x / 32];
+  const PlainWeights norm = is_query ? query_norm : key_norm;
+  float square = 0;
+  for (int i = lane; i < dim; i += 32) {
+    values[i] = from[i];
+    square = fmaf(values[i], values[i], square);
+  }
+  if (norm.data != nullptr) {
+    const float inverse = 1.0f / sqrtf(WarpSum(square) / static_cast<float>(dim) + call.epsilon);
+    for (int i = lane; i < dim; i += 32) values[i] *= inverse * (norm[i] + call.norm_offset);
+  }
+  __syncwarp();
+  for (int i = lane; i < pairs; i += 32) {
+    const float cosine = call.cosines[row * pairs + i];
+    const float sine = call.sines[row * pairs + i];
+    const float a = values[i];
+    const float b = values[i + pairs];
+    values[i] = a * cosine - b * sine;
+    values[i + pairs] = b * cosine + a * sine;
+  }
+  __syncwarp();
+  if (is_query) {
+    for (int i = lane; i < dim; i += 32) from[i] = values[i];
+  } else {
+    StoreHead(cache, cache.keys, cache.key_scales, CachedRow(cache, PlaceOf(runs, run_count, static_cast<int>(row)), head), values);
   }
 }
 
@@ -140,10 +196,16 @@ __device__ __forceinline__ void LoadCached(const void* base, const uint16_t* sca
   }
 }
 
+// Value i of a head, by the output gate's sigmoid where there is one.
+__device__ __forceinline__ float Gated(const AttendCall& call, int64_t row, int64_t head, int i, float value) {
+  if (call.gate == nullptr) return value;
+  return value * Sigmoid(call.gate[row * call.query_stride + head * call.query_head_stride + i]);
+}
+
 // A block a (part of the positions, kv head, row); its warps share out the query heads of the kv head, so that keys and values
 // come from the memory once. A lane holds kEach values of a head; softmax as it goes (Milakov and Gimelshein 2018).
 template <int kEach, Storage kStorage>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kAttendThreads)
     AttendKernel(AttendCall call, const SequenceRun* runs, int run_count, int parts, float* workspace) {
   StartBehindKernelInFront();
   constexpr int kAtOnce = 4;  // positions
@@ -162,7 +224,7 @@ __global__ void __launch_bounds__(kThreads)
   const int count = max(0, min(kEach, dim - lane * kEach));
   const bool wide = dim % kEach == 0;
 
-  for (int h = threadIdx.x / 32; h < shared; h += kThreads / 32) {
+  for (int h = threadIdx.x / 32; h < shared; h += kAttendThreads / 32) {
     const int64_t head = int64_t{kv_head} * shared + h;
     const float* query = call.queries + row * call.query_stride + head * call.query_head_stride + lane * kEach;
     float q[kEach];
@@ -208,7 +270,7 @@ __global__ void __launch_bounds__(kThreads)
       float* out = call.output + (row * call.heads + head) * dim + lane * kEach;
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
-        if (i < count) out[i] = output[i] / sum;
+        if (i < count) out[i] = Gated(call, row, head, lane * kEach + i, output[i] / sum);
       }
     } else {  // [row][head][part][largest, sum, output]
       float* out = workspace + ((row * call.heads + head) * parts + part) * (dim + 2);
@@ -222,8 +284,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A block a head of a row, a thread a value.
-__global__ void JoinPartsKernel(const float* workspace, int parts, int dim, float* output) {
+__global__ void JoinPartsKernel(const __grid_constant__ AttendCall call, const float* workspace, int parts) {
   StartBehindKernelInFront();
+  const auto dim = static_cast<int>(call.cache.head_dim);
   const float* from = workspace + int64_t{blockIdx.x} * parts * (dim + 2);
   float most = -FLT_MAX;
   for (int p = 0; p < parts; ++p) most = fmaxf(most, from[p * (dim + 2)]);
@@ -236,14 +299,14 @@ __global__ void JoinPartsKernel(const float* workspace, int parts, int dim, floa
       sum = fmaf(weight, part[1], sum);
       value = fmaf(weight, part[2 + i], value);
     }
-    output[int64_t{blockIdx.x} * dim + i] = value / sum;
+    call.output[int64_t{blockIdx.x} * dim + i] = Gated(call, blockIdx.x / call.heads, blockIdx.x % call.heads, i, value / sum);
   }
 }
 
 // How many blocks share the positions of a row: as many as fill the device, none with too few to be worth its launch.
 int64_t PartsOf(int64_t rows, int64_t kv_heads, int64_t context) {
   constexpr int64_t kWantedBlocks = 160;
-  constexpr int64_t kLeastPositions = 128;
+  constexpr int64_t kLeastPositions = 32;
   return std::clamp<int64_t>(kWantedBlocks / (rows * kv_heads), 1, (context + kLeastPositions - 1) / kLeastPositions);
 }
 
@@ -252,7 +315,7 @@ void LaunchAttendOf(const AttendCall& call, int parts, float* workspace, cudaStr
   const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(call.cache.kv_heads), static_cast<unsigned>(call.rows));
   const auto runs = static_cast<int>(call.runs.size());
   const auto shared = static_cast<int>(call.heads / call.cache.kv_heads);
-  const int threads = std::min(shared, kThreads / 32) * 32;
+  const int threads = std::min(shared, kAttendThreads / 32) * 32;
   const auto launch = [&](auto kernel) {
     LaunchOverlapped("AttendKernel", kernel, grid, threads, stream, call, call.runs.data(), runs, parts, workspace);
   };
@@ -294,6 +357,14 @@ void LaunchStoreKeysValues(const StoreKvCall& call, cudaStream_t stream) {
   LaunchOverlapped("StoreKvKernel", StoreKvKernel, grid, 32, stream, call, call.runs.data(), static_cast<int>(call.runs.size()));
 }
 
+void LaunchPrepareHeads(const PrepareHeadsCall& call, cudaStream_t stream) {
+  HPROC_CHECK(call.cache.head_dim <= kMostHeadDim, "values of an attention head on a CUDA device");
+  const dim3 grid(Blocks(call.heads + 2 * call.cache.kv_heads, kHeadWarps), static_cast<unsigned>(call.rows));
+  const auto norm = [](const Matrix* matrix) { return matrix != nullptr ? PlainOf(*matrix) : PlainWeights{}; };
+  LaunchOverlapped("PrepareHeadsKernel", PrepareHeadsKernel, grid, kHeadWarps * 32, stream, call, call.runs.data(),
+                   static_cast<int>(call.runs.size()), norm(call.query_norm), norm(call.key_norm));
+}
+
 void LaunchAttend(const AttendCall& call, cudaStream_t stream) {
   float* const workspace = call.workspace;
   const int64_t dim = call.cache.head_dim;
@@ -311,7 +382,7 @@ void LaunchAttend(const AttendCall& call, cudaStream_t stream) {
   }
   if (parts == 1) return;
   LaunchOverlapped("JoinPartsKernel", JoinPartsKernel, static_cast<unsigned>(call.rows * call.heads),
-                   static_cast<unsigned>((dim + 31) / 32 * 32), stream, workspace, parts, static_cast<int>(dim), call.output);
+                   static_cast<unsigned>((dim + 31) / 32 * 32), stream, call, workspace, parts);
 }
 
 }  // namespace cuda

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <vector>
 
 #include "base/check.h"
 #include "kernels/cuda/handles.h"
@@ -10,13 +11,31 @@
 #include "kernels/decode.h"
 
 namespace hproc::kernels {
+namespace {
+
+// In front of the workspace: counters of blocks that meet, zero between launches.
+constexpr int64_t kCounterBytes = 256;
+static_assert(kCounterBytes >= cuda::kMostRoutedRows * static_cast<int64_t>(sizeof(unsigned)));
+
+RoundedRows RoundedOf(const Activations& input, int64_t first) {
+  if (!input.rounded || input.tokens > kMaxDecodeTokens) return {};
+  return {.values = reinterpret_cast<const std::byte*>(input.quantized) + first * RoundedRowBytes(input.columns),
+          .scales = input.scales + first};
+}
+
+bool InDecodeOrder(const Matrix& matrix) { return matrix.storage == Storage::kDecodeOrder; }
+bool CanShareLaunch(const Matrix& a, const Matrix& b) {
+  return InDecodeOrder(a) && InDecodeOrder(b) && kernels::CanShareLaunch(a.decode, b.decode);
+}
+
+}  // namespace
 
 int64_t CudaWorkspaceBytes(int64_t rows, int64_t most_columns) {
   int64_t bytes = 0;
   for (int64_t tokens = 1; tokens <= std::min<int64_t>(rows, kMaxDecodeTokens); ++tokens) {
     bytes = std::max(bytes, DecodeWorkspaceBytes(tokens, most_columns));
   }
-  return bytes;
+  return kCounterBytes + bytes;
 }
 
 struct CudaBackend::State {
@@ -28,7 +47,23 @@ struct CudaBackend::State {
     for (int64_t first = 0; first < rows; first += kMaxDecodeTokens) body(first, std::min<int64_t>(kMaxDecodeTokens, rows - first));
   }
 
-  DecodeStream decode() const { return {.stream = stream.get(), .overlap = true, .workspace = workspace.data()}; }
+  DecodeStream decode() const { return {.stream = stream.get(), .overlap = true, .workspace = workspace.data() + kCounterBytes}; }
+
+  // Products in decode order that share launches; the first of them with `convolution`, where given.
+  void Decode(std::span<const MatmulCall> calls, const CausalConvCall* convolution) const {
+    HPROC_CHECK(convolution == nullptr || calls.front().tokens <= kMaxDecodeTokens, "one pass over the weights");
+    InPieces(calls.front().tokens, [&](int64_t first, int64_t tokens) {
+      std::vector<DecodeMatmulCall> products;
+      for (const MatmulCall& call : calls) {
+        products.push_back({.weight = call.weight->decode, .input = call.input->values + first * call.input->columns,
+                            .input_stride = call.input->columns, .rounded = RoundedOf(*call.input, first), .tokens = tokens,
+                            .output = call.output + first * call.output_stride, .output_stride = call.output_stride});
+      }
+      DecodeMatmul(decode(), products, convolution);
+    });
+  }
+
+  void Routed(const ExpertsCall& call, bool with_shared_gate_up, bool with_shared_down) const;
 
   ScopedDevice current;
   Stream stream;
@@ -64,6 +99,7 @@ void CudaBackend::Replay(int64_t key, FunctionRef<void()> body) {
 void CudaBackend::UseWorkspace(std::span<std::byte> workspace) {
   state_->graphs.clear();
   state_->workspace = workspace;
+  Zero(workspace.data(), std::min<int64_t>(kCounterBytes, static_cast<int64_t>(workspace.size())));
 }
 
 void CudaBackend::Matmul(std::span<const MatmulCall> calls) {
@@ -74,43 +110,125 @@ void CudaBackend::Matmul(std::span<const MatmulCall> calls) {
   while (!calls.empty()) {
     const MatmulCall& call = calls.front();
     size_t count = 1;
-    if (call.weight->storage == Storage::kDecodeOrder) {
-      State::InPieces(call.tokens, [&](int64_t first, int64_t tokens) {
-        DecodeMatmul(state_->decode(), {.weight = call.weight->decode, .input = call.input->values + first * call.input->columns,
-                                        .input_stride = call.input->columns, .tokens = tokens,
-                                        .output = call.output + first * call.output_stride, .output_stride = call.output_stride});
-      });
+    const bool decodes = InDecodeOrder(*call.weight);
+    const auto joins = [&](const MatmulCall& next) {
+      if (next.tokens != call.tokens) return false;
+      if (decodes) return next.input == call.input && CanShareLaunch(*call.weight, *next.weight);
+      return next.weight->storage == call.weight->storage;
+    };
+    const size_t most = std::min(calls.size(), decodes ? kMostDecodeProducts : cuda::kMostRowProducts);
+    while (count < most && joins(calls[count])) ++count;
+    if (decodes) {
+      state_->Decode(calls.first(count), nullptr);
     } else {
-      while (count < std::min(calls.size(), cuda::kMostRowProducts) && calls[count].weight->storage == call.weight->storage &&
-             calls[count].tokens == call.tokens) {
-        ++count;
-      }
       cuda::LaunchRowMatmul(calls.first(count), state_->stream.get());
     }
     calls = calls.subspan(count);
   }
 }
 
-void CudaBackend::ExpertsGateUp(const ExpertsGateUpCall& call) {
-  if (call.weight->storage != Storage::kDecodeOrder) return cuda::LaunchRowExpertsGateUp(call, state_->stream.get());
-  const int64_t columns = call.weight->columns;
-  State::InPieces(call.rows, [&](int64_t first, int64_t tokens) {
-    DecodeGateUp(state_->decode(), {.weight = call.weight->decode, .width = call.width, .input = call.input + first * columns,
-                                    .input_stride = columns, .tokens = tokens, .top = call.top,
-                                    .experts = call.chosen + first * call.top,
-                                    .output = call.output + first * call.top * call.width});
-  });
+// The routed experts, some of the shared one's products in the same launches.
+void CudaBackend::State::Routed(const ExpertsCall& call, bool with_shared_gate_up, bool with_shared_down) const {
+  const SharedExpert& shared = call.shared;
+  const int64_t columns = call.columns;
+  if (InDecodeOrder(*call.gate_up)) {
+    InPieces(call.rows, [&](int64_t first, int64_t tokens) {
+      DecodeGateUp(decode(), {.weight = call.gate_up->decode, .width = call.width,
+                              .input = call.input->values + first * columns, .input_stride = columns,
+                              .rounded = RoundedOf(*call.input, first), .tokens = tokens, .top = call.top,
+                              .experts = call.chosen + first * call.top,
+                              .output = call.hidden.values + first * call.top * call.width,
+                              .shared_gate = with_shared_gate_up ? &shared.gate->decode : nullptr,
+                              .shared_up = with_shared_gate_up ? &shared.up->decode : nullptr,
+                              .shared_output = with_shared_gate_up ? shared.hidden.values + first * shared.width : nullptr});
+    });
+  } else {
+    cuda::LaunchRowExpertsGateUp(call, stream.get());
+  }
+  if (InDecodeOrder(*call.down)) {
+    InPieces(call.rows, [&](int64_t first, int64_t tokens) {
+      const bool weighted = with_shared_down && shared.weight != nullptr;
+      DecodeDown(decode(), {.weight = call.down->decode, .hidden = columns,
+                            .input = call.hidden.values + first * call.top * call.width, .tokens = tokens, .top = call.top,
+                            .experts = call.chosen + first * call.top, .route_weights = call.weights + first * call.top,
+                            .shared = with_shared_down ? &shared.down->decode : nullptr,
+                            .shared_input = with_shared_down ? shared.hidden.values + first * shared.width : nullptr,
+                            .shared_gate = weighted ? shared.weight + first : nullptr,
+                            .output = call.output + first * columns});
+    });
+  } else {
+    cuda::LaunchRowExpertsDown(call, stream.get());
+  }
 }
 
-void CudaBackend::ExpertsDown(const ExpertsDownCall& call) {
-  if (call.weight->storage != Storage::kDecodeOrder) return cuda::LaunchRowExpertsDown(call, state_->stream.get());
-  State::InPieces(call.rows, [&](int64_t first, int64_t tokens) {
-    DecodeDown(state_->decode(), {.weight = call.weight->decode, .hidden = call.columns,
-                                  .input = call.input + first * call.top * call.weight->columns, .tokens = tokens,
-                                  .top = call.top, .experts = call.chosen + first * call.top,
-                                  .route_weights = call.weights + first * call.top,
-                                  .output = call.residual + first * call.columns, .accumulate = true});
-  });
+void CudaBackend::Experts(const ExpertsCall& call) {
+  const SharedExpert& shared = call.shared;
+  if (shared.width == 0) return state_->Routed(call, false, false);
+  // Whether the shared expert is one more of the routed ones to both launches, or at least its own gate and up share one.
+  const bool fits_up = CanShareLaunch(*shared.gate, *shared.up) && shared.gate->decode.format.mode == quant::Mode::kV2 &&
+                       shared.width % kTileRows == 0;
+  const bool joins = fits_up && CanShareLaunch(*call.gate_up, *shared.gate) && CanShareLaunch(*call.down, *shared.down) &&
+                     shared.down->decode.format.mode == quant::Mode::kV2 && shared.width == call.width && call.top < kMaxDecodeTop;
+  if (joins) return state_->Routed(call, true, true);
+  // Its own way first, so that the routed ones' hidden rows are not waited for.
+  if (fits_up) {
+    State::InPieces(call.rows, [&](int64_t first, int64_t tokens) {
+      DecodeGateUp(state_->decode(), {.weight = shared.gate->decode, .width = shared.width,
+                                      .input = call.input->values + first * call.columns, .input_stride = call.columns,
+                                      .rounded = RoundedOf(*call.input, first), .tokens = tokens,
+                                      .shared_gate = &shared.gate->decode, .shared_up = &shared.up->decode,
+                                      .shared_output = shared.hidden.values + first * shared.width});
+    });
+  } else {
+    const MatmulCall both[] = {WholeProduct(*shared.gate, *call.input, shared.gate_output),
+                               WholeProduct(*shared.up, *call.input, shared.up_output)};
+    Matmul(both);
+    SwiGlu({.gate = shared.gate_output, .up = shared.up_output, .input_stride = shared.width, .output = shared.hidden.values,
+            .rows = call.rows, .columns = shared.width});
+  }
+  state_->Routed(call, false, false);
+  if (InDecodeOrder(*shared.down) && shared.down->decode.format.mode == quant::Mode::kV2 && call.columns % kTileRows == 0 &&
+      shared.width % 4 == 0) {
+    State::InPieces(call.rows, [&](int64_t first, int64_t tokens) {
+      DecodeDown(state_->decode(), {.weight = shared.down->decode, .hidden = call.columns, .tokens = tokens,
+                                    .shared = &shared.down->decode,
+                                    .shared_input = shared.hidden.values + first * shared.width,
+                                    .shared_gate = shared.weight != nullptr ? shared.weight + first : nullptr,
+                                    .output = call.output + first * call.columns, .accumulate = true});
+    });
+    return;
+  }
+  const MatmulCall down = WholeProduct(*shared.down, shared.hidden, shared.output);
+  Matmul({&down, 1});
+  Combine({.residual = call.output, .shared = shared.output, .shared_gate = shared.weight, .rows = call.rows,
+           .columns = call.columns});
+}
+
+void CudaBackend::GatedDeltaNet(const GatedDeltaCall& call) {
+  const std::span<const MatmulCall> projections = call.projections;
+  const bool steps = call.rule.rows == static_cast<int64_t>(call.rule.runs.size());  // one token of each sequence
+  const bool convolves = steps && call.rule.rows <= kMaxDecodeTokens && InDecodeOrder(*projections[0].weight);
+  if (convolves) {
+    const size_t count = CanShareLaunch(*projections[0].weight, *projections[1].weight) ? 2 : 1;
+    state_->Decode(projections.first(count), &call.convolution);
+    if (count == 1) Matmul(projections.subspan(1, 1));
+  } else {
+    Matmul(projections.first(2));
+    CausalConvSilu(call.convolution);
+  }
+  if (steps && cuda::CanStepDelta(call)) return cuda::LaunchDeltaStep(call, state_->stream.get());
+  Matmul(projections.subspan(2));
+  GatedDeltaRule(call.rule);
+  GatedRmsNorm(call.norm);
+}
+
+void CudaBackend::ProjectAndRoute(std::span<const MatmulCall> calls, const RouteCall& route) {
+  if (cuda::CanRouteAtOnce(calls, route)) {
+    auto* counters = reinterpret_cast<unsigned*>(state_->workspace.data());
+    return cuda::LaunchRowRoute(calls, route, counters, state_->stream.get());
+  }
+  Matmul(calls);
+  Route(route);
 }
 
 void CudaBackend::Attend(const AttendCall& call) {
@@ -119,14 +237,17 @@ void CudaBackend::Attend(const AttendCall& call) {
 
 void CudaBackend::EmbedTokens(const EmbedCall& call) { cuda::LaunchEmbedTokens(call, state_->stream.get()); }
 void CudaBackend::AddBias(const BiasCall& call) { cuda::LaunchAddBias(call, state_->stream.get()); }
-void CudaBackend::RmsNorm(const RmsNormCall& call) { cuda::LaunchRmsNorm(call, {}, state_->stream.get()); }
+void CudaBackend::RmsNorm(const RmsNormCall& call) { CombineAndNorm({}, call); }
 void CudaBackend::CombineAndNorm(const CombineCall& combine, const RmsNormCall& norm) {
-  cuda::LaunchRmsNorm(norm, combine, state_->stream.get());
+  RmsNormCall call = norm;
+  if (call.rows > kMaxDecodeTokens) call.rounded = nullptr;  // see RoundedOf
+  cuda::LaunchRmsNorm(call, combine, state_->stream.get());
 }
 void CudaBackend::GatedRmsNorm(const GatedRmsNormCall& call) { cuda::LaunchGatedRmsNorm(call, state_->stream.get()); }
 void CudaBackend::RotaryAngles(const RotaryCall& call) { cuda::LaunchRotaryAngles(call, state_->stream.get()); }
 void CudaBackend::Rotate(const RotateCall& call) { cuda::LaunchRotate(call, state_->stream.get()); }
 void CudaBackend::StoreKeysValues(const StoreKvCall& call) { cuda::LaunchStoreKeysValues(call, state_->stream.get()); }
+void CudaBackend::PrepareHeads(const PrepareHeadsCall& call) { cuda::LaunchPrepareHeads(call, state_->stream.get()); }
 void CudaBackend::CausalConvSilu(const CausalConvCall& call) { cuda::LaunchCausalConvSilu(call, state_->stream.get()); }
 void CudaBackend::GatedDeltaRule(const DeltaRuleCall& call) { cuda::LaunchGatedDeltaRule(call, state_->stream.get()); }
 void CudaBackend::Route(const RouteCall& call) { cuda::LaunchRoute(call, state_->stream.get()); }

@@ -20,6 +20,9 @@ inline constexpr int64_t kMostConvKernel = 8;
 inline constexpr int64_t kMostExperts = 1024;
 inline constexpr int64_t kMostNormColumns = 16384;
 
+// Rows of rounded activations are padded with zeros to a multiple of this.
+inline constexpr int64_t kCudaActivationPadding = kTileColumns;
+
 // What UseWorkspace must be given for passes of up to `rows` tokens through weights of up to `most_columns` in decode order.
 int64_t CudaWorkspaceBytes(int64_t rows, int64_t most_columns);
 // What AttendCall::workspace must hold for passes of up to `rows` tokens.
@@ -48,15 +51,17 @@ class CudaBackend : public DeviceBackend {
   void RotaryAngles(const RotaryCall& call) override;
   void Rotate(const RotateCall& call) override;
   void StoreKeysValues(const StoreKvCall& call) override;
+  void PrepareHeads(const PrepareHeadsCall& call) override;
   void Attend(const AttendCall& call) override;
   void CausalConvSilu(const CausalConvCall& call) override;
   void GatedDeltaRule(const DeltaRuleCall& call) override;
+  void GatedDeltaNet(const GatedDeltaCall& call) override;
   void Route(const RouteCall& call) override;
+  void ProjectAndRoute(std::span<const MatmulCall> calls, const RouteCall& route) override;
   void SwiGlu(const SwiGluCall& call) override;
   void SigmoidGate(const SigmoidGateCall& call) override;
   void Combine(const CombineCall& call) override;
-  void ExpertsGateUp(const ExpertsGateUpCall& call) override;
-  void ExpertsDown(const ExpertsDownCall& call) override;
+  void Experts(const ExpertsCall& call) override;
   void PickGreedy(const GreedyCall& call) override;
   void AllReduceSum(float* values, int64_t count) override;
 

@@ -134,6 +134,152 @@ __global__ void __launch_bounds__(kKeyParts * 32)
   }
 }
 
+// One token of each sequence, a block a (value head, run), which takes the whole of it: the products behind a and b, the rule, and
+// the norm of the head. A lane has four value columns, a warp kStepKeys keys; the state and the weights of a and b, the work of no
+// kernel in front, are asked for before the wait.
+constexpr int kStepWarps = 16;
+constexpr int kStepKeys = 8;
+constexpr int kMostStepDim = 128;  // of keys and of values
+
+struct DeltaStep {
+  DeltaRuleCall rule;
+  PlainWeights a_log, dt_bias, norm, a, b;
+  const float* input;  // [rows, input_columns]: what a and b are products of
+  int input_columns;
+  const float* gate;  // [rows, value_heads * value_dim]
+  float epsilon;
+};
+
+__global__ void __launch_bounds__(kStepWarps * 32) DeltaStepKernel(const __grid_constant__ DeltaStep p, const SequenceRun* runs) {
+  AllowNextKernel();
+  __shared__ float4 remembered_parts[kStepWarps][32];
+  __shared__ float4 output_parts[kStepWarps][32];
+  __shared__ float gates[2][kStepWarps];
+  __shared__ float squares[kMostStepDim / 32];
+  const DeltaRuleCall& call = p.rule;
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  const int64_t head = blockIdx.x;
+  const SequenceRun run = runs[blockIdx.y];
+  const int64_t row = run.first_row;
+  const auto key_dim = static_cast<int>(call.key_dim);
+  const auto value_dim = static_cast<int>(call.value_dim);
+  const bool exists = lane * 4 < value_dim;
+  const int first_key = warp * kStepKeys;
+  float* state = call.state + ((run.slot * call.value_heads + head) * key_dim + first_key) * value_dim + lane * 4;
+  float4 s[kStepKeys];
+#pragma unroll
+  for (int i = 0; i < kStepKeys; ++i) {
+    s[i] = float4{0, 0, 0, 0};
+    if (exists && first_key + i < key_dim) s[i] = *reinterpret_cast<const float4*>(state + i * value_dim);
+  }
+  const int64_t weights = head * p.input_columns;
+  for (int c = static_cast<int>(threadIdx.x) * 32; c < p.input_columns; c += kStepWarps * 32 * 32) {
+    const int bytes = p.a.storage == Storage::kFloat32 ? 4 : 2;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p.a.data) + (weights + c) * bytes));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p.b.data) + (weights + c) * bytes));
+  }
+  const float rate = -expf(p.a_log[head]);
+  const float bias = p.dt_bias[head];
+  const int64_t all_keys = call.key_heads * key_dim;
+  const int64_t row_size = 2 * all_keys + call.value_heads * value_dim;
+  const float* query = call.qkv + row * row_size + head / (call.value_heads / call.key_heads) * key_dim;
+  const float* key = query + all_keys;
+  const int64_t head_at = (row * call.value_heads + head) * value_dim;
+  WaitForKernelInFront();
+
+  float a = 0;
+  float b = 0;
+  const float* input = p.input + row * p.input_columns;
+#pragma unroll 6
+  for (int c = threadIdx.x; c < p.input_columns; c += kStepWarps * 32) {
+    const float x = input[c];
+    a = fmaf(p.a[weights + c], x, a);
+    b = fmaf(p.b[weights + c], x, b);
+  }
+  const bool has_key = lane * 4 < key_dim;
+  float4 q4{0, 0, 0, 0};
+  float4 k4{0, 0, 0, 0};
+  if (has_key) {
+    q4 = *reinterpret_cast<const float4*>(query + lane * 4);
+    k4 = *reinterpret_cast<const float4*>(key + lane * 4);
+  }
+  float q[kStepKeys];
+  float k[kStepKeys];
+#pragma unroll
+  for (int i = 0; i < kStepKeys; ++i) {
+    q[i] = first_key + i < key_dim ? query[first_key + i] : 0.0f;
+    k[i] = first_key + i < key_dim ? key[first_key + i] : 0.0f;
+  }
+  float4 value{0, 0, 0, 0};
+  if (exists) value = *reinterpret_cast<const float4*>(call.qkv + row * row_size + 2 * all_keys + head * value_dim + lane * 4);
+  float gate = 0;
+  float norm = 0;
+  if (static_cast<int>(threadIdx.x) < value_dim) {
+    gate = p.gate[head_at + threadIdx.x];
+    norm = p.norm[threadIdx.x];
+  }
+
+  const float query_factor =
+      1.0f / sqrtf((WarpSum(q4.x * q4.x + q4.y * q4.y + q4.z * q4.z + q4.w * q4.w) + 1e-6f) * static_cast<float>(key_dim));
+  const float key_factor = 1.0f / sqrtf(WarpSum(k4.x * k4.x + k4.y * k4.y + k4.z * k4.z + k4.w * k4.w) + 1e-6f);
+  // Undecayed, so that a and b are summed over the warps behind the same barrier.
+  float4 remembered{0, 0, 0, 0};
+#pragma unroll
+  for (int i = 0; i < kStepKeys; ++i) {
+    k[i] *= key_factor;
+    remembered = {fmaf(s[i].x, k[i], remembered.x), fmaf(s[i].y, k[i], remembered.y), fmaf(s[i].z, k[i], remembered.z),
+                  fmaf(s[i].w, k[i], remembered.w)};
+  }
+  remembered_parts[warp][lane] = remembered;
+  a = WarpSum(a);
+  b = WarpSum(b);
+  if (lane == 0) gates[0][warp] = a, gates[1][warp] = b;
+  __syncthreads();
+  remembered = float4{0, 0, 0, 0};
+  a = 0;
+  b = 0;
+#pragma unroll
+  for (int w = 0; w < kStepWarps; ++w) {
+    const float4 part = remembered_parts[w][lane];
+    remembered = {remembered.x + part.x, remembered.y + part.y, remembered.z + part.z, remembered.w + part.w};
+    a += gates[0][w];
+    b += gates[1][w];
+  }
+  const float decay = expf(rate * Softplus(a + bias));
+  const float beta = Sigmoid(b);
+  const float4 delta{beta * (value.x - decay * remembered.x), beta * (value.y - decay * remembered.y),
+                     beta * (value.z - decay * remembered.z), beta * (value.w - decay * remembered.w)};
+  float4 output{0, 0, 0, 0};
+#pragma unroll
+  for (int i = 0; i < kStepKeys; ++i) {
+    s[i] = {fmaf(k[i], delta.x, decay * s[i].x), fmaf(k[i], delta.y, decay * s[i].y), fmaf(k[i], delta.z, decay * s[i].z),
+            fmaf(k[i], delta.w, decay * s[i].w)};
+    output = {fmaf(s[i].x, q[i], output.x), fmaf(s[i].y, q[i], output.y), fmaf(s[i].z, q[i], output.z),
+              fmaf(s[i].w, q[i], output.w)};
+  }
+  output_parts[warp][lane] = output;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kStepKeys; ++i) {
+    if (exists && first_key + i < key_dim) *reinterpret_cast<float4*>(state + i * value_dim) = s[i];
+  }
+  constexpr int kColumnWarps = kMostStepDim / 32;
+  if (warp >= kColumnWarps) return;
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < kStepWarps; ++w) sum += reinterpret_cast<const float*>(output_parts[w])[threadIdx.x];
+  sum *= query_factor;
+  const float square = WarpSum(sum * sum);  // columns that are not there give zero
+  if (lane == 0) squares[warp] = square;
+  asm volatile("bar.sync 1, %0;" ::"n"(kColumnWarps * 32) : "memory");
+  float mean = 0;
+#pragma unroll
+  for (int w = 0; w < kColumnWarps; ++w) mean += squares[w];
+  const float inverse = 1.0f / sqrtf(mean / static_cast<float>(value_dim) + p.epsilon);
+  if (static_cast<int>(threadIdx.x) < value_dim) call.output[head_at + threadIdx.x] = sum * inverse * norm * Silu(gate);
+}
+
 template <int kEach>
 void LaunchRule(const DeltaRuleCall& call, cudaStream_t stream) {
   const dim3 grid(Blocks(call.value_dim, kValueColumns), static_cast<unsigned>(call.value_heads),
@@ -159,6 +305,29 @@ void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream) {
   } else {
     LaunchRule<32>(call, stream);
   }
+}
+
+bool CanStepDelta(const GatedDeltaCall& call) {
+  const DeltaRuleCall& rule = call.rule;
+  return rule.key_dim <= kMostStepDim && rule.value_dim <= kMostStepDim && rule.key_dim % 4 == 0 && rule.value_dim % 4 == 0 &&
+         !IsPacked(call.projections[2].weight->storage) && !IsPacked(call.projections[3].weight->storage);
+}
+
+void LaunchDeltaStep(const GatedDeltaCall& call, cudaStream_t stream) {
+  HPROC_CHECK(CanStepDelta(call), "a step of the delta rule");
+  const Activations& input = *call.projections[2].input;
+  const DeltaStep step{.rule = call.rule,
+                       .a_log = PlainOf(*call.rule.a_log),
+                       .dt_bias = PlainOf(*call.rule.dt_bias),
+                       .norm = PlainOf(*call.norm.weight),
+                       .a = PlainOf(*call.projections[2].weight),
+                       .b = PlainOf(*call.projections[3].weight),
+                       .input = input.values,
+                       .input_columns = static_cast<int>(input.columns),
+                       .gate = call.norm.gate,
+                       .epsilon = call.norm.epsilon};
+  const dim3 grid(static_cast<unsigned>(call.rule.value_heads), static_cast<unsigned>(call.rule.runs.size()));
+  LaunchOverlapped("DeltaStepKernel", DeltaStepKernel, grid, kStepWarps * 32, stream, step, call.rule.runs.data());
 }
 
 }  // namespace hproc::kernels::cuda

@@ -63,8 +63,8 @@ __device__ __forceinline__ float Softplus(float x) { return x > 30.0f ? x : log1
 
 // Weights of plain storage, as a kernel takes them.
 struct PlainWeights {
-  const void* data;
-  Storage storage;
+  const void* data = nullptr;
+  Storage storage = Storage::kFloat32;
   __device__ __forceinline__ float operator[](int64_t i) const { return StoredValue(data, storage, i); }
 };
 inline PlainWeights PlainOf(const Matrix& matrix) { return {matrix.data, matrix.storage}; }

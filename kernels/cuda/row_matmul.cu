@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
+#include "kernels/cuda/route_parts.cuh"
 
 namespace hproc::kernels::cuda {
 namespace {
@@ -229,14 +230,47 @@ __global__ void __launch_bounds__(kThreads) RowMatmulKernel(const __grid_constan
   }
 }
 
+// A warp a row of the products, a row of the grid a token; the token's last block to be done chooses its experts.
 template <typename Rows>
-__global__ void __launch_bounds__(kThreads) RowGateUpKernel(ExpertsGateUpCall call, Rows weight) {
+__global__ void __launch_bounds__(kThreads) RowRouteKernel(const __grid_constant__ RowProducts<Rows> all,
+                                                           const __grid_constant__ RouteCall route, unsigned* counters) {
+  __shared__ bool is_last;
+  __shared__ RouteShared shared;
+  AllowNextKernel();
+  int at = 0;
+  while (at + 1 < all.count && blockIdx.x >= all.products[at + 1].first_block) ++at;
+  const auto& product = all.products[at];
+  const int64_t row = int64_t{blockIdx.x - product.first_block} * kWarps + threadIdx.x / 32;
+  const Share share{static_cast<int>(threadIdx.x) % 32, 32};
+  if (row < product.rows) product.weight.Prefetch(share, row);
+  WaitForKernelInFront();
+  const int64_t token = blockIdx.y;
+  if (row < product.rows) {
+    float dot[1] = {};
+    product.weight.Dots(share, row, product.input + token * product.weight.columns, 1, dot);
+    const float sum = WarpSum(dot[0]);
+    if (share.first == 0) product.output[token * product.output_stride + row] = sum;
+  }
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    is_last = atomicAdd(counters + token, 1u) == gridDim.x - 1;
+    if (is_last) counters[token] = 0;
+  }
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
+  ChooseExperts(route, token, shared);
+}
+
+template <typename Rows>
+__global__ void __launch_bounds__(kThreads) RowGateUpKernel(ExpertsCall call, const float* all_input, Rows weight) {
   StartBehindKernelInFront();
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   if (row >= call.width) return;
   const int64_t route = blockIdx.y;
   const int64_t gate_row = call.chosen[route] * 2 * call.width + row;
-  const float* input = call.input + route / call.top * weight.columns;
+  const float* input = all_input + route / call.top * weight.columns;
   float gate[1] = {};
   float up[1] = {};
   const Share share{static_cast<int>(threadIdx.x) % 32, 32};
@@ -244,11 +278,11 @@ __global__ void __launch_bounds__(kThreads) RowGateUpKernel(ExpertsGateUpCall ca
   weight.Dots(share, gate_row + call.width, input, 1, up);
   const float g = WarpSum(gate[0]);
   const float u = WarpSum(up[0]);
-  if (threadIdx.x % 32 == 0) call.output[route * call.width + row] = Silu(g) * u;
+  if (threadIdx.x % 32 == 0) call.hidden.values[route * call.width + row] = Silu(g) * u;
 }
 
 template <typename Rows>
-__global__ void __launch_bounds__(kThreads) RowDownKernel(ExpertsDownCall call, Rows weight) {
+__global__ void __launch_bounds__(kThreads) RowDownKernel(ExpertsCall call, Rows weight) {
   StartBehindKernelInFront();
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   if (row >= call.columns) return;
@@ -257,11 +291,11 @@ __global__ void __launch_bounds__(kThreads) RowDownKernel(ExpertsDownCall call, 
   for (int64_t route = token * call.top; route < (token + 1) * call.top; ++route) {
     float dot[1] = {};
     weight.Dots(Share{static_cast<int>(threadIdx.x) % 32, 32}, call.chosen[route] * call.columns + row,
-                call.input + route * weight.columns, 1, dot);
+                call.hidden.values + route * weight.columns, 1, dot);
     sum = fmaf(call.weights[route], dot[0], sum);
   }
   sum = WarpSum(sum);
-  if (threadIdx.x % 32 == 0) call.residual[token * call.columns + row] += sum;
+  if (threadIdx.x % 32 == 0) call.output[token * call.columns + row] = sum;
 }
 
 // Calls `launch` with the weight's rows.
@@ -286,11 +320,12 @@ void WithRows(const Matrix& weight, Launch&& launch) {
 // So many warps fill a device; with fewer rows than that, a block takes one.
 constexpr int64_t kFewRows = 2048;
 
-template <int kTokens, int kRowWarps, typename Rows>
-void LaunchOf(std::span<const MatmulCall> calls, cudaStream_t stream) {
+// The products as a launch takes them, in blocks of `block_rows` rows; `blocks` is how many.
+template <typename Rows>
+RowProducts<Rows> ProductsOf(std::span<const MatmulCall> calls, int64_t block_rows, unsigned& blocks) {
   RowProducts<Rows> all;
   all.tokens = calls.front().tokens;
-  unsigned blocks = 0;
+  blocks = 0;
   for (const MatmulCall& call : calls) {
     HPROC_CHECK(call.weight->storage == calls.front().weight->storage && call.tokens == all.tokens, "products of a launch");
     all.products[all.count++] = {.weight = Rows(*call.weight),
@@ -299,8 +334,15 @@ void LaunchOf(std::span<const MatmulCall> calls, cudaStream_t stream) {
                                  .input = call.input->values,
                                  .output = call.output,
                                  .output_stride = call.output_stride};
-    blocks += Blocks(call.weight->rows, kWarps / kRowWarps);
+    blocks += Blocks(call.weight->rows, block_rows);
   }
+  return all;
+}
+
+template <int kTokens, int kRowWarps, typename Rows>
+void LaunchOf(std::span<const MatmulCall> calls, cudaStream_t stream) {
+  unsigned blocks = 0;
+  const RowProducts<Rows> all = ProductsOf<Rows>(calls, kWarps / kRowWarps, blocks);
   LaunchOverlapped("RowMatmulKernel", RowMatmulKernel<Rows, kTokens, kRowWarps>, dim3(blocks, Blocks(all.tokens, kTokens)),
                    kThreads, stream, all);
 }
@@ -321,18 +363,42 @@ void LaunchRowMatmul(std::span<const MatmulCall> calls, cudaStream_t stream) {
   });
 }
 
-void LaunchRowExpertsGateUp(const ExpertsGateUpCall& call, cudaStream_t stream) {
-  WithRows(*call.weight, [&](const auto& weight) {
+void LaunchRowExpertsGateUp(const ExpertsCall& call, cudaStream_t stream) {
+  WithRows(*call.gate_up, [&](const auto& weight) {
     const dim3 grid(Blocks(call.width, kWarps), static_cast<unsigned>(call.rows * call.top));
-    LaunchOverlapped("RowGateUpKernel", RowGateUpKernel<std::decay_t<decltype(weight)>>, grid, kThreads, stream, call, weight);
+    LaunchOverlapped("RowGateUpKernel", RowGateUpKernel<std::decay_t<decltype(weight)>>, grid, kThreads, stream, call,
+                     call.input->values, weight);
   });
 }
 
-void LaunchRowExpertsDown(const ExpertsDownCall& call, cudaStream_t stream) {
-  WithRows(*call.weight, [&](const auto& weight) {
+void LaunchRowExpertsDown(const ExpertsCall& call, cudaStream_t stream) {
+  WithRows(*call.down, [&](const auto& weight) {
     const dim3 grid(Blocks(call.columns, kWarps), static_cast<unsigned>(call.rows));
     LaunchOverlapped("RowDownKernel", RowDownKernel<std::decay_t<decltype(weight)>>, grid, kThreads, stream, call, weight);
   });
+}
+
+bool CanRouteAtOnce(std::span<const MatmulCall> calls, const RouteCall& route) {
+  for (const MatmulCall& call : calls) {
+    if (IsPacked(call.weight->storage) || call.weight->storage != calls.front().weight->storage) return false;
+  }
+  return calls.size() <= kMostRowProducts && route.rows <= kMostRoutedRows && route.experts <= kMostExperts;
+}
+
+void LaunchRowRoute(std::span<const MatmulCall> calls, const RouteCall& route, unsigned* counters, cudaStream_t stream) {
+  HPROC_CHECK(CanRouteAtOnce(calls, route), "a choice of experts in one launch");
+  const auto launch = [&](auto rows) {
+    using Rows = decltype(rows);
+    unsigned blocks = 0;
+    const RowProducts<Rows> all = ProductsOf<Rows>(calls, kWarps, blocks);
+    LaunchOverlapped("RowRouteKernel", RowRouteKernel<Rows>, dim3(blocks, static_cast<unsigned>(route.rows)), kThreads, stream, all,
+                     route, counters);
+  };
+  switch (calls.front().weight->storage) {
+    case Storage::kBfloat16: return launch(PlainRows<Storage::kBfloat16>{});
+    case Storage::kFloat16: return launch(PlainRows<Storage::kFloat16>{});
+    default: return launch(PlainRows<Storage::kFloat32>{});
+  }
 }
 
 }  // namespace hproc::kernels::cuda
