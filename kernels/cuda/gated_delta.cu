@@ -1,6 +1,7 @@
 #include "base/check.h"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
+#include "kernels/cuda/plain_rows.cuh"
 
 namespace hproc::kernels::cuda {
 namespace {
@@ -141,16 +142,19 @@ constexpr int kStepWarps = 16;
 constexpr int kStepKeys = 8;
 constexpr int kMostStepDim = 128;  // of keys and of values
 
+template <Storage kStorage>
 struct DeltaStep {
   DeltaRuleCall rule;
-  PlainWeights a_log, dt_bias, norm, a, b;
-  const float* input;  // [rows, input_columns]: what a and b are products of
-  int input_columns;
+  PlainWeights a_log, dt_bias, norm;
+  PlainRows<kStorage> a, b;
+  const float* input;  // what a and b are products of
   const float* gate;  // [rows, value_heads * value_dim]
   float epsilon;
 };
 
-__global__ void __launch_bounds__(kStepWarps * 32) DeltaStepKernel(const __grid_constant__ DeltaStep p, const SequenceRun* runs) {
+template <Storage kStorage>
+__global__ void __launch_bounds__(kStepWarps * 32)
+    DeltaStepKernel(const __grid_constant__ DeltaStep<kStorage> p, const SequenceRun* runs) {
   AllowNextKernel();
   __shared__ float4 remembered_parts[kStepWarps][32];
   __shared__ float4 output_parts[kStepWarps][32];
@@ -173,12 +177,9 @@ __global__ void __launch_bounds__(kStepWarps * 32) DeltaStepKernel(const __grid_
     s[i] = float4{0, 0, 0, 0};
     if (exists && first_key + i < key_dim) s[i] = *reinterpret_cast<const float4*>(state + i * value_dim);
   }
-  const int64_t weights = head * p.input_columns;
-  for (int c = static_cast<int>(threadIdx.x) * 32; c < p.input_columns; c += kStepWarps * 32 * 32) {
-    const int bytes = p.a.storage == Storage::kFloat32 ? 4 : 2;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p.a.data) + (weights + c) * bytes));
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p.b.data) + (weights + c) * bytes));
-  }
+  const Share share{static_cast<int>(threadIdx.x), kStepWarps * 32};
+  p.a.Prefetch(share, head);
+  p.b.Prefetch(share, head);
   const float rate = -expf(p.a_log[head]);
   const float bias = p.dt_bias[head];
   const int64_t all_keys = call.key_heads * key_dim;
@@ -188,15 +189,11 @@ __global__ void __launch_bounds__(kStepWarps * 32) DeltaStepKernel(const __grid_
   const int64_t head_at = (row * call.value_heads + head) * value_dim;
   WaitForKernelInFront();
 
-  float a = 0;
-  float b = 0;
-  const float* input = p.input + row * p.input_columns;
-#pragma unroll 6
-  for (int c = threadIdx.x; c < p.input_columns; c += kStepWarps * 32) {
-    const float x = input[c];
-    a = fmaf(p.a[weights + c], x, a);
-    b = fmaf(p.b[weights + c], x, b);
-  }
+  const float* input = p.input + row * p.a.columns;
+  float a[1] = {};
+  float b[1] = {};
+  p.a.Dots(share, head, input, 1, a);
+  p.b.Dots(share, head, input, 1, b);
   const bool has_key = lane * 4 < key_dim;
   float4 q4{0, 0, 0, 0};
   float4 k4{0, 0, 0, 0};
@@ -232,22 +229,22 @@ __global__ void __launch_bounds__(kStepWarps * 32) DeltaStepKernel(const __grid_
                   fmaf(s[i].w, k[i], remembered.w)};
   }
   remembered_parts[warp][lane] = remembered;
-  a = WarpSum(a);
-  b = WarpSum(b);
-  if (lane == 0) gates[0][warp] = a, gates[1][warp] = b;
+  a[0] = WarpSum(a[0]);
+  b[0] = WarpSum(b[0]);
+  if (lane == 0) gates[0][warp] = a[0], gates[1][warp] = b[0];
   __syncthreads();
   remembered = float4{0, 0, 0, 0};
-  a = 0;
-  b = 0;
+  float rate_input = bias;
+  float beta_input = 0;
 #pragma unroll
   for (int w = 0; w < kStepWarps; ++w) {
     const float4 part = remembered_parts[w][lane];
     remembered = {remembered.x + part.x, remembered.y + part.y, remembered.z + part.z, remembered.w + part.w};
-    a += gates[0][w];
-    b += gates[1][w];
+    rate_input += gates[0][w];
+    beta_input += gates[1][w];
   }
-  const float decay = expf(rate * Softplus(a + bias));
-  const float beta = Sigmoid(b);
+  const float decay = expf(rate * Softplus(rate_input));
+  const float beta = Sigmoid(beta_input);
   const float4 delta{beta * (value.x - decay * remembered.x), beta * (value.y - decay * remembered.y),
                      beta * (value.z - decay * remembered.z), beta * (value.w - decay * remembered.w)};
   float4 output{0, 0, 0, 0};
@@ -310,24 +307,30 @@ void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream) {
 bool CanStepDelta(const GatedDeltaCall& call) {
   const DeltaRuleCall& rule = call.rule;
   return rule.key_dim <= kMostStepDim && rule.value_dim <= kMostStepDim && rule.key_dim % 4 == 0 && rule.value_dim % 4 == 0 &&
-         !IsPacked(call.projections[2].weight->storage) && !IsPacked(call.projections[3].weight->storage);
+         !IsPacked(call.projections[2].weight->storage) &&
+         call.projections[2].weight->storage == call.projections[3].weight->storage;
 }
 
 void LaunchDeltaStep(const GatedDeltaCall& call, cudaStream_t stream) {
   HPROC_CHECK(CanStepDelta(call), "a step of the delta rule");
-  const Activations& input = *call.projections[2].input;
-  const DeltaStep step{.rule = call.rule,
-                       .a_log = PlainOf(*call.rule.a_log),
-                       .dt_bias = PlainOf(*call.rule.dt_bias),
-                       .norm = PlainOf(*call.norm.weight),
-                       .a = PlainOf(*call.projections[2].weight),
-                       .b = PlainOf(*call.projections[3].weight),
-                       .input = input.values,
-                       .input_columns = static_cast<int>(input.columns),
-                       .gate = call.norm.gate,
-                       .epsilon = call.norm.epsilon};
-  const dim3 grid(static_cast<unsigned>(call.rule.value_heads), static_cast<unsigned>(call.rule.runs.size()));
-  LaunchOverlapped("DeltaStepKernel", DeltaStepKernel, grid, kStepWarps * 32, stream, step, call.rule.runs.data());
+  const auto launch = [&]<Storage kStorage>() {
+    const DeltaStep<kStorage> step{.rule = call.rule,
+                                   .a_log = PlainOf(*call.rule.a_log),
+                                   .dt_bias = PlainOf(*call.rule.dt_bias),
+                                   .norm = PlainOf(*call.norm.weight),
+                                   .a = PlainRows<kStorage>(*call.projections[2].weight),
+                                   .b = PlainRows<kStorage>(*call.projections[3].weight),
+                                   .input = call.projections[2].input->values,
+                                   .gate = call.norm.gate,
+                                   .epsilon = call.norm.epsilon};
+    const dim3 grid(static_cast<unsigned>(call.rule.value_heads), static_cast<unsigned>(call.rule.runs.size()));
+    LaunchOverlapped("DeltaStepKernel", DeltaStepKernel<kStorage>, grid, kStepWarps * 32, stream, step, call.rule.runs.data());
+  };
+  switch (call.projections[2].weight->storage) {
+    case Storage::kBfloat16: return launch.template operator()<Storage::kBfloat16>();
+    case Storage::kFloat16: return launch.template operator()<Storage::kFloat16>();
+    default: return launch.template operator()<Storage::kFloat32>();
+  }
 }
 
 }  // namespace hproc::kernels::cuda

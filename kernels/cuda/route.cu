@@ -10,7 +10,7 @@ constexpr int kThreads = 256;
 __global__ void __launch_bounds__(kThreads) RouteKernel(const __grid_constant__ RouteCall call) {
   __shared__ RouteShared shared;
   StartBehindKernelInFront();
-  ChooseExperts(call, blockIdx.x, shared);
+  ChooseExperts<kThreads>(call, blockIdx.x, shared);
 }
 
 }  // namespace

@@ -1,11 +1,10 @@
 // Products a row at a time: with weights of plain storage (the kept matrices, and the whole of a model that was not quantized),
 // and with containers that are too small or too odd for decode order. A warp a row of the weight, or a block where rows are few;
 // float32 sums.
-#include <cuda_fp16.h>
-
 #include "base/check.h"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
+#include "kernels/cuda/plain_rows.cuh"
 #include "kernels/cuda/route_parts.cuh"
 
 namespace hproc::kernels::cuda {
@@ -13,102 +12,6 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
-
-template <Storage kStorage>
-struct Stored;
-template <>
-struct Stored<Storage::kFloat32> {
-  static constexpr int kEach = 4;  // values of a 16-byte load
-  __device__ static void Unpack(uint4 from, float* values) {
-    values[0] = __uint_as_float(from.x), values[1] = __uint_as_float(from.y);
-    values[2] = __uint_as_float(from.z), values[3] = __uint_as_float(from.w);
-  }
-};
-template <>
-struct Stored<Storage::kBfloat16> {
-  static constexpr int kEach = 8;
-  __device__ static void Unpack(uint4 from, float* values) {
-    const uint32_t words[4] = {from.x, from.y, from.z, from.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      values[2 * i] = __uint_as_float(words[i] << 16);
-      values[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
-    }
-  }
-};
-template <>
-struct Stored<Storage::kFloat16> {
-  static constexpr int kEach = 8;
-  __device__ static void Unpack(uint4 from, float* values) {
-    const uint32_t words[4] = {from.x, from.y, from.z, from.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
-      values[2 * i] = two.x, values[2 * i + 1] = two.y;
-    }
-  }
-};
-
-// A thread's part of a row: columns (or vectors of them) first, first + step, ….
-struct Share {
-  int first;
-  int step;
-};
-
-// Rows of plain storage.
-template <Storage kStorage>
-struct PlainRows {
-  const void* data = nullptr;
-  int columns = 0;
-  bool wide = false;  // whether rows of weights and of float32 activations can be read in 16 bytes
-
-  PlainRows() = default;
-  explicit PlainRows(const Matrix& weight)
-      : data(weight.data), columns(static_cast<int>(weight.columns)), wide(weight.columns % Stored<kStorage>::kEach == 0) {}
-
-  // Brings the row near, which may be done before the kernel in front is done.
-  __device__ __forceinline__ void Prefetch(Share share, int64_t row) const {
-    const int row_bytes = columns * (16 / Stored<kStorage>::kEach);
-    const char* from = static_cast<const char*>(data) + row * row_bytes;
-    for (int i = share.first * 128; i < row_bytes; i += share.step * 128)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
-  }
-
-  // This thread's share of the dot products of row `row` with kTokens rows of `input`, of which `tokens` exist.
-  template <int kTokens>
-  __device__ __forceinline__ void Dots(Share share, int64_t row, const float* input, int tokens, float (&sums)[kTokens]) const {
-    constexpr int kEach = Stored<kStorage>::kEach;
-    if (wide) {
-      const auto* from = reinterpret_cast<const uint4*>(static_cast<const char*>(data) + row * columns * (16 / kEach));
-#pragma unroll 2
-      for (int c = share.first * kEach; c < columns; c += share.step * kEach) {
-        float w[kEach];
-        Stored<kStorage>::Unpack(__ldg(from + c / kEach), w);
-#pragma unroll
-        for (int t = 0; t < kTokens; ++t) {
-          if (t >= tokens) break;
-          const auto* x = reinterpret_cast<const float4*>(input + int64_t{t} * columns + c);
-#pragma unroll
-          for (int i = 0; i < kEach / 4; ++i) {
-            const float4 four = x[i];
-            sums[t] = fmaf(w[4 * i], four.x, sums[t]);
-            sums[t] = fmaf(w[4 * i + 1], four.y, sums[t]);
-            sums[t] = fmaf(w[4 * i + 2], four.z, sums[t]);
-            sums[t] = fmaf(w[4 * i + 3], four.w, sums[t]);
-          }
-        }
-      }
-      return;
-    }
-    for (int c = share.first; c < columns; c += share.step) {
-      const float w = StoredValue(data, kStorage, row * columns + c);
-#pragma unroll
-      for (int t = 0; t < kTokens; ++t) {
-        if (t < tokens) sums[t] = fmaf(w, input[int64_t{t} * columns + c], sums[t]);
-      }
-    }
-  }
-};
 
 // Rows of a container (quant/xfp_matrix.h) of any format.
 struct ContainerRows {
@@ -230,28 +133,37 @@ __global__ void __launch_bounds__(kThreads) RowMatmulKernel(const __grid_constan
   }
 }
 
-// A warp a row of the products, a row of the grid a token; the token's last block to be done chooses its experts.
+constexpr int kRouteWarps = 4;  // of a row: its columns are all asked for at once
+
+// kRouteWarps warps a row of the products, a row of the grid a token; the token's last block to be done chooses its experts.
 template <typename Rows>
 __global__ void __launch_bounds__(kThreads) RowRouteKernel(const __grid_constant__ RowProducts<Rows> all,
                                                            const __grid_constant__ RouteCall route, unsigned* counters) {
   __shared__ bool is_last;
+  __shared__ float parts[kWarps];
   __shared__ RouteShared shared;
   AllowNextKernel();
   int at = 0;
   while (at + 1 < all.count && blockIdx.x >= all.products[at + 1].first_block) ++at;
   const auto& product = all.products[at];
-  const int64_t row = int64_t{blockIdx.x - product.first_block} * kWarps + threadIdx.x / 32;
-  const Share share{static_cast<int>(threadIdx.x) % 32, 32};
+  constexpr int kRowThreads = kRouteWarps * 32;
+  const int64_t row = int64_t{blockIdx.x - product.first_block} * (kWarps / kRouteWarps) + threadIdx.x / kRowThreads;
+  const Share share{static_cast<int>(threadIdx.x) % kRowThreads, kRowThreads};
   if (row < product.rows) product.weight.Prefetch(share, row);
   WaitForKernelInFront();
   const int64_t token = blockIdx.y;
-  if (row < product.rows) {
-    float dot[1] = {};
-    product.weight.Dots(share, row, product.input + token * product.weight.columns, 1, dot);
-    const float sum = WarpSum(dot[0]);
-    if (share.first == 0) product.output[token * product.output_stride + row] = sum;
+  float dot[1] = {};
+  if (row < product.rows) product.weight.Dots(share, row, product.input + token * product.weight.columns, 1, dot);
+  const float sum = WarpSum(dot[0]);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = sum;
+  __syncthreads();
+  if (share.first == 0 && row < product.rows) {
+    float whole = 0;
+#pragma unroll
+    for (int w = 0; w < kRouteWarps; ++w) whole += parts[threadIdx.x / 32 + w];
+    product.output[token * product.output_stride + row] = whole;
+    __threadfence();
   }
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
     is_last = atomicAdd(counters + token, 1u) == gridDim.x - 1;
@@ -260,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) RowRouteKernel(const __grid_constant
   __syncthreads();
   if (!is_last) return;
   __threadfence();
-  ChooseExperts(route, token, shared);
+  ChooseExperts<kThreads>(route, token, shared);
 }
 
 template <typename Rows>
@@ -390,7 +302,7 @@ void LaunchRowRoute(std::span<const MatmulCall> calls, const RouteCall& route, u
   const auto launch = [&](auto rows) {
     using Rows = decltype(rows);
     unsigned blocks = 0;
-    const RowProducts<Rows> all = ProductsOf<Rows>(calls, kWarps, blocks);
+    const RowProducts<Rows> all = ProductsOf<Rows>(calls, kWarps / kRouteWarps, blocks);
     LaunchOverlapped("RowRouteKernel", RowRouteKernel<Rows>, dim3(blocks, static_cast<unsigned>(route.rows)), kThreads, stream, all,
                      route, counters);
   };
