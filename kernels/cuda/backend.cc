@@ -9,6 +9,7 @@
 #include "kernels/cuda/handles.h"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/decode.h"
+#include "kernels/prefill.h"
 
 namespace hproc::kernels {
 namespace {
@@ -23,6 +24,26 @@ RoundedRows RoundedOf(const Activations& input, int64_t first) {
           .scales = input.scales + first};
 }
 
+// What prompts take of the workspace while experts run, from `at` on: tiles, rows sorted by expert, and what outliers read.
+struct SortedPlaces {
+  PrefillTile* tiles = nullptr;
+  PrefillRows rows;
+  int64_t bytes = 0;
+
+  SortedPlaces(std::byte* at, int64_t routes, int64_t experts, int64_t columns, int64_t most_columns) {
+    const auto take = [&](int64_t size) {
+      std::byte* const place = at + bytes;
+      bytes += (size + 255) / 256 * 256;
+      return place;
+    };
+    tiles = reinterpret_cast<PrefillTile*>(take(MostPrefillTiles(routes, experts) * static_cast<int64_t>(sizeof(PrefillTile))));
+    rows = {.rows = routes, .columns = columns};
+    rows.scales = reinterpret_cast<float*>(take(routes * 4));
+    rows.values = take(routes * RoundedRowBytes(columns));
+    rows.transposed = reinterpret_cast<int16_t*>(take(routes * most_columns * 2));
+  }
+};
+
 bool InDecodeOrder(const Matrix& matrix) { return matrix.storage == Storage::kDecodeOrder; }
 bool CanShareLaunch(const Matrix& a, const Matrix& b) {
   return InDecodeOrder(a) && InDecodeOrder(b) && kernels::CanShareLaunch(a.decode, b.decode);
@@ -30,16 +51,20 @@ bool CanShareLaunch(const Matrix& a, const Matrix& b) {
 
 }  // namespace
 
-int64_t CudaWorkspaceBytes(int64_t rows, int64_t most_columns) {
+int64_t CudaWorkspaceBytes(const CudaPass& pass) {
   int64_t bytes = 0;
-  for (int64_t tokens = 1; tokens <= std::min<int64_t>(rows, kMaxDecodeTokens); ++tokens) {
-    bytes = std::max(bytes, DecodeWorkspaceBytes(tokens, most_columns));
+  for (int64_t tokens = 1; tokens <= std::min<int64_t>(pass.rows, kMaxDecodeTokens); ++tokens) {
+    bytes = std::max(bytes, DecodeWorkspaceBytes(tokens, pass.most_columns));
+  }
+  if (pass.rows > kMaxDecodeTokens && CanPrefill()) {
+    bytes = std::max(bytes, SortedPlaces(nullptr, pass.rows * pass.top, pass.experts, pass.hidden, std::max(pass.hidden, pass.width)).bytes);
+    bytes = std::max(bytes, pass.rows * pass.most_columns * 2);  // transposed
   }
   return kCounterBytes + bytes;
 }
 
 struct CudaBackend::State {
-  explicit State(const CudaDevice& device) : current(device.ordinal()) {}
+  explicit State(const CudaDevice& device) : current(device.ordinal()), can_prefill(CanPrefill()) {}
 
   // Rows [first, first + n) of every call with at most kMaxDecodeTokens rows: what the decode kernels take at once.
   template <typename Body>
@@ -47,11 +72,11 @@ struct CudaBackend::State {
     for (int64_t first = 0; first < rows; first += kMaxDecodeTokens) body(first, std::min<int64_t>(kMaxDecodeTokens, rows - first));
   }
 
-  DecodeStream decode() const { return {.stream = stream.get(), .overlap = true, .workspace = workspace.data() + kCounterBytes}; }
+  DecodeStream decode() const { return {.stream = stream.get(), .overlap = true, .workspace = scratch()}; }
 
   // Products in decode order that share launches; the first of them with `convolution`, where given.
   void Decode(std::span<const MatmulCall> calls, const CausalConvCall* convolution) const {
-    HPROC_CHECK(convolution == nullptr || calls.front().tokens <= kMaxDecodeTokens, "one pass over the weights");
+    HPROC_CHECK(convolution == nullptr || calls.front().tokens <= kMaxDecodeTokens, "a convolution of one launch");
     InPieces(calls.front().tokens, [&](int64_t first, int64_t tokens) {
       std::vector<DecodeMatmulCall> products;
       for (const MatmulCall& call : calls) {
@@ -64,8 +89,32 @@ struct CudaBackend::State {
   }
 
   void Routed(const ExpertsCall& call, bool with_shared_gate_up, bool with_shared_down) const;
+  void PrefillRouted(const ExpertsCall& call) const;
+
+  // Whether a pass of so many rows goes through the prefill kernels.
+  bool Prefills(int64_t rows) const { return can_prefill && rows > kMaxDecodeTokens; }
+  std::byte* scratch() const { return workspace.data() + kCounterBytes; }
+
+  // An input of products as the prefill kernels read it, rounded now unless its maker did.
+  PrefillRows PrefillRowsOf(const Activations& input, bool has_outliers, int16_t* transposed) const {
+    PrefillRows rows{.values = reinterpret_cast<std::byte*>(input.quantized), .scales = input.scales, .rows = input.tokens,
+                     .columns = input.columns, .transposed = has_outliers ? transposed : nullptr};
+    if (!input.rounded) RoundPrefillRows(stream.get(), input.values, input.columns, nullptr, rows);
+    if (has_outliers) TransposePrefillRows(stream.get(), rows);
+    return rows;
+  }
+
+  // Products in decode order of one input.
+  void Prefill(std::span<const MatmulCall> calls) const {
+    const bool outliers = std::ranges::any_of(calls, [](const MatmulCall& call) { return call.weight->decode.outliers > 0; });
+    const PrefillRows rows = PrefillRowsOf(*calls.front().input, outliers, reinterpret_cast<int16_t*>(scratch()));
+    for (const MatmulCall& call : calls) {
+      PrefillMatmul(stream.get(), {.weight = call.weight->decode, .input = rows, .output = call.output, .output_stride = call.output_stride});
+    }
+  }
 
   ScopedDevice current;
+  bool can_prefill;
   Stream stream;
   std::span<std::byte> workspace;
   std::map<int64_t, std::optional<Graph>> graphs;  // by key; empty after the first time
@@ -111,14 +160,18 @@ void CudaBackend::Matmul(std::span<const MatmulCall> calls) {
     const MatmulCall& call = calls.front();
     size_t count = 1;
     const bool decodes = InDecodeOrder(*call.weight);
+    const bool prefills = decodes && state_->Prefills(call.tokens);
     const auto joins = [&](const MatmulCall& next) {
       if (next.tokens != call.tokens) return false;
+      if (prefills) return next.input == call.input && InDecodeOrder(*next.weight);
       if (decodes) return next.input == call.input && CanShareLaunch(*call.weight, *next.weight);
       return next.weight->storage == call.weight->storage;
     };
     const size_t most = std::min(calls.size(), decodes ? kMostDecodeProducts : cuda::kMostRowProducts);
     while (count < most && joins(calls[count])) ++count;
-    if (decodes) {
+    if (prefills) {
+      state_->Prefill(calls.first(count));
+    } else if (decodes) {
       state_->Decode(calls.first(count), nullptr);
     } else {
       cuda::LaunchRowMatmul(calls.first(count), state_->stream.get());
@@ -161,8 +214,43 @@ void CudaBackend::State::Routed(const ExpertsCall& call, bool with_shared_gate_u
   }
 }
 
+// Many rows: the routes sorted by expert, so that an expert's weights are read once for all of its rows.
+void CudaBackend::State::PrefillRouted(const ExpertsCall& call) const {
+  const int64_t routes = call.rows * call.top;
+  const bool outliers = call.gate_up->decode.outliers > 0 || call.down->decode.outliers > 0;
+  SortedPlaces places(scratch(), routes, call.experts, call.columns, std::max(call.columns, call.width));
+  SortRoutes(stream.get(), call.chosen, routes, call.top, call.experts, call.list_tokens, call.list_rows, places.tiles);
+  int16_t* const transposed = places.rows.transposed;
+  if (!outliers) places.rows.transposed = nullptr;
+  RoundPrefillRows(stream.get(), call.input->values, call.columns, call.list_tokens, places.rows);
+  if (outliers) TransposePrefillRows(stream.get(), places.rows);
+  PrefillGateUp(stream.get(), {.weight = call.gate_up->decode, .width = call.width, .experts = call.experts, .input = places.rows,
+                               .tiles = places.tiles, .output = call.hidden.values});
+  PrefillDown(stream.get(), {.weight = call.down->decode, .hidden = call.columns, .experts = call.experts,
+                             .input = PrefillRowsOf(call.hidden, outliers, transposed), .tiles = places.tiles,
+                             .route_of = call.list_rows, .output = call.routed});
+}
+
 void CudaBackend::Experts(const ExpertsCall& call) {
   const SharedExpert& shared = call.shared;
+  if (state_->Prefills(call.rows) && InDecodeOrder(*call.gate_up) && InDecodeOrder(*call.down)) {
+    state_->PrefillRouted(call);
+    CombineCall combine{.residual = call.output, .routed = call.routed, .weights = call.weights, .top = call.top, .rows = call.rows,
+                        .columns = call.columns};
+    if (shared.width > 0) {
+      const MatmulCall both[] = {WholeProduct(*shared.gate, *call.input, shared.gate_output),
+                                 WholeProduct(*shared.up, *call.input, shared.up_output)};
+      Matmul(both);
+      SwiGlu({.gate = shared.gate_output, .up = shared.up_output, .input_stride = shared.width, .output = shared.hidden.values,
+              .rows = call.rows, .columns = shared.width});
+      const MatmulCall down = WholeProduct(*shared.down, shared.hidden, shared.output);
+      Matmul({&down, 1});
+      combine.shared = shared.output;
+      combine.shared_gate = shared.weight;
+    }
+    Zero(call.output, call.rows * call.columns * 4);
+    return Combine(combine);
+  }
   if (shared.width == 0) return state_->Routed(call, false, false);
   // Whether the shared expert is one more of the routed ones to both launches, or at least its own gate and up share one.
   const bool fits_up = CanShareLaunch(*shared.gate, *shared.up) && shared.gate->decode.format.mode == quant::Mode::kV2 &&
@@ -242,6 +330,10 @@ void CudaBackend::CombineAndNorm(const CombineCall& combine, const RmsNormCall& 
   RmsNormCall call = norm;
   if (call.rows > kMaxDecodeTokens) call.rounded = nullptr;  // see RoundedOf
   cuda::LaunchRmsNorm(call, combine, state_->stream.get());
+  if (norm.rounded == nullptr || !state_->Prefills(norm.rows)) return;
+  Activations once = *norm.rounded;
+  once.rounded = false;
+  state_->PrefillRowsOf(once, false, nullptr);
 }
 void CudaBackend::GatedRmsNorm(const GatedRmsNormCall& call) { cuda::LaunchGatedRmsNorm(call, state_->stream.get()); }
 void CudaBackend::RotaryAngles(const RotaryCall& call) { cuda::LaunchRotaryAngles(call, state_->stream.get()); }

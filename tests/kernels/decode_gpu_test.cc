@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -7,6 +8,7 @@
 
 #include "kernels/cuda/decode_params.h"
 #include "kernels/decode.h"
+#include "kernels/prefill.h"
 #include "tests/kernels/device_array.h"
 #include "tests/kernels/random_container.h"
 
@@ -412,6 +414,126 @@ TEST_F(DecodeGpu, ASharedExpertComesAlongInTheLaunchesOfTheRoutedOnes) {
         const double factor = 1 / (1 + std::exp(-static_cast<double>(logits[static_cast<size_t>(t)])));
         ASSERT_NEAR(alone[static_cast<size_t>(t * kHidden + r)], factor * one.value,
                     factor * one.tolerance + 8 * kFloatEpsilon * std::abs(one.value));
+      }
+    }
+  }
+}
+
+// Prompts: the numbers of the decode kernels, token by token; outliers are added in another order.
+class PrefillGpu : public DecodeGpu {
+ protected:
+  void SetUp() override {
+    DecodeGpu::SetUp();
+    if (!IsSkipped() && !CanPrefill()) GTEST_SKIP() << "no device of compute capability 9.0, or no kernels for one";
+  }
+
+  // Rows of x rounded, and transposed for outliers.
+  struct Rows {
+    Rows(const float* x, int64_t count, int64_t columns, int64_t stride, const int32_t* source, cudaStream_t stream)
+        : values(static_cast<size_t>(count * RoundedRowBytes(columns))), scales(static_cast<size_t>(count)),
+          transposed(static_cast<size_t>(count * columns)),
+          rows{.values = values.get(), .scales = scales.get(), .rows = count, .columns = columns, .transposed = transposed.get()} {
+      RoundPrefillRows(stream, x, stride, source, rows);
+      TransposePrefillRows(stream, rows);
+    }
+    DeviceArray<std::byte> values;
+    DeviceArray<float> scales;
+    DeviceArray<int16_t> transposed;
+    PrefillRows rows;
+  };
+
+  void ExpectPrefill(const Weight& weight, int64_t tokens, uint32_t seed) {
+    const int64_t columns = weight.matrix.columns;
+    const int64_t rows = weight.matrix.rows;
+    const int64_t stride = (columns + 3) / 4 * 4;
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(tokens * stride), 30, seed);
+    const DeviceArray<float> input(x);
+    const DeviceArray<float> output(std::vector<float>(static_cast<size_t>(tokens * rows), std::nanf("")));
+    const Rows rounded(input.get(), tokens, columns, stride, nullptr, stream_);
+    PrefillMatmul(stream_, {.weight = weight.matrix, .input = rounded.rows, .output = output.get(), .output_stride = rows});
+    HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    const std::vector<float> y = output.ToHost();
+    for (const int64_t t : {int64_t{0}, tokens / 2, tokens - 1}) {
+      const std::vector<float> alone = Product(weight, {x.begin() + t * stride, x.begin() + (t + 1) * stride}, 1);
+      for (int64_t r = 0; r < rows; ++r) {
+        const float got = y[static_cast<size_t>(t * rows + r)];
+        if (weight.matrix.outliers == 0) {
+          ASSERT_EQ(got, alone[static_cast<size_t>(r)]) << "token " << t << " row " << r << " of " << tokens;
+        } else {
+          const Expected expected = DotOf(weight.container.view, r, x.data() + t * stride);
+          ASSERT_NEAR(got, expected.value, expected.tolerance) << "token " << t << " row " << r << " of " << tokens;
+        }
+      }
+    }
+  }
+};
+
+class PrefillGpuFormats : public PrefillGpu, public testing::WithParamInterface<std::tuple<Mode, int>> {};
+
+TEST_P(PrefillGpuFormats, GivesTheBitsOfTheDecodeKernels) {
+  const auto [mode, levels] = GetParam();
+  for (const int64_t columns : {100, 384, 1000}) {
+    const quant::XfpFormat format{.mode = mode, .levels = levels};
+    const Weight plain(140, columns, format, 0, 5), outlying(53, columns, format, columns > 200 ? 40 : 3, 6);
+    for (const int64_t tokens : {17, 64, 130}) {
+      ExpectPrefill(plain, tokens, 7);
+      ExpectPrefill(outlying, tokens, 8);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Every, PrefillGpuFormats,
+                         testing::Combine(testing::Values(Mode::kV2, Mode::kV2a), testing::ValuesIn(quant::kLevelCounts)),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param) == Mode::kV2 ? "V2" : "V2a") + "K" +
+                                  std::to_string(std::get<1>(test.param));
+                         });
+
+TEST_F(PrefillGpu, ExpertsOfSortedRoutesGiveWhatTheDecodeKernelsGive) {
+  constexpr int64_t kExperts = 7, kTop = 3, kTokens = 150, kHidden = 384, kWidth = 136, kRoutes = kTokens * kTop;
+  for (const int outliers : {0, 5}) {
+    const quant::XfpFormat format{.mode = Mode::kV2, .levels = 8};
+    const Weight gate_up(kExperts * 2 * kWidth, kHidden, format, outliers, 1), down(kExperts * kHidden, kWidth, format, outliers, 2);
+    const DeviceArray<float> input(RandomFloats(kTokens * kHidden, 0.05f, 3));
+    std::vector<int32_t> ids(kRoutes);  // one expert has no route, one has many
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i % 4 == 0 ? 2 : (i * 5 + i / 7) % 6);
+    const DeviceArray<int32_t> chosen(ids), token_of(size_t{kRoutes}), route_of(size_t{kRoutes});
+    const DeviceArray<PrefillTile> tiles(static_cast<size_t>(MostPrefillTiles(kRoutes, kExperts)));
+    const DeviceArray<float> hidden(std::vector<float>(kRoutes * kWidth, std::nanf(""))), routed(std::vector<float>(kRoutes * kHidden, std::nanf("")));
+    SortRoutes(stream_, chosen.get(), kRoutes, kTop, kExperts, token_of.get(), route_of.get(), tiles.get());
+    const Rows sorted(input.get(), kRoutes, kHidden, kHidden, token_of.get(), stream_);
+    PrefillGateUp(stream_, {.weight = gate_up.matrix, .width = kWidth, .experts = kExperts, .input = sorted.rows, .tiles = tiles.get(),
+                            .output = hidden.get()});
+    const Rows inner(hidden.get(), kRoutes, kWidth, kWidth, nullptr, stream_);
+    PrefillDown(stream_, {.weight = down.matrix, .hidden = kHidden, .experts = kExperts, .input = inner.rows, .tiles = tiles.get(),
+                          .route_of = route_of.get(), .output = routed.get()});
+    HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    const std::vector<float> y = routed.ToHost();
+    const std::vector<int32_t> routes = route_of.ToHost(), tokens = token_of.ToHost();
+    std::vector<int32_t> seen(kRoutes);
+    for (size_t i = 0; i < routes.size(); ++i) {
+      ++seen[static_cast<size_t>(routes[i])];
+      EXPECT_EQ(tokens[i], routes[i] / kTop);
+    }
+    EXPECT_EQ(std::ranges::count(seen, 1), kRoutes) << "every route has one place";
+    // The decode kernels, a token at a time, all its experts at weight one.
+    const DeviceArray<float> one(std::vector<float>(kTop, 1.0f)), decoded_inner(size_t{kTop * kWidth}), sum(size_t{kHidden});
+    for (const int64_t t : {0, 1, 77, 149}) {
+      DecodeGateUp({.stream = stream_}, {.weight = gate_up.matrix, .width = kWidth, .input = input.get() + t * kHidden,
+                                         .input_stride = kHidden, .top = kTop, .experts = chosen.get() + t * kTop,
+                                         .output = decoded_inner.get()});
+      DecodeDown({.stream = stream_}, {.weight = down.matrix, .hidden = kHidden, .input = decoded_inner.get(), .top = kTop,
+                                       .experts = chosen.get() + t * kTop, .route_weights = one.get(), .output = sum.get()});
+      HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+      const std::vector<float> expected = sum.ToHost();
+      for (size_t r = 0; r < kHidden; ++r) {
+        float total = 0, magnitude = 0;
+        for (size_t k = 0; k < kTop; ++k) {
+          const float value = y[(static_cast<size_t>(t) * kTop + k) * kHidden + r];
+          total += value;
+          magnitude += std::abs(value);
+        }
+        ASSERT_NEAR(total, expected[r], outliers == 0 ? 1e-6 * magnitude : 3e-4 * magnitude + 1e-9) << "token " << t << " row " << r;
       }
     }
   }
