@@ -6,132 +6,237 @@
 namespace hproc::kernels::cuda {
 namespace {
 
-constexpr int kConvThreads = 128;
+constexpr int kConvChannels = 32;
+constexpr int kConvSegments = 8;
 
-// A thread a channel of a run, token after token, eight of them fetched ahead.
-__global__ void __launch_bounds__(kConvThreads) ConvKernel(CausalConvCall call, const SequenceRun* runs, PlainWeights weight) {
+// A block kConvChannels channels of a run, a thread a segment of its tokens of one channel, token after token, eight of them fetched
+// ahead. What a segment needs of the one before is read before any is written over.
+__global__ void __launch_bounds__(kConvChannels * kConvSegments) ConvKernel(CausalConvCall call, const SequenceRun* runs, PlainWeights weight) {
   StartBehindKernelInFront();
   constexpr int kAtOnce = 8;
-  const int64_t c = int64_t{blockIdx.x} * kConvThreads + threadIdx.x;
-  if (c >= call.channels) return;
+  constexpr int kTaps = static_cast<int>(kMostConvKernel);
+  const int64_t c = int64_t{blockIdx.x} * kConvChannels + threadIdx.x % kConvChannels;
+  const bool exists = c < call.channels;
   const SequenceRun run = runs[blockIdx.y];
   const auto history = static_cast<int>(call.kernel) - 1;
-  float taps[kMostConvKernel];    // the last is the newest input's
-  float inputs[kMostConvKernel];  // of the last tokens, the newest last
+  const int each = (run.tokens + kConvSegments - 1) / kConvSegments;
+  const int begin = static_cast<int>(threadIdx.x) / kConvChannels * each;
+  const int end = exists ? min(begin + each, run.tokens) : 0;
+  float taps[kTaps];    // the last is the newest input's
+  float inputs[kTaps];  // of the last tokens, the newest last
   float* state = call.state + (run.slot * call.channels + c) * history;
-#pragma unroll
-  for (int k = 0; k < kMostConvKernel; ++k) {
-    const int from = k - (static_cast<int>(kMostConvKernel) - 1 - history);  // right-aligned
-    taps[k] = from >= 0 ? weight[c * call.kernel + from] : 0.0f;
-    inputs[k] = from > 0 ? state[from - 1] : 0.0f;
-  }
   float* values = call.values + run.first_row * call.channels + c;
-  for (int t = 0; t < run.tokens; t += kAtOnce) {
+#pragma unroll
+  for (int k = 0; k < kTaps; ++k) {
+    const int from = k - (kTaps - 1 - history);  // right-aligned
+    taps[k] = exists && from >= 0 ? weight[c * call.kernel + from] : 0.0f;
+    const int token = begin - kTaps + k;  // of inputs[k]
+    inputs[k] = 0;
+    if (from > 0 && begin < end) inputs[k] = token >= 0 ? values[token * call.channels] : state[history + token];
+  }
+  __syncthreads();
+  for (int t = begin; t < end; t += kAtOnce) {
     float next[kAtOnce];
 #pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) next[j] = t + j < run.tokens ? values[(t + j) * call.channels] : 0.0f;
+    for (int j = 0; j < kAtOnce; ++j) next[j] = t + j < end ? values[(t + j) * call.channels] : 0.0f;
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
-      if (t + j >= run.tokens) break;
+      if (t + j >= end) break;
       float sum = 0;
 #pragma unroll
-      for (int k = 0; k < kMostConvKernel - 1; ++k) {
+      for (int k = 0; k < kTaps - 1; ++k) {
         inputs[k] = inputs[k + 1];
         sum = fmaf(taps[k], inputs[k], sum);
       }
-      inputs[kMostConvKernel - 1] = next[j];
-      values[(t + j) * call.channels] = Silu(fmaf(taps[kMostConvKernel - 1], next[j], sum));
+      inputs[kTaps - 1] = next[j];
+      values[(t + j) * call.channels] = Silu(fmaf(taps[kTaps - 1], next[j], sum));
     }
   }
+  if (end != run.tokens || begin >= end) return;  // the last that has any
 #pragma unroll
-  for (int k = 0; k < kMostConvKernel; ++k) {
-    const int to = k - (static_cast<int>(kMostConvKernel) - 1 - history);
+  for (int k = 0; k < kTaps; ++k) {
+    const int to = k - (kTaps - 1 - history);
     if (to > 0) state[to - 1] = inputs[k];
   }
 }
 
-constexpr int kValueColumns = 32;  // of a block: one a lane
-constexpr int kKeyParts = 8;       // a warp each
+constexpr int kRuleWarps = 8;
+constexpr int kWarpColumns = 8;                             // value columns of a warp, two a lane
+constexpr int kRuleColumns = kRuleWarps * kWarpColumns;     // and of a block
+constexpr int kRuleTokens = 16;                             // fetched at once
 
-// A block a (run, value head, 32 value columns). The state's columns stay in registers from the first token to the last: a lane
-// has kEach keys of its column. The state is the work of an earlier pass, so that it is read before the kernel in front is done.
-// What a token asks of all keys is summed over the warps through shared memory.
-template <int kEach>
-__global__ void __launch_bounds__(kKeyParts * 32)
-    DeltaRuleKernel(DeltaRuleCall call, const SequenceRun* runs, PlainWeights a_log, PlainWeights dt_bias) {
+// A block a (kRuleColumns value columns, value head, run). A warp's columns of the state stay in registers from the first token to the
+// last: lane 8 c + k has 4 * kFours keys of columns 2 c and 2 c + 1, keys 32 i + 4 k + [0, 4), so that a token asks for sums over eight
+// lanes alone and no warp waits for another. Tokens come through shared memory, kRuleTokens at a time, their queries and keys
+// normalized on the way; the next ones are asked for before these are gone through.
+template <int kFours>
+__global__ void __launch_bounds__(kRuleWarps * 32)
+    DeltaRuleKernel(const __grid_constant__ DeltaRuleCall call, const SequenceRun* runs, PlainWeights a_log, PlainWeights dt_bias) {
+  constexpr int kKeys = 32 * kFours;
+  constexpr int kWarpTokens = kRuleTokens / kRuleWarps;
+  constexpr int kLaneFours = (kKeys + 127) / 128;  // fours of a query that a lane fetches
   AllowNextKernel();
-  __shared__ float remembered_parts[2][kKeyParts][kValueColumns];
-  __shared__ float output_parts[2][kKeyParts][kValueColumns];
+  __shared__ __align__(16) float queries[kRuleTokens][kKeys];
+  __shared__ __align__(16) float keys[kRuleTokens][kKeys];
+  __shared__ float values[kRuleTokens][kRuleColumns];
+  __shared__ float decays[kRuleTokens];
+  __shared__ float betas[kRuleTokens];
   const int lane = threadIdx.x % 32;
-  const int part = threadIdx.x / 32;
-  const int64_t column = int64_t{blockIdx.x} * kValueColumns + lane;
+  const int warp = threadIdx.x / 32;
   const int64_t head = blockIdx.y;
   const SequenceRun run = runs[blockIdx.z];
-  const bool exists = column < call.value_dim;
   const auto key_dim = static_cast<int>(call.key_dim);
-  const int first_key = part * kEach;
-  const int keys = max(0, min(kEach, key_dim - first_key));
-  float* state = call.state + ((run.slot * call.value_heads + head) * key_dim + first_key) * call.value_dim + column;
-  float s[kEach];
+  const auto value_dim = static_cast<int>(call.value_dim);
+  const int own = warp * kWarpColumns + lane / 8 * 2;  // the lane's first column, of the block's
+  const int column = static_cast<int>(blockIdx.x) * kRuleColumns + own;
+  const int first_key = lane % 8 * 4;
+  float* state = call.state + (run.slot * call.value_heads + head) * key_dim * value_dim + column;
+  const auto exists = [&](int i, int j, int c) { return 32 * i + first_key + j < key_dim && column + c < value_dim; };
+  float s[kFours][4][2];
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) s[i] = exists && i < keys ? state[i * call.value_dim] : 0.0f;
-
+  for (int i = 0; i < kFours; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) s[i][j][c] = exists(i, j, c) ? state[(32 * i + first_key + j) * value_dim + c] : 0.0f;
+    }
+  }
   const float rate = -expf(a_log[head]);
   const float bias = dt_bias[head];
-  const int64_t all_keys = call.key_heads * call.key_dim;
-  const int64_t row_size = 2 * all_keys + call.value_heads * call.value_dim;
+  const int64_t all_keys = call.key_heads * key_dim;
+  const int64_t row_size = 2 * all_keys + call.value_heads * value_dim;
   const int64_t key_head = head / (call.value_heads / call.key_heads);
   WaitForKernelInFront();
-  for (int t = 0; t < run.tokens; ++t) {
-    const int64_t row = run.first_row + t;
-    const float* query = call.qkv + row * row_size + key_head * key_dim;
-    const float* key = query + all_keys;
-    float query_square = 0;
-    float key_square = 0;
-    for (int i = lane; i < key_dim; i += 32) {
-      query_square = fmaf(query[i], query[i], query_square);
-      key_square = fmaf(key[i], key[i], key_square);
-    }
-    const float query_factor = 1.0f / sqrtf((WarpSum(query_square) + 1e-6f) * static_cast<float>(key_dim));
-    const float key_factor = 1.0f / sqrtf(WarpSum(key_square) + 1e-6f);
-    float k[kEach];
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) k[i] = i < keys ? key[first_key + i] * key_factor : 0.0f;
-    const float decay = expf(rate * Softplus(call.a[row * call.value_heads + head] + bias));
-    const float beta = Sigmoid(call.b[row * call.value_heads + head]);
-    const float value = exists ? call.qkv[row * row_size + 2 * all_keys + head * call.value_dim + column] : 0.0f;
 
-    float remembered = 0;
+  // A warp fetches kWarpTokens of the tokens.
+  float fetched_queries[kWarpTokens][kLaneFours][4];
+  float fetched_keys[kWarpTokens][kLaneFours][4];
+  float fetched_values[kWarpTokens][2];
+  float fetched_a = 0;
+  float fetched_b = 0;
+  const auto fetch = [&](int first) {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      s[i] *= decay;
-      remembered = fmaf(s[i], k[i], remembered);
+    for (int n = 0; n < kWarpTokens; ++n) {
+      const int t = first + warp * kWarpTokens + n;
+      const float* row = call.qkv + (run.first_row + min(t, run.tokens - 1)) * row_size;
+      const float* query = row + key_head * key_dim;
+#pragma unroll
+      for (int f = 0; f < kLaneFours; ++f) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int k = f * 128 + j * 32 + lane;
+          fetched_queries[n][f][j] = k < key_dim ? query[k] : 0.0f;
+          fetched_keys[n][f][j] = k < key_dim ? query[all_keys + k] : 0.0f;
+        }
+      }
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int from = static_cast<int>(blockIdx.x) * kRuleColumns + c * 32 + lane;
+        fetched_values[n][c] = from < value_dim ? row[2 * all_keys + head * value_dim + from] : 0.0f;
+      }
     }
-    remembered_parts[t % 2][part][lane] = remembered;
-    __syncthreads();
-    remembered = 0;
-#pragma unroll
-    for (int p = 0; p < kKeyParts; ++p) remembered += remembered_parts[t % 2][p][lane];
-    const float delta = beta * (value - remembered);
-    float output = 0;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      s[i] = fmaf(k[i], delta, s[i]);
-      if (i < keys) output = fmaf(s[i], query[first_key + i], output);
+    if (threadIdx.x < kRuleTokens) {
+      const int64_t row = run.first_row + min(first + static_cast<int>(threadIdx.x), run.tokens - 1);
+      fetched_a = call.a[row * call.value_heads + head];
+      fetched_b = call.b[row * call.value_heads + head];
     }
-    output_parts[t % 2][part][lane] = output * query_factor;
-    __syncthreads();
-    // The buffers alternate, so that this is over before they are written again: two barriers of the next token lie between.
-    if (part == t % kKeyParts && exists) {
-      output = 0;
+  };
+  fetch(0);
+  for (int first = 0; first < run.tokens; first += kRuleTokens) {
+    __syncthreads();  // the tokens before are gone through
 #pragma unroll
-      for (int p = 0; p < kKeyParts; ++p) output += output_parts[t % 2][p][lane];
-      call.output[(row * call.value_heads + head) * call.value_dim + column] = output;
+    for (int n = 0; n < kWarpTokens; ++n) {
+      float query_square = 0;
+      float key_square = 0;
+#pragma unroll
+      for (int f = 0; f < kLaneFours; ++f) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          query_square = fmaf(fetched_queries[n][f][j], fetched_queries[n][f][j], query_square);
+          key_square = fmaf(fetched_keys[n][f][j], fetched_keys[n][f][j], key_square);
+        }
+      }
+      const float query_factor = 1.0f / sqrtf((WarpSum(query_square) + 1e-6f) * static_cast<float>(key_dim));
+      const float key_factor = 1.0f / sqrtf(WarpSum(key_square) + 1e-6f);
+      const int t = warp * kWarpTokens + n;
+#pragma unroll
+      for (int f = 0; f < kLaneFours; ++f) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int k = f * 128 + j * 32 + lane;
+          if (k >= kKeys) continue;
+          queries[t][k] = fetched_queries[n][f][j] * query_factor;
+          keys[t][k] = fetched_keys[n][f][j] * key_factor;
+        }
+      }
+      values[t][lane] = fetched_values[n][0];
+      values[t][lane + 32] = fetched_values[n][1];
+    }
+    if (threadIdx.x < kRuleTokens) {
+      decays[threadIdx.x] = expf(rate * Softplus(fetched_a + bias));
+      betas[threadIdx.x] = Sigmoid(fetched_b);
+    }
+    __syncthreads();
+    if (first + kRuleTokens < run.tokens) fetch(first + kRuleTokens);
+    const int here = min(kRuleTokens, run.tokens - first);
+#pragma unroll 1
+    for (int t = 0; t < here; ++t) {
+      float4 k[kFours];
+      float remembered[2][2] = {};
+#pragma unroll
+      for (int i = 0; i < kFours; ++i) {
+        k[i] = *reinterpret_cast<const float4*>(keys[t] + 32 * i + first_key);
+        const float of[4] = {k[i].x, k[i].y, k[i].z, k[i].w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+#pragma unroll
+          for (int c = 0; c < 2; ++c) remembered[j % 2][c] = fmaf(s[i][j][c], of[j], remembered[j % 2][c]);
+        }
+      }
+      const auto over_lanes = [&](float sum) {
+#pragma unroll
+        for (int step = 4; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+        return sum;
+      };
+      const float decay = decays[t];
+      const float beta = betas[t];
+      float delta[2];
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        delta[c] = beta * (values[t][own + c] - decay * over_lanes(remembered[0][c] + remembered[1][c]));
+      }
+      float output[2][2] = {};
+#pragma unroll
+      for (int i = 0; i < kFours; ++i) {
+        const float4 query = *reinterpret_cast<const float4*>(queries[t] + 32 * i + first_key);
+        const float of[4] = {query.x, query.y, query.z, query.w};
+        const float with[4] = {k[i].x, k[i].y, k[i].z, k[i].w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            s[i][j][c] = fmaf(with[j], delta[c], decay * s[i][j][c]);
+            output[j % 2][c] = fmaf(s[i][j][c], of[j], output[j % 2][c]);
+          }
+        }
+      }
+      float* to = call.output + ((run.first_row + first + t) * call.value_heads + head) * value_dim + column;
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const float sum = over_lanes(output[0][c] + output[1][c]);
+        if (lane % 8 == c && column + c < value_dim) to[c] = sum;
+      }
     }
   }
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    if (exists && i < keys) state[i * call.value_dim] = s[i];
+  for (int i = 0; i < kFours; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        if (exists(i, j, c)) state[(32 * i + first_key + j) * value_dim + c] = s[i][j][c];
+      }
+    }
   }
 }
 
@@ -277,11 +382,11 @@ __global__ void __launch_bounds__(kStepWarps * 32)
   if (static_cast<int>(threadIdx.x) < value_dim) call.output[head_at + threadIdx.x] = sum * inverse * norm * Silu(gate);
 }
 
-template <int kEach>
+template <int kFours>
 void LaunchRule(const DeltaRuleCall& call, cudaStream_t stream) {
-  const dim3 grid(Blocks(call.value_dim, kValueColumns), static_cast<unsigned>(call.value_heads),
+  const dim3 grid(Blocks(call.value_dim, kRuleColumns), static_cast<unsigned>(call.value_heads),
                   static_cast<unsigned>(call.runs.size()));
-  LaunchOverlapped("DeltaRuleKernel", DeltaRuleKernel<kEach>, grid, kKeyParts * 32, stream, call, call.runs.data(),
+  LaunchOverlapped("DeltaRuleKernel", DeltaRuleKernel<kFours>, grid, kRuleWarps * 32, stream, call, call.runs.data(),
                    PlainOf(*call.a_log), PlainOf(*call.dt_bias));
 }
 
@@ -289,18 +394,18 @@ void LaunchRule(const DeltaRuleCall& call, cudaStream_t stream) {
 
 void LaunchCausalConvSilu(const CausalConvCall& call, cudaStream_t stream) {
   HPROC_CHECK(call.kernel <= kMostConvKernel, "taps of a convolution on a CUDA device");
-  const dim3 grid(Blocks(call.channels, kConvThreads), static_cast<unsigned>(call.runs.size()));
-  LaunchOverlapped("ConvKernel", ConvKernel, grid, kConvThreads, stream, call, call.runs.data(), PlainOf(*call.weight));
+  const dim3 grid(Blocks(call.channels, kConvChannels), static_cast<unsigned>(call.runs.size()));
+  LaunchOverlapped("ConvKernel", ConvKernel, grid, kConvChannels * kConvSegments, stream, call, call.runs.data(), PlainOf(*call.weight));
 }
 
 void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream) {
   HPROC_CHECK(call.key_dim <= kMostKeyDim, "values of a key on a CUDA device");
   if (call.key_dim <= 64) {
-    LaunchRule<8>(call, stream);
+    LaunchRule<2>(call, stream);
   } else if (call.key_dim <= 128) {
-    LaunchRule<16>(call, stream);
+    LaunchRule<4>(call, stream);
   } else {
-    LaunchRule<32>(call, stream);
+    LaunchRule<8>(call, stream);
   }
 }
 

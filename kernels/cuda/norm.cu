@@ -9,6 +9,7 @@ namespace {
 constexpr int kMostThreads = 1024;
 
 struct NormParams {
+  int64_t rows;
   const float* input;
   const int32_t* input_rows;
   int64_t input_stride;
@@ -52,7 +53,7 @@ __device__ __forceinline__ void Add(float4& a, float factor, float4 b) {
   a = {fmaf(factor, b.x, a.x), fmaf(factor, b.y, a.y), fmaf(factor, b.z, a.z), fmaf(factor, b.w, a.w)};
 }
 
-// A block a row: a warp or two for a head, more for a hidden state. A thread keeps its kFours times four columns, so that all it
+// A block a row, or several where a warp is enough for one: a warp or two for a head, more for a hidden state. A thread keeps its kFours times four columns, so that all it
 // reads is asked for at once, the weights even before the kernel in front is done. Where the row is rounded too, the largest
 // product is looked for before the root is known, so that one barrier serves both.
 template <int kFours>
@@ -71,7 +72,8 @@ __global__ void __launch_bounds__(kMostThreads) NormKernel(const __grid_constant
     weights[n] = {weight(c), weight(c + 1), weight(c + 2), weight(c + 3)};
   }
   WaitForKernelInFront();
-  const int64_t row = blockIdx.x;
+  const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  if (row >= p.rows) return;  // whole warps: rows share a block only where they are a warp each
   const CombineCall& combine = p.combine;
   const float* in = combine.residual != nullptr ? combine.residual + row * p.columns
                                                 : p.input + (p.input_rows != nullptr ? p.input_rows[row] : row) * p.input_stride;
@@ -135,22 +137,24 @@ __global__ void __launch_bounds__(kMostThreads) NormKernel(const __grid_constant
 }
 
 template <int kFours>
-void LaunchOf(const NormParams& params, int64_t rows, cudaStream_t stream) {
+void LaunchOf(const NormParams& params, cudaStream_t stream) {
   const int columns = params.rounded != nullptr ? params.padded : params.columns;
-  const int threads = (columns + kFours * 128 - 1) / (kFours * 128) * 32;
-  LaunchOverlapped("NormKernel", NormKernel<kFours>, static_cast<unsigned>(rows), threads, stream, params);
+  const auto threads = static_cast<unsigned>((columns + kFours * 128 - 1) / (kFours * 128) * 32);
+  const unsigned block_rows = threads == 32 && params.rows > 1024 ? 8 : 1;
+  LaunchOverlapped("NormKernel", NormKernel<kFours>, Blocks(params.rows, block_rows), dim3(threads, block_rows), stream, params);
 }
 
-void Launch(const NormParams& params, int64_t rows, cudaStream_t stream) {
+void Launch(const NormParams& params, cudaStream_t stream) {
   HPROC_CHECK(params.columns <= kMostNormColumns, "columns of a norm on a CUDA device");
-  if (params.columns <= 4 * kMostThreads) return LaunchOf<1>(params, rows, stream);
-  LaunchOf<4>(params, rows, stream);
+  if (params.columns <= 4 * kMostThreads) return LaunchOf<1>(params, stream);
+  LaunchOf<4>(params, stream);
 }
 
 }  // namespace
 
 void LaunchRmsNorm(const RmsNormCall& call, const CombineCall& combine, cudaStream_t stream) {
-  NormParams params{.input = call.input,
+  NormParams params{.rows = call.rows,
+                    .input = call.input,
                     .input_rows = call.input_rows,
                     .input_stride = call.input_stride,
                     .output = call.output,
@@ -170,11 +174,12 @@ void LaunchRmsNorm(const RmsNormCall& call, const CombineCall& combine, cudaStre
     params.scales = call.rounded->scales;
     params.padded = static_cast<int>(RoundedRowBytes(call.columns) / 2);
   }
-  Launch(params, call.rows, stream);
+  Launch(params, stream);
 }
 
 void LaunchGatedRmsNorm(const GatedRmsNormCall& call, cudaStream_t stream) {
-  Launch({.input = call.values,
+  Launch({.rows = call.rows,
+          .input = call.values,
           .input_rows = nullptr,
           .input_stride = call.columns,
           .output = call.values,
@@ -189,7 +194,7 @@ void LaunchGatedRmsNorm(const GatedRmsNormCall& call, cudaStream_t stream) {
           .rounded = nullptr,
           .scales = nullptr,
           .padded = 0},
-         call.rows, stream);
+         stream);
 }
 
 }  // namespace hproc::kernels::cuda

@@ -51,6 +51,7 @@ struct Share {
 // Rows of plain storage.
 template <Storage kStorage>
 struct PlainRows {
+  static constexpr Storage kStored = kStorage;
   const void* data = nullptr;
   int columns = 0;
   bool wide = false;  // whether rows of weights and of float32 activations can be read in 16 bytes

@@ -5,7 +5,8 @@
 //
 //     wait for the copies of this column tile; barrier
 //     ask for the column tile after the next: its tokens by all threads, its words by the lanes that will read them
-//     expand half a tile into registers, multiply; the other half meanwhile; wait for the products
+//     multiply the first half of the tile, which is in registers; expand the second meanwhile; multiply that
+//     expand the first half of the next tile meanwhile
 //
 // Then scales, outliers, and SwiGLU where a pair is gate and up.
 #pragma once
@@ -30,7 +31,8 @@ constexpr int PrefillRingBytes() {
 }
 template <int kLevels>
 constexpr int PrefillSharedBytes() {
-  return kPrefillStages * kPrefillTileBytes + PrefillRingBytes<kLevels>() + quant::kLibrarySize * Expander<kLevels>::kStride;
+  return kPrefillStages * kPrefillTileBytes + PrefillRingBytes<kLevels>() + quant::kLibrarySize * Expander<kLevels>::kStride +
+         kPrefillTokens * 8;
 }
 
 template <int kLevels>
@@ -63,26 +65,42 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) PrefillKernel(const __grid
 
   uint8_t* const ring = shared + kPrefillStages * kPrefillTileBytes + warp * 2 * kTile;
   uint8_t* const library = shared + kPrefillStages * kPrefillTileBytes + PrefillRingBytes<kLevels>();
-  // This thread's share of the tokens: four tokens, high and low, four half steps a warp and turn.
+  // What the end will ask for: the tokens' scales and where their products go.
+  float* const token_scales = reinterpret_cast<float*>(library + quant::kLibrarySize * Expand::kStride);
+  int32_t* const token_rows = reinterpret_cast<int32_t*>(token_scales + kPrefillTokens);
+  if (thread < tile.count) {
+    token_scales[thread] = p.scales[tile.first + thread];
+    token_rows[thread] = p.output_rows != nullptr ? p.output_rows[tile.first + thread] : tile.first + thread;
+  }
+  float scale[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) scale[i] = __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(record[i])[g]);
+
+  // This thread's share of the tokens: two times four of them, high and low, four half steps a turn.
   const int token_bytes = p.column_tiles * 512;
   const int half_step = lane / 8;
+  const int my_token = warp * 8 + lane / 2 % 4;
+  const int8_t* const my_input = p.input + half_step * 32 + lane % 2 * 16;
+  const int8_t* const my_inputs[2] = {my_input + int64_t{tile.first + min(my_token, tile.count - 1)} * token_bytes,
+                                      my_input + int64_t{tile.first + min(my_token + 4, tile.count - 1)} * token_bytes};
+  const bool wants_token[2] = {my_token < tile.count, my_token + 4 < tile.count};
+  const uint32_t my_place = SharedAddress(shared) + half_step * 2048 + warp * 256 + lane % 8 * 16;
+  const uint8_t* const my_tiles[2] = {p.tiles + uint64_t{static_cast<uint32_t>(row_tile[0])} * p.row_tile_bytes,
+                                      p.tiles + uint64_t{static_cast<uint32_t>(row_tile[1])} * p.row_tile_bytes};
   const auto load = [&](int column_tile) {
     if (column_tile >= p.column_tiles) return CommitCopies();
     const int stage = column_tile % kPrefillStages;
-    const uint32_t to = SharedAddress(shared) + stage * kPrefillTileBytes;
+    const uint32_t to = my_place + stage * kPrefillTileBytes;
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      const int fours = warp * 2 + n / 4;
-      const int token = fours * 4 + lane / 2 % 4;
-      const int at = n % 4 * 4 + half_step;
-      CopyOrZero(to + at * 2048 + fours * 128 + lane % 8 * 16,
-                 p.input + int64_t{tile.first + min(token, tile.count - 1)} * token_bytes + column_tile * 512 + at * 32 + lane % 2 * 16,
-                 token < tile.count);
+    for (int n = 0; n < 2; ++n) {
+      const int8_t* from = my_inputs[n] + column_tile * 512;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) CopyOrZero(to + n * 128 + i * 8192, from + i * 128, wants_token[n]);
     }
     const bool whole = p.last_tile_halves == 2 || column_tile + 1 < p.column_tiles;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint8_t* from = p.tiles + uint64_t{static_cast<uint32_t>(row_tile[i])} * p.row_tile_bytes + column_tile * p.tile_bytes;
+      const uint8_t* from = my_tiles[i] + column_tile * p.tile_bytes;
       const uint32_t words = SharedAddress(ring) + stage * kPrefillWarps * 2 * kTile + i * kTile;
       const bool wanted = i == 0 ? has_first : has_second;
       if (whole) {
@@ -107,22 +125,16 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) PrefillKernel(const __grid
     for (int i = 0; i < 2; ++i) LoadCodebook<kLevels>(record[i] + p.record_books + g * Expand::kStride, table[i]);
   }
 
-  int32_t sum[64];
-#pragma unroll
-  for (int i = 0; i < 64; ++i) sum[i] = 0;
-#pragma unroll 1
-  for (int column_tile = 0; column_tile < p.column_tiles; ++column_tile) {
-    WaitForCopies<1>();
-    ShowToProducts();
-    __syncthreads();
-    load(column_tile + 2);
-    const int stage = column_tile % kPrefillStages;
-    uint32_t words[2][Expand::kWords];
-    uint32_t ternary_byte[2] = {0, 0};
+  // This lane's words of a column tile, as its half tiles are expanded from them.
+  uint32_t words[2][Expand::kWords];
+  uint32_t ternary_byte[2] = {0, 0};
+  typename Expand::Digits digits[2] = {};
+  const auto take_words = [&](int column_tile) {
     const bool whole = p.last_tile_halves == 2 || column_tile + 1 < p.column_tiles;
+    if constexpr (Expand::kTernary) __syncwarp();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint8_t* from = ring + (stage * kPrefillWarps * 2 + i) * kTile;
+      const uint8_t* from = ring + (column_tile % kPrefillStages * kPrefillWarps * 2 + i) * kTile;
       if (whole) {
         LoadWords<Expand::kWords>(from, lane, words[i]);
         if constexpr (Expand::kTernary) ternary_byte[i] = from[Expand::kWords * 128 + lane];
@@ -135,43 +147,67 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) PrefillKernel(const __grid
         for (int w = 0; w < Expand::kHalfWords; ++w) words[i][w < Expand::kLowBits ? w : w + Expand::kLowBits] = half[w];
       }
     }
-    typename Expand::Digits digits[2] = {};
-    const uint32_t tokens = SharedAddress(shared) + stage * kPrefillTileBytes;
-    uint32_t a[2][4][4];
-    const auto half_tile = [&]<int kHalf>() {
-      if (p.library_bytes > 0) {
+  };
+  const auto expand = [&]<int kHalf>(int column_tile, uint32_t (&a)[4][4]) {
+    if (p.library_bytes > 0) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int book = record[i][p.record_books + (2 * column_tile + kHalf) * kTileRows + g];
-          LoadCodebook<kLevels>(library + book * Expand::kStride, table[i]);
-        }
+      for (int i = 0; i < 2; ++i) {
+        const int book = record[i][p.record_books + (2 * column_tile + kHalf) * kTileRows + g];
+        LoadCodebook<kLevels>(library + book * Expand::kStride, table[i]);
       }
-      const auto step = [&]<int kStep>() {
-        uint32_t centroids[2][2];
+    }
+    const auto step = [&]<int kStep>() {
+      uint32_t centroids[2][2];
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          Expand::template Step<kHalf, kStep>(table[i], words[i] + kHalf * Expand::kLowBits, words[i] + 2 * Expand::kLowBits,
-                                              ternary_byte[i], digits[i], centroids[i]);
-        }
-        a[kHalf][kStep][0] = centroids[0][0], a[kHalf][kStep][1] = centroids[1][0];
-        a[kHalf][kStep][2] = centroids[0][1], a[kHalf][kStep][3] = centroids[1][1];
-      };
-      step.template operator()<0>();
-      step.template operator()<1>();
-      step.template operator()<2>();
-      step.template operator()<3>();
+      for (int i = 0; i < 2; ++i) {
+        Expand::template Step<kHalf, kStep>(table[i], words[i] + kHalf * Expand::kLowBits, words[i] + 2 * Expand::kLowBits,
+                                            ternary_byte[i], digits[i], centroids[i]);
+      }
+      a[kStep][0] = centroids[0][0], a[kStep][1] = centroids[1][0];
+      a[kStep][2] = centroids[0][1], a[kStep][3] = centroids[1][1];
+    };
+    step.template operator()<0>();
+    step.template operator()<1>();
+    step.template operator()<2>();
+    step.template operator()<3>();
+  };
+
+  int32_t sum[64];
+#pragma unroll
+  for (int i = 0; i < 64; ++i) sum[i] = 0;
+  uint32_t first_half[4][4];
+  uint32_t second_half[4][4];
+  WaitForCopies<1>();
+  __syncthreads();  // the library
+  take_words(0);
+  expand.template operator()<0>(0, first_half);
+#pragma unroll 1
+  for (int column_tile = 0; column_tile < p.column_tiles; ++column_tile) {
+    WaitForCopies<1>();
+    ShowToProducts();
+    __syncthreads();
+    load(column_tile + 2);
+    const uint32_t tokens = SharedAddress(shared) + column_tile % kPrefillStages * kPrefillTileBytes;
+    const auto multiply = [&](int half, const uint32_t (&a)[4][4]) {
       BeginWarpgroupProducts();
 #pragma unroll
       for (int s = 0; s < 4; ++s) {
-        WarpgroupMultiplyAdd(sum, a[kHalf][s][0], a[kHalf][s][1], a[kHalf][s][2], a[kHalf][s][3],
-                             SharedOperand(tokens + (kHalf * 4 + s) * 4096, 128, 2048));
+        WarpgroupMultiplyAdd(sum, a[s][0], a[s][1], a[s][2], a[s][3], SharedOperand(tokens + (half * 4 + s) * 4096, 128, 2048));
       }
       CommitWarpgroupProducts();
     };
-    half_tile.template operator()<0>();
-    half_tile.template operator()<1>();
-    WaitForWarpgroupProducts(sum);
+    multiply(0, first_half);
+    expand.template operator()<1>(column_tile, second_half);
+    multiply(1, second_half);
+    WaitForCopies<1>();
+    WaitForWarpgroupProducts<1>();  // the first half's registers are free
+    if (column_tile + 1 < p.column_tiles) {
+      take_words(column_tile + 1);
+      expand.template operator()<0>(column_tile + 1, first_half);
+    }
+    WaitForWarpgroupProducts<0>();
   }
+  HoldSums(sum);
 
   // Outliers: lane l has tokens l and l + 32 of every row, and shows them through shared memory.
   float* const outlier_sums = reinterpret_cast<float*>(shared) + warp * 16 * kPrefillTokens;
@@ -213,15 +249,12 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) PrefillKernel(const __grid
   }
   if (!has_first) return;
 
-  float scale[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) scale[i] = __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(record[i])[g]);
   const int row = min(pair, p.pairs - 1) * p.pair_step * kTileRows + g;
 #pragma unroll
   for (int j = 0; j < kPrefillTokens / 4; ++j) {
     const int token = 4 * j + q;
     if (token >= tile.count) continue;
-    const float token_scale = p.scales[tile.first + token];
+    const float token_scale = token_scales[token];
     float value[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -229,8 +262,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) PrefillKernel(const __grid
       if (p.outlier_values != nullptr) value[i] += outlier_sums[(8 * i + g) * kPrefillTokens + token];
       value[i] *= scale[i] * token_scale;
     }
-    const int64_t place = tile.first + token;
-    float* to = p.output + (p.output_rows != nullptr ? p.output_rows[place] : place) * p.output_stride;
+    float* to = p.output + token_rows[token] * p.output_stride;
     if (p.gate_up) {
       if (row < p.rows) to[row] = value[0] / (1 + __expf(-value[0])) * value[1];
     } else {

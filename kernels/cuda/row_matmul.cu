@@ -1,6 +1,8 @@
 // Products a row at a time: with weights of plain storage (the kept matrices, and the whole of a model that was not quantized),
 // and with containers that are too small or too odd for decode order. A warp a row of the weight, or a block where rows are few;
 // float32 sums.
+#include <type_traits>
+
 #include "base/check.h"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
@@ -175,6 +177,71 @@ __global__ void __launch_bounds__(kThreads) RowRouteKernel(const __grid_constant
   ChooseExperts<kThreads>(route, token, shared);
 }
 
+// Many tokens with rows of plain storage: tiles of kTile tokens and as many rows, both through shared memory, four products a
+// thread.
+constexpr int kTile = 32;
+constexpr int kTileDepth = 64;  // columns at once
+
+template <Storage kStorage>
+__global__ void __launch_bounds__(kThreads) TiledMatmulKernel(const __grid_constant__ RowProducts<PlainRows<kStorage>> all) {
+  __shared__ __align__(16) float weights[kTile][kTileDepth + 4];
+  __shared__ __align__(16) float inputs[kTile][kTileDepth + 4];
+  StartBehindKernelInFront();
+  int at = 0;
+  while (at + 1 < all.count && blockIdx.x >= all.products[at + 1].first_block) ++at;
+  const auto& product = all.products[at];
+  const int columns = product.weight.columns;
+  const int64_t first_row = int64_t{blockIdx.x - product.first_block} * kTile;
+  const int64_t first_token = int64_t{blockIdx.y} * kTile;
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  constexpr int kEach = kTile / kWarps;  // rows, and tokens, that a warp fetches
+  float sums[kEach] = {};
+  float fetched_weights[2][kEach];
+  float fetched_inputs[2][kEach];
+  const auto fetch = [&](int from) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int c = from + half * 32 + lane;
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int64_t row = first_row + warp * kEach + i;
+        const int64_t token = first_token + warp * kEach + i;
+        fetched_weights[half][i] = c < columns && row < product.rows ? StoredValue(product.weight.data, kStorage, row * columns + c) : 0.0f;
+        fetched_inputs[half][i] = c < columns && token < all.tokens ? product.input[token * columns + c] : 0.0f;
+      }
+    }
+  };
+  fetch(0);
+  for (int from = 0; from < columns; from += kTileDepth) {
+    __syncthreads();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        weights[warp * kEach + i][half * 32 + lane] = fetched_weights[half][i];
+        inputs[warp * kEach + i][half * 32 + lane] = fetched_inputs[half][i];
+      }
+    }
+    __syncthreads();
+    if (from + kTileDepth < columns) fetch(from + kTileDepth);
+#pragma unroll 4
+    for (int c = 0; c < kTileDepth; c += 4) {
+      const float4 weight = *reinterpret_cast<const float4*>(weights[lane] + c);
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const float4 x = *reinterpret_cast<const float4*>(inputs[warp * kEach + i] + c);
+        sums[i] = fmaf(weight.x, x.x, fmaf(weight.y, x.y, fmaf(weight.z, x.z, fmaf(weight.w, x.w, sums[i]))));
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int64_t token = first_token + warp * kEach + i;
+    if (token < all.tokens && first_row + lane < product.rows) product.output[token * product.output_stride + first_row + lane] = sums[i];
+  }
+}
+
 template <typename Rows>
 __global__ void __launch_bounds__(kThreads) RowGateUpKernel(ExpertsCall call, const float* all_input, Rows weight) {
   StartBehindKernelInFront();
@@ -268,6 +335,14 @@ void LaunchRowMatmul(std::span<const MatmulCall> calls, cudaStream_t stream) {
   WithRows(*calls.front().weight, [&](const auto& first) {
     using Rows = std::decay_t<decltype(first)>;
     const int64_t tokens = calls.front().tokens;
+    if constexpr (!std::is_same_v<Rows, ContainerRows>) {
+      if (tokens > kMostRoutedRows) {
+        unsigned blocks = 0;
+        const RowProducts<Rows> all = ProductsOf<Rows>(calls, kTile, blocks);
+        return LaunchOverlapped("TiledMatmulKernel", TiledMatmulKernel<Rows::kStored>, dim3(blocks, Blocks(tokens, kTile)), kThreads,
+                                stream, all);
+      }
+    }
     const bool few = rows * Blocks(tokens, 8) <= kFewRows;
     if (tokens == 1) return few ? LaunchOf<1, kWarps, Rows>(calls, stream) : LaunchOf<1, 1, Rows>(calls, stream);
     if (tokens <= 4) return few ? LaunchOf<4, kWarps, Rows>(calls, stream) : LaunchOf<4, 1, Rows>(calls, stream);

@@ -13,9 +13,12 @@ __device__ __forceinline__ uint64_t SharedOperand(uint32_t address, uint32_t row
 
 __device__ __forceinline__ void BeginWarpgroupProducts() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void CommitWarpgroupProducts() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void WaitForWarpgroupProducts() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
 // The compiler may not move what is done with the sums to before this.
-__device__ __forceinline__ void WaitForWarpgroupProducts(int32_t (&sums)[64]) {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+__device__ __forceinline__ void HoldSums(int32_t (&sums)[64]) {
 #pragma unroll
   for (int i = 0; i < 64; ++i) asm volatile("" : "+r"(sums[i])::"memory");
 }
