@@ -88,7 +88,7 @@ struct SharedExpert {
   const Matrix* up = nullptr;    // likewise
   const Matrix* down = nullptr;  // [columns, width]
   const float* weight = nullptr;  // [rows]: its products count the sigmoid of this; null: 1
-  // Room for what is in between.
+  // Room for what is in between. What gate and up take may lie where ExpertsCall::routed and `output` do.
   float* gate_output = nullptr;  // [rows, width]
   float* up_output = nullptr;
   Activations hidden;            // [rows, width]

@@ -234,15 +234,18 @@ void CudaBackend::State::PrefillRouted(const ExpertsCall& call) const {
 void CudaBackend::Experts(const ExpertsCall& call) {
   const SharedExpert& shared = call.shared;
   if (state_->Prefills(call.rows) && InDecodeOrder(*call.gate_up) && InDecodeOrder(*call.down)) {
-    state_->PrefillRouted(call);
-    CombineCall combine{.residual = call.output, .routed = call.routed, .weights = call.weights, .top = call.top, .rows = call.rows,
-                        .columns = call.columns};
+    // The room of the shared expert's gate and up may be that of the routed results: they are done with before.
     if (shared.width > 0) {
       const MatmulCall both[] = {WholeProduct(*shared.gate, *call.input, shared.gate_output),
                                  WholeProduct(*shared.up, *call.input, shared.up_output)};
       Matmul(both);
       SwiGlu({.gate = shared.gate_output, .up = shared.up_output, .input_stride = shared.width, .output = shared.hidden.values,
               .rows = call.rows, .columns = shared.width});
+    }
+    state_->PrefillRouted(call);
+    CombineCall combine{.residual = call.output, .routed = call.routed, .weights = call.weights, .top = call.top, .rows = call.rows,
+                        .columns = call.columns};
+    if (shared.width > 0) {
       const MatmulCall down = WholeProduct(*shared.down, shared.hidden, shared.output);
       Matmul({&down, 1});
       combine.shared = shared.output;
