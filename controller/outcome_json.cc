@@ -45,6 +45,7 @@ Json RecommendedJson(const Study& study, const Trial& trial) {
                {"accuracy", AccuracyJson(trial.measured.accuracy)},
                {"decode_tok_per_s", TokensPerSecond(trial.measured.throughput, evals::ThroughputKind::kLongDecode)},
                {"prefill_tok_per_s", TokensPerSecond(trial.measured.throughput, evals::ThroughputKind::kPrefill)}};
+  if (!study.spec.judges()) json["accuracy_reason"] = kNoQuestions;
   if (trial.measured.memory) {
     json["measured_bytes"] = trial.measured.memory->live_bytes;
     json["headroom_bytes"] = study.spec.memory_cap_bytes - trial.measured.memory->live_bytes;

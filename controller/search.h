@@ -54,6 +54,7 @@ struct SearchSpec {
   double min_accuracy = 0;     // 0: no such bound
   int max_candidates = 5;      // of predict, as the next two
   int max_garbage_loads = 6;
+  bool judges = true;          // false: points are loaded and timed, what they say is not looked at
   bool trust_plan = false;     // believe the prediction where it says that nothing, or everything, fits
 };
 

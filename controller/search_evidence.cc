@@ -96,7 +96,8 @@ const TrialFact* Evidence::Find(FloorPair at) const {
 }
 
 bool Evidence::Acceptable(const TrialFact& fact) const {
-  if (fact.state != TrialState::kComplete || fact.depth != Depth::kEvaluate || !fact.accuracy.all_questions) return false;
+  if (fact.state != TrialState::kComplete || fact.depth != Depth::kEvaluate) return false;
+  if (spec_.judges && !fact.accuracy.all_questions) return false;
   if (fact.measured_bytes <= 0 || fact.measured_bytes > spec_.budget_bytes) return false;
   return fact.accuracy.strict_correct >= spec_.min_accuracy * fact.accuracy.total;
 }

@@ -40,17 +40,23 @@ class Search {
     if (frontier_.size() == 1 && frontier_[0] == spec_.highest && first_fact->state == TrialState::kComplete) {
       return evidence_.Conclude();  // the highest floors fit: there is nothing to search
     }
-    if (IsSensible(*first_fact)) {
+    if (!spec_.judges && evidence_.Best() != nullptr) return Rest();  // nothing tells candidates that fit apart
+    if (spec_.judges && IsSensible(*first_fact)) {
       if (std::optional<RunTrial> edge = GarbageEdge(first)) return *edge;
     }
     if (std::optional<FloorPair> next = NextCandidate(first)) return Evaluate(*next);
+    return Rest();
+  }
+
+ private:
+  // The edge of the best, then the end.
+  SearchStep Rest() {
     if (const TrialFact* best = evidence_.Best(); best != nullptr) {
       if (std::optional<RunTrial> edge = OutsideEdge(best->at)) return *edge;
     }
     return evidence_.Conclude();
   }
 
- private:
   // Not even the lowest floors are predicted to fit. A prediction only steers: they are tried.
   SearchStep NothingPredicted() {
     const TrialFact* lowest = evidence_.Find(spec_.lowest);

@@ -15,6 +15,9 @@
 
 namespace hproc::controller {
 
+// Why a study whose spec does not judge has no accuracy.
+inline constexpr std::string_view kNoQuestions = "random weights answer no questions";
+
 using evals::AccuracyTally;
 using evals::Answer;
 using evals::EvalProtocol;
@@ -100,6 +103,8 @@ struct StudySpec {
 
   // What a point may hold: the cap less the headroom asked for.
   int64_t budget_bytes() const { return memory_cap_bytes - headroom_bytes; }
+  // Whether answers are looked at. A model of random weights has no questions to answer: its points are loaded and timed.
+  bool judges() const { return !eval.tasks_path.empty(); }
   bool operator==(const StudySpec&) const = default;
 };
 

@@ -54,6 +54,11 @@ struct TrialRunner::Attempt : WorkerObserver {
     if (!loaded.ok()) return Judged(loaded.verdict());
     if (loaded->memory) measured.memory = loaded->memory;
     if (run.depth == Depth::kLoad) return Finished(client, TrialState::kComplete, {});
+    if (!runner.spec_.judges()) {
+      if (std::optional<End> end = Time(client)) return *end;
+      return Finished(client, TrialState::kComplete, {.reason = Reason::kNone, .phase = {}, .device = {}, .short_bytes = 0,
+                                                      .message = "timed; " + std::string(kNoQuestions)});
+    }
 
     RemoteGenerator generator(client);
     if (Result<std::optional<End>> end = Probe(client, generator); !end.ok() || *end) {
@@ -66,16 +71,21 @@ struct TrialRunner::Attempt : WorkerObserver {
       return end.ok() ? Result<End>(**end) : Result<End>(end.error());
     }
     if (measured.accuracy.all_questions) {
-      evals::ThroughputSpec throughput;
-      throughput.batch = runner.spec_.deployment.batch;
-      Outcome<std::vector<evals::ThroughputSample>> samples = client.Throughput(throughput);
-      if (!samples.ok()) return Judged(samples.verdict());
-      measured.throughput = std::move(*samples);
+      if (std::optional<End> end = Time(client)) return *end;
     }
     return Finished(client, TrialState::kComplete, std::move(remark));
   }
 
   // ---- steps ----
+  std::optional<End> Time(WorkerGroup& client) {
+    evals::ThroughputSpec throughput;
+    throughput.batch = runner.spec_.deployment.batch;
+    Outcome<std::vector<evals::ThroughputSample>> samples = client.Throughput(throughput);
+    if (!samples.ok()) return Judged(samples.verdict());
+    measured.throughput = std::move(*samples);
+    return std::nullopt;
+  }
+
   Result<std::optional<End>> Probe(WorkerGroup& client, evals::Generator& generator) {
     const Result<std::vector<evals::ProbeResult>> results =
         evals::RunProbes(runner.questions_.probes, runner.spec_.eval.max_new_tokens, generator);
@@ -197,9 +207,7 @@ struct TrialRunner::Attempt : WorkerObserver {
   // A generator that failed: the client knows why.
   Result<std::optional<End>> Broken(WorkerGroup& client, const Error& error) {
     if (client.verdict()) {
-      Result<End> end = Judged(*client.verdict());
-      if (!end.ok()) return end.error();
-      return std::optional<End>(std::move(*end));
+      return std::optional<End>(Judged(*client.verdict()));
     }
     // The worker is fine; what it said does not fit what it was asked.
     (void)client.Finish();
@@ -207,7 +215,7 @@ struct TrialRunner::Attempt : WorkerObserver {
                                                  .short_bytes = 0, .message = error.message}});
   }
 
-  Result<End> Judged(const RunVerdict& verdict) {
+  End Judged(const RunVerdict& verdict) {
     End end{std::nullopt, verdict.verdict};
     if (verdict.state == TrialState::kInfeasible) end.state = TrialState::kInfeasible;
     return end;

@@ -107,6 +107,11 @@ Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study) {
 }
 
 Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol) {
+  if (protocol.tasks_path.empty()) {
+    Result<evals::Gsm8kTask> none = evals::Gsm8kTask::Create({}, {}, 0);
+    if (!none.ok()) return none.error();
+    return StudyQuestions{.task = std::move(*none), .order = {}, .probes = {}};
+  }
   Result<evals::Gsm8kTask> task = evals::ReadGsm8kTask(protocol.tasks_path, protocol.shots_path, protocol.shots);
   if (!task.ok()) return task.error();
   if (!protocol.tasks_sha256.empty() && task->tasks().sha256 != protocol.tasks_sha256) {
@@ -138,6 +143,7 @@ SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {
   search.min_accuracy = spec.min_accuracy;
   search.max_candidates = spec.max_candidates;
   search.max_garbage_loads = spec.max_garbage_loads;
+  search.judges = spec.judges();
   search.trust_plan = spec.trust_plan;
   return search;
 }

@@ -5,6 +5,8 @@
 #include "base/check.h"
 #include "kernels/device_backend.h"
 #include "kernels/attention_backends.h"
+#include "kernels/moe.h"
+#include "kernels/norm.h"
 
 namespace hproc::kernels {
 namespace {
@@ -60,6 +62,30 @@ void Attend(const Context& context, const AttendCall& call) {
   HPROC_CHECK(call.heads % call.cache.kv_heads == 0, "query heads share kv heads evenly");
   if (context.device != nullptr) return context.device->Attend(call);
   context.backend == Backend::kReference ? reference::Attend(call) : cpu::Attend(context, call);
+  if (call.gate == nullptr) return;
+  SigmoidGate(context, {.values = call.output, .gate = call.gate, .gate_row_stride = call.query_stride,
+                        .gate_head_stride = call.query_head_stride, .rows = call.rows, .heads = call.heads,
+                        .columns = call.cache.head_dim});
+}
+
+void PrepareHeads(const Context& context, const PrepareHeadsCall& call) {
+  if (context.device != nullptr) {
+    CheckCache(context, call.cache, call.runs);
+    return context.device->PrepareHeads(call);
+  }
+  const int64_t dim = call.cache.head_dim;
+  const auto shape = [&](const Matrix* norm, float* heads, int64_t count, int64_t row_stride, int64_t stride) {
+    HPROC_CHECK(row_stride == count * stride, "heads one after the other");
+    if (norm != nullptr) {
+      RmsNorm(context, {.input = heads, .input_stride = stride, .output = heads, .output_stride = stride, .rows = call.rows * count,
+                        .columns = dim, .weight = norm, .weight_offset = call.norm_offset, .epsilon = call.epsilon});
+    }
+    Rotate(context, {.values = heads, .rows = call.rows, .heads = count, .row_stride = row_stride, .head_stride = stride,
+                     .pairs = call.pairs, .cosines = call.cosines, .sines = call.sines});
+  };
+  shape(call.query_norm, call.queries, call.heads, call.query_stride, call.query_head_stride);
+  shape(call.key_norm, call.keys, call.cache.kv_heads, call.cache.kv_heads * dim, dim);
+  StoreKeysValues(context, {.runs = call.runs, .rows = call.rows, .keys = call.keys, .values = call.values, .cache = call.cache});
 }
 
 }  // namespace hproc::kernels

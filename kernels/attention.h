@@ -74,6 +74,28 @@ struct StoreKvCall {
 };
 void StoreKeysValues(const Context& context, const StoreKvCall& call);
 
+// What stands between the projections and attention: the heads' norms, where there are weights for them, the rotation, and the way
+// into the cache. In place; what is left of the keys on a device is its own.
+struct PrepareHeadsCall {
+  std::span<const SequenceRun> runs;
+  int64_t rows = 0;  // of all runs
+  float* queries = nullptr;  // strided as AttendCall's
+  int64_t query_stride = 0;
+  int64_t query_head_stride = 0;
+  int64_t heads = 0;
+  float* keys = nullptr;  // [rows, kv_heads * head_dim]
+  const float* values = nullptr;
+  const Matrix* query_norm = nullptr;  // [1, head_dim], plain storage
+  const Matrix* key_norm = nullptr;
+  float norm_offset = 0;  // RmsNormCall::weight_offset
+  float epsilon = 1e-6f;
+  int64_t pairs = 0;
+  const float* cosines = nullptr;  // [rows, pairs]
+  const float* sines = nullptr;
+  KvCache cache;
+};
+void PrepareHeads(const Context& context, const PrepareHeadsCall& call);
+
 // output[row] = softmax(query . keys * scale) values over positions [0, position of row], head by head; query head h
 // reads kv head h / (heads / kv_heads). The keys and values of the pass itself must be stored before.
 struct AttendCall {
@@ -85,6 +107,7 @@ struct AttendCall {
   int64_t heads = 0;
   float scale = 1;
   KvCache cache;
+  const float* gate = nullptr;  // as `queries`; the output is multiplied by its sigmoid, unless null
   float* output = nullptr;  // [rows, heads * head_dim]
   float* workspace = nullptr;  // on a device: where its blocks meet over long sequences, as large as the backend says
 };

@@ -1,6 +1,7 @@
 #include "kernels/decode.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "base/check.h"
 #include "kernels/cuda/check.h"
@@ -10,6 +11,7 @@ namespace hproc::kernels {
 namespace {
 
 using cuda::DecodeParams;
+using cuda::DecodePart;
 using cuda::DecodeWork;
 
 // Row tiles with sums of their own in a batch: enough that a warp's activations serve many tiles, few enough to leave the
@@ -38,17 +40,27 @@ int64_t Padded(int64_t columns) { return (columns + kTileColumns - 1) / kTileCol
 int64_t RoundedBytes(int64_t tokens, int64_t columns) { return tokens * 2 * Padded(columns); }
 bool RoundsOnChip(int64_t tokens, int64_t columns) { return tokens * Padded(columns) <= kOnChipInputs; }
 
-DecodeParams ParamsOf(const DecodeMatrix& weight, DecodeWork work) {
+// The sections of a matrix, as a part of a launch.
+DecodePart PartOf(const DecodeMatrix& weight) {
   const DecodeOrder order = weight.order();
   const auto* base = reinterpret_cast<const uint8_t*>(weight.bytes);
   const auto at = [&](int64_t offset) { return offset < 0 ? nullptr : base + offset; };
+  DecodePart part{};
+  part.library = at(order.library);
+  part.records = at(order.records);
+  part.tiles = at(order.tiles);
+  part.outlier_columns = part.second_outlier_columns = at(order.outlier_columns);
+  part.outlier_values = part.second_outlier_values = reinterpret_cast<const uint16_t*>(at(order.outlier_values));
+  return part;
+}
+
+// What all parts of a launch have in common.
+DecodeParams ParamsOf(const DecodeMatrix& weight, DecodeWork work) {
+  const DecodeOrder order = weight.order();
   DecodeParams p{};
   p.work = work;
-  p.library = at(order.library);
-  p.records = at(order.records);
-  p.tiles = at(order.tiles);
-  p.outlier_columns = at(order.outlier_columns);
-  p.outlier_values = reinterpret_cast<const uint16_t*>(at(order.outlier_values));
+  p.parts[0] = PartOf(weight);
+  p.part_count = 1;
   p.row_tile_bytes = static_cast<uint32_t>(order.row_tile_bytes);
   p.tile_bytes = static_cast<int32_t>(order.tile_bytes);
   p.last_tile_bytes = static_cast<int32_t>(order.last_tile_bytes);
@@ -58,39 +70,73 @@ DecodeParams ParamsOf(const DecodeMatrix& weight, DecodeWork work) {
   p.last_tile_halves = order.last_tile_halves;
   p.wide_counts = quant::OutlierCountBytes(weight.columns) == 2;
   p.wide_columns = quant::OutlierColumnBytes(weight.columns) == 4;
+  p.has_outliers = weight.outliers > 0;
   p.columns = static_cast<int32_t>(weight.columns);
   p.tokens = 1;
-  p.top = 1;
+  p.all = 1;
   return p;
 }
 
-// Settles the launch shape. One block an SM; every block gets units / blocks of them, so sizes differ by one at most.
-void Launch(DecodeParams& p, const DecodeMatrix& weight, int32_t units, int64_t input_rows, int64_t grid_tokens,
+// Shares the blocks out, one an SM, among parts of so many units, so that the most units of a block are as few as can be.
+struct Shares {
+  int blocks = 0;
+  int most_units = 0;  // of a block
+};
+Shares ShareBlocks(DecodeParams& p, std::span<const int32_t> units, int multiprocessors) {
+  int32_t total = 0;
+  for (const int32_t u : units) total += u;
+  Shares shares{.blocks = std::max(std::min(multiprocessors, total), static_cast<int>(units.size())), .most_units = 0};
+  std::vector<int32_t> blocks(units.size(), 1);
+  const auto most = [&](size_t i) { return (units[i] + blocks[i] - 1) / blocks[i]; };
+  for (int left = shares.blocks - static_cast<int>(units.size()); left > 0; --left) {
+    size_t fullest = 0;
+    for (size_t i = 1; i < units.size(); ++i) {
+      if (most(i) > most(fullest)) fullest = i;
+    }
+    ++blocks[fullest];
+  }
+  int32_t first = 0;
+  for (size_t i = 0; i < units.size(); ++i) {
+    DecodePart& part = p.parts[i];
+    part.first_block = first;
+    part.block_units = units[i] / blocks[i];
+    part.spare_units = units[i] % blocks[i];
+    first += blocks[i];
+    shares.most_units = std::max(shares.most_units, most(i));
+  }
+  return shares;
+}
+
+// Settles the launch shape. One block an SM; the blocks of a part get its units evenly, so sizes differ by one at most.
+// `units`: of the parts, or of all experts together.
+void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t> units, int64_t input_rows, int64_t grid_tokens,
             const DecodeStream& stream) {
   const DeviceLimits limits = LimitsOfDevice();
-  const int blocks = std::min(limits.multiprocessors, units);
-  const int block_units = (units + blocks - 1) / blocks;
-  p.block_units = units / blocks;
-  p.spare_units = units % blocks;
+  const Shares shares = ShareBlocks(p, units, limits.multiprocessors);
   p.overlap = stream.overlap;
   p.slots = cuda::DecodeSlots(weight.format.levels, limits.major < 12);
-  const int virtual_per_unit = p.work == DecodeWork::kGateUp ? 2 : p.work == DecodeWork::kDown ? p.top : 1;
-  p.library_bytes = p.library != nullptr ? quant::kLibrarySize * CodebookStride(weight.format.levels) : 0;
-  p.input_rows = static_cast<int32_t>(input_rows);
+  const int virtual_per_unit = p.work == DecodeWork::kGateUp ? 2 : p.work == DecodeWork::kDown ? p.all : 1;
+  p.library_bytes = p.parts[0].library != nullptr ? quant::kLibrarySize * CodebookStride(weight.format.levels) : 0;
   const int token_tiles = p.tokens > 8 ? 4 : p.tokens > 4 ? 2 : 1;
-  p.second_stride = int64_t{p.row_tile_bytes} * (p.work == DecodeWork::kGateUp ? p.expert_tiles : 1);
-  int batch_tiles = std::max(kBatchTiles / std::max(1, p.tokens / 4), virtual_per_unit);
-  for (;; batch_tiles /= 2) {
-    p.batch_units = std::clamp(batch_tiles / virtual_per_unit, 1, block_units);
-    const int batches = (block_units + p.batch_units - 1) / p.batch_units;
-    p.batch_units = (block_units + batches - 1) / batches;
-    p.virtual_tiles = p.batch_units * virtual_per_unit;
-    if (p.batch_units == 1 || cuda::DecodeSharedOf(p).total <= limits.shared_bytes) break;
+  const auto fit_batch = [&] {
+    int batch_tiles = std::max(kBatchTiles / std::max(1, p.tokens / 4), virtual_per_unit);
+    for (;; batch_tiles /= 2) {
+      p.batch_units = std::clamp(batch_tiles / virtual_per_unit, 1, shares.most_units);
+      const int batches = (shares.most_units + p.batch_units - 1) / p.batch_units;
+      p.batch_units = (shares.most_units + batches - 1) / batches;
+      p.virtual_tiles = p.batch_units * virtual_per_unit;
+      if (p.batch_units == 1 || cuda::DecodeSharedOf(p).total <= limits.shared_bytes) break;
+    }
+    return cuda::DecodeSharedOf(p).total <= limits.shared_bytes;
+  };
+  p.input_rows = static_cast<int32_t>(input_rows);
+  if (!fit_batch()) {
+    HPROC_CHECK(p.rounded != nullptr, "activations and sums of a decode product fit into shared memory");
+    p.input_rows = 0;  // through the L2 then
+    HPROC_CHECK(fit_batch(), "sums of a decode product fit into shared memory");
   }
-  HPROC_CHECK(cuda::DecodeSharedOf(p).total <= limits.shared_bytes,
-              "activations and sums of a decode product fit into shared memory");
   p.at = cuda::DecodeSharedOf(p);
-  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(grid_tokens));
+  const dim3 grid(static_cast<unsigned>(shares.blocks), static_cast<unsigned>(grid_tokens));
   const auto launch = [&](auto function) { function(p, token_tiles, grid, stream.overlap, stream.stream); };
   switch (weight.format.levels) {
     case 2:
@@ -120,25 +166,54 @@ void Launch(DecodeParams& p, const DecodeMatrix& weight, int32_t units, int64_t 
 
 }  // namespace
 
+int64_t RoundedRowBytes(int64_t columns) { return 2 * Padded(columns); }
+
 int64_t DecodeWorkspaceBytes(int64_t tokens, int64_t columns) {
   return RoundsOnChip(tokens, columns) ? 0 : RoundedBytes(tokens, columns) + kMaxDecodeTokens * 4;
 }
 
-void DecodeMatmul(const DecodeStream& stream, const DecodeMatmulCall& call) {
+bool CanShareLaunch(const DecodeMatrix& a, const DecodeMatrix& b) {
+  return a.columns == b.columns && a.format == b.format && (a.outliers > 0) == (b.outliers > 0);
+}
+
+void DecodeMatmul(const DecodeStream& stream, const DecodeMatmulCall& call) { DecodeMatmul(stream, {&call, 1}, nullptr); }
+
+void DecodeMatmul(const DecodeStream& stream, std::span<const DecodeMatmulCall> calls, const CausalConvCall* convolution) {
+  HPROC_CHECK(!calls.empty() && calls.size() <= kMostDecodeProducts, "products of a launch");
+  const DecodeMatmulCall& call = calls.front();
   HPROC_CHECK(call.tokens >= 1 && call.tokens <= kMaxDecodeTokens, "tokens of a decode product");
   HPROC_CHECK(call.input_stride % 4 == 0 && call.input_stride >= call.weight.columns, "input stride");
-  HPROC_CHECK(call.output_stride >= call.weight.rows, "output stride");
   DecodeParams p = ParamsOf(call.weight, DecodeWork::kMatmul);
-  p.rows = static_cast<int32_t>(call.weight.rows);
-  const auto units = static_cast<int32_t>(call.weight.order().row_tiles);
+  std::vector<int32_t> units;
+  for (const DecodeMatmulCall& each : calls) {
+    HPROC_CHECK(each.output_stride >= each.weight.rows, "output stride");
+    HPROC_CHECK(CanShareLaunch(call.weight, each.weight) && each.input == call.input && each.tokens == call.tokens &&
+                    each.accumulate == call.accumulate, "products of a launch");
+    DecodePart& part = p.parts[units.size()];
+    part = PartOf(each.weight);
+    part.rows = static_cast<int32_t>(each.weight.rows);
+    part.output = each.output;
+    part.output_stride = each.output_stride;
+    units.push_back(static_cast<int32_t>(each.weight.order().row_tiles));
+  }
+  p.part_count = static_cast<int32_t>(units.size());
   p.tokens = static_cast<int32_t>(call.tokens);
   p.input = call.input;
   p.input_stride = call.input_stride;
-  p.output = call.output;
-  p.output_stride = call.output_stride;
   p.accumulate = call.accumulate;
+  if (convolution != nullptr) {
+    p.convolution = {.runs = convolution->runs.data(),
+                     .weight = convolution->weight->data,
+                     .storage = convolution->weight->storage,
+                     .kernel = static_cast<int32_t>(convolution->kernel),
+                     .channels = convolution->channels,
+                     .state = convolution->state};
+  }
   int64_t input_rows = call.tokens;
-  if (!RoundsOnChip(call.tokens, call.weight.columns)) {
+  if (call.rounded.values != nullptr) {
+    p.rounded = reinterpret_cast<const int8_t*>(call.rounded.values);
+    p.rounded_scales = call.rounded.scales;
+  } else if (!RoundsOnChip(call.tokens, call.weight.columns)) {
     HPROC_CHECK(stream.workspace != nullptr, "workspace of a decode product");
     input_rows = 0;
     auto* scales = reinterpret_cast<float*>(stream.workspace);
@@ -152,38 +227,70 @@ void DecodeMatmul(const DecodeStream& stream, const DecodeMatmulCall& call) {
 }
 
 void DecodeGateUp(const DecodeStream& stream, const DecodeGateUpCall& call) {
+  const bool shared = call.shared_gate != nullptr;
   HPROC_CHECK(call.tokens >= 1 && call.tokens <= kMaxDecodeTokens, "tokens of a decode product");
-  HPROC_CHECK(call.top >= 1 && call.top <= kMaxDecodeTop, "experts of a token");
+  HPROC_CHECK(call.top >= 0 && call.top + shared >= 1 && call.top + shared <= kMaxDecodeTop, "experts of a token");
   HPROC_CHECK(call.input_stride % 4 == 0 && call.input_stride >= call.weight.columns, "input stride");
-  HPROC_CHECK(call.width % kTileRows == 0 && call.weight.rows % (2 * call.width) == 0, "width of an expert");
+  HPROC_CHECK(call.width % kTileRows == 0 && (call.top == 0 || call.weight.rows % (2 * call.width) == 0), "width of an expert");
   DecodeParams p = ParamsOf(call.weight, DecodeWork::kGateUp);
-  p.rows = static_cast<int32_t>(call.width);
+  DecodePart& routed = p.parts[0];
+  routed.rows = static_cast<int32_t>(call.width);
+  routed.output = call.output;
   p.top = static_cast<int32_t>(call.top);
+  p.all = p.top + shared;
   p.expert_tiles = static_cast<int32_t>(call.width / kTileRows);
+  routed.second_tiles = int64_t{p.row_tile_bytes} * p.expert_tiles;
+  routed.second_records = int64_t{p.record_bytes} * p.expert_tiles;
+  if (shared) {
+    HPROC_CHECK(CanShareLaunch(call.weight, *call.shared_gate) && CanShareLaunch(call.weight, *call.shared_up) &&
+                    call.weight.format.mode == quant::Mode::kV2 && call.shared_gate->rows == call.width &&
+                    call.shared_up->rows == call.width, "a shared expert beside the routed ones");
+    DecodePart& part = p.parts[1];
+    const DecodePart up = PartOf(*call.shared_up);
+    part = PartOf(*call.shared_gate);
+    part.second_tiles = up.tiles - part.tiles;
+    part.second_records = up.records - part.records;
+    part.second_outlier_columns = up.outlier_columns;
+    part.second_outlier_values = up.outlier_values;
+    part.output = call.shared_output;
+  }
   p.experts = call.experts;
   p.input = call.input;
   p.input_stride = call.input_stride;
-  p.output = call.output;
-  Launch(p, call.weight, p.top * p.expert_tiles, 1, call.tokens, stream);
+  p.rounded = reinterpret_cast<const int8_t*>(call.rounded.values);
+  p.rounded_scales = call.rounded.scales;
+  const int32_t units = p.all * p.expert_tiles;
+  Launch(p, call.weight, {&units, 1}, 1, call.tokens, stream);
 }
 
 void DecodeDown(const DecodeStream& stream, const DecodeDownCall& call) {
+  const bool shared = call.shared != nullptr;
   HPROC_CHECK(call.tokens >= 1 && call.tokens <= kMaxDecodeTokens, "tokens of a decode product");
-  HPROC_CHECK(call.top >= 1 && call.top <= kMaxDecodeTop, "experts of a token");
+  HPROC_CHECK(call.top >= 0 && call.top + shared >= 1 && call.top + shared <= kMaxDecodeTop, "experts of a token");
   HPROC_CHECK(call.weight.columns % 4 == 0, "width of an expert");
   HPROC_CHECK(call.hidden % kTileRows == 0 && call.weight.rows % call.hidden == 0, "rows of an expert");
   DecodeParams p = ParamsOf(call.weight, DecodeWork::kDown);
-  p.rows = static_cast<int32_t>(call.hidden);
+  DecodePart& routed = p.parts[0];
+  routed.rows = static_cast<int32_t>(call.hidden);
+  routed.output = call.output;
+  routed.output_stride = call.hidden;
   p.top = static_cast<int32_t>(call.top);
+  p.all = p.top + shared;
   p.expert_tiles = static_cast<int32_t>(call.hidden / kTileRows);
+  if (shared) {
+    HPROC_CHECK(CanShareLaunch(call.weight, *call.shared) && call.weight.format.mode == quant::Mode::kV2 &&
+                    call.shared->rows == call.hidden, "a shared expert beside the routed ones");
+    p.parts[1] = PartOf(*call.shared);
+    p.shared_input = call.shared_input;
+    p.shared_gate = call.shared_gate;
+  }
   p.experts = call.experts;
   p.route_weights = call.route_weights;
   p.input = call.input;
   p.input_stride = call.weight.columns;
-  p.output = call.output;
-  p.output_stride = call.hidden;
   p.accumulate = call.accumulate;
-  Launch(p, call.weight, p.expert_tiles, call.top, call.tokens, stream);
+  const int32_t units = p.expert_tiles;
+  Launch(p, call.weight, {&units, 1}, p.all, call.tokens, stream);
 }
 
 }  // namespace hproc::kernels

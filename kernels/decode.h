@@ -17,7 +17,10 @@
 
 #include <cstdint>
 
+#include <span>
+
 #include "kernels/decode_order.h"
+#include "kernels/gated_delta.h"
 
 struct CUstream_st;  // cudaStream_t is a pointer to it
 
@@ -40,7 +43,15 @@ struct DecodeStream {
   std::byte* workspace = nullptr;
 };
 
-// Rounded activations of many tokens do not fit on chip beside the weights: they are made by a kernel of their own.
+// Tokens rounded once for all the products that read them, as LaunchRoundActivations (kernels/cuda/decode_params.h) or the kernel
+// that made them did: rows of RoundedRowBytes, and a scale each.
+struct RoundedRows {
+  const std::byte* values = nullptr;
+  const float* scales = nullptr;
+};
+int64_t RoundedRowBytes(int64_t columns);
+
+// Where tokens are not given rounded and are too many to be rounded on chip, a kernel of its own does it.
 int64_t DecodeWorkspaceBytes(int64_t tokens, int64_t columns);
 
 // output[t][r] = dot(weight row r, input[t]) for t in [0, tokens), tokens in 1..kMaxDecodeTokens; added to what is there
@@ -49,6 +60,7 @@ struct DecodeMatmulCall {
   DecodeMatrix weight;
   const float* input = nullptr;  // [tokens, columns], 16-byte aligned; row t at input + t * input_stride
   int64_t input_stride = 0;      // in floats, a multiple of 4, at least columns; a row is readable to its stride
+  RoundedRows rounded = {};      // of the input; or null
   int64_t tokens = 1;
   float* output = nullptr;  // row t at output + t * output_stride
   int64_t output_stride = 0;
@@ -56,25 +68,37 @@ struct DecodeMatmulCall {
 };
 void DecodeMatmul(const DecodeStream& stream, const DecodeMatmulCall& call);
 
-// The first half of a layer of routed experts: for token t and its k-th expert e = experts[t][k]
+// Several of the same input in one launch: each CanShareLaunch with the first, all accumulate or none. Where `convolution` is
+// given, every token is a sequence of its own, and the first call's outputs go through it before they are written.
+inline constexpr size_t kMostDecodeProducts = 4;
+bool CanShareLaunch(const DecodeMatrix& a, const DecodeMatrix& b);
+void DecodeMatmul(const DecodeStream& stream, std::span<const DecodeMatmulCall> calls, const CausalConvCall* convolution);
+
+// The first half of a layer of experts: for token t and its k-th expert e = experts[t][k]
 //     output[t * top + k] = silu(gate_e x_t) * (up_e x_t)
 // `weight` is [E * 2 * width, columns]; expert e's gate is its first `width` rows, then comes its up. Expert ids are read
-// on the device and must be in [0, E). width is a multiple of kTileRows.
+// on the device and must be in [0, E). width is a multiple of kTileRows. A shared expert of the same width, with matrices for its
+// gate and up, may come along: V2, and able to share a launch with `weight`. `top` may be 0 where it alone is wanted.
 struct DecodeGateUpCall {
   DecodeMatrix weight;
   int64_t width = 0;
   const float* input = nullptr;  // [tokens, columns], as above
   int64_t input_stride = 0;
+  RoundedRows rounded = {};
   int64_t tokens = 1;
-  int64_t top = 0;                   // 1..kMaxDecodeTop
+  int64_t top = 0;                   // 0..kMaxDecodeTop, with the shared one
   const int32_t* experts = nullptr;  // [tokens, top]
   float* output = nullptr;           // [tokens * top, width]
+  const DecodeMatrix* shared_gate = nullptr;  // both or neither
+  const DecodeMatrix* shared_up = nullptr;
+  float* shared_output = nullptr;  // [tokens, width]
 };
 void DecodeGateUp(const DecodeStream& stream, const DecodeGateUpCall& call);
 
 // The second half: output[t] = sum over k of route_weights[t][k] * (down_e input[t * top + k]), e = experts[t][k]; added
 // to what is there where `accumulate`. `weight` is [E * hidden, width]; hidden a multiple of kTileRows. A token's rounded
-// inputs, 2 * top * width bytes, must fit into a block's shared memory beside the weights in flight: 48 KB always do.
+// inputs, 2 * top * width bytes, must fit into a block's shared memory beside the weights in flight: 48 KB always do. A shared
+// expert may come along as above; its products count sigmoid(shared_gate[t]), or 1.
 struct DecodeDownCall {
   DecodeMatrix weight;
   int64_t hidden = 0;
@@ -83,7 +107,10 @@ struct DecodeDownCall {
   int64_t top = 0;
   const int32_t* experts = nullptr;      // [tokens, top]
   const float* route_weights = nullptr;  // [tokens, top]
-  float* output = nullptr;               // [tokens, hidden]
+  const DecodeMatrix* shared = nullptr;
+  const float* shared_input = nullptr;  // [tokens, width]
+  const float* shared_gate = nullptr;   // [tokens]
+  float* output = nullptr;              // [tokens, hidden]
   bool accumulate = false;
 };
 void DecodeDown(const DecodeStream& stream, const DecodeDownCall& call);

@@ -19,4 +19,13 @@ void GatedDeltaRule(const Context& context, const DeltaRuleCall& call) {
   context.backend == Backend::kReference ? reference::GatedDeltaRule(call) : cpu::GatedDeltaRule(context, call);
 }
 
+void GatedDeltaNet(const Context& context, const GatedDeltaCall& call) {
+  HPROC_CHECK(call.projections.size() == 4, "projections of a gated delta net");
+  if (context.device != nullptr) return context.device->GatedDeltaNet(call);
+  Matmul(context, call.projections);
+  CausalConvSilu(context, call.convolution);
+  GatedDeltaRule(context, call.rule);
+  GatedRmsNorm(context, call.norm);
+}
+
 }  // namespace hproc::kernels

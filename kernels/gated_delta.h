@@ -5,7 +5,9 @@
 #include <span>
 
 #include "kernels/context.h"
+#include "kernels/matmul.h"
 #include "kernels/matrix.h"
+#include "kernels/norm.h"
 #include "kernels/sequence.h"
 
 namespace hproc::kernels {
@@ -50,5 +52,14 @@ struct DeltaRuleCall {
   float* output = nullptr;  // [rows, value_heads * value_dim]
 };
 void GatedDeltaRule(const Context& context, const DeltaRuleCall& call);
+
+// The whole block but its last projection, one after the other; a device does in fewer steps what needs no more.
+struct GatedDeltaCall {
+  std::span<const MatmulCall> projections;  // queries, keys and values; the gate; a; b
+  CausalConvCall convolution;               // of the first
+  DeltaRuleCall rule;
+  GatedRmsNormCall norm;  // of the rule's output, by the second
+};
+void GatedDeltaNet(const Context& context, const GatedDeltaCall& call);
 
 }  // namespace hproc::kernels

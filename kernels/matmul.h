@@ -35,17 +35,20 @@ constexpr int64_t PaddedColumns(int64_t columns) {
   return (columns + kActivationPadding - 1) / kActivationPadding * kActivationPadding;
 }
 
-// Activations [tokens, columns] in float32 and, once rounded, as whole numbers. A view of workspace memory.
+// Activations [tokens, columns] in float32 and, once rounded, as whole numbers. A view of workspace memory. A device rounds in a
+// form of its own, with a padding of its own.
 struct Activations {
   int64_t tokens = 0;
   int64_t columns = 0;
   float* values = nullptr;       // [tokens, columns]
   int16_t* quantized = nullptr;  // [tokens, PaddedColumns(columns)]
   float* scales = nullptr;       // [tokens]: values = scale * quantized
+  bool rounded = false;          // whether quantized and scales hold what is in values
 };
 
-// Fills `quantized` and `scales` from `values`. Not needed where every weight is plain; the reference backend ignores it.
-// Non-finite values round to zero with a non-finite scale, so that they show in the output.
+// Fills `quantized` and `scales` from `values`. Not needed where every weight is plain; the reference backend ignores it, and so
+// does a device, which rounds what it needs as it is made or read. Non-finite values round to zero with a non-finite scale, so that
+// they show in the output.
 void QuantizeActivations(const Context& context, const Activations& activations);
 // In two steps: the largest magnitude of each token, NaN where a value is not finite, into largest [tokens]; and the rounding,
 // where `largest` may be of more columns than these. Host backends alone.

@@ -17,6 +17,13 @@ void Route(const Context& context, const RouteCall& call) {
   context.backend == Backend::kReference ? reference::Route(call) : cpu::Route(context, call);
 }
 
+void ProjectAndRoute(const Context& context, std::span<const MatmulCall> calls, const RouteCall& route) {
+  HPROC_CHECK(route.top >= 1 && route.top <= route.experts && calls.front().output == route.logits, "experts per token");
+  if (context.device != nullptr) return context.device->ProjectAndRoute(calls, route);
+  Matmul(context, calls);
+  Route(context, route);
+}
+
 void SwiGlu(const Context& context, const SwiGluCall& call) {
   if (context.device != nullptr) return context.device->SwiGlu(call);
   context.backend == Backend::kReference ? reference::SwiGlu(call) : cpu::SwiGlu(context, call);

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "kernels/context.h"
+#include "kernels/matmul.h"
 #include "kernels/matrix.h"
 
 namespace hproc::kernels {
@@ -76,27 +78,45 @@ void SumExperts(const Context& context, const SumExpertsCall& call);
 struct RmsNormCall;
 void CombineAndNorm(const Context& context, const CombineCall& combine, const RmsNormCall& norm);
 
-// Routed experts, for a device, which knows alone who was chosen: first output[row * top + k] = silu(gate x) * (up x), where
-// gate and up are expert chosen[row][k]'s and x is input row `row` …
-struct ExpertsGateUpCall {
-  const Matrix* weight = nullptr;  // [experts * 2 * width, columns], the gate rows of an expert before its up rows
+// The products that choose a row's experts, then Route on the first one's output: what a device does at once.
+void ProjectAndRoute(const Context& context, std::span<const MatmulCall> calls, const RouteCall& route);
+
+// The shared expert of a layer, which every row goes through.
+struct SharedExpert {
+  int64_t width = 0;             // 0: there is none
+  const Matrix* gate = nullptr;  // [width, columns]
+  const Matrix* up = nullptr;    // likewise
+  const Matrix* down = nullptr;  // [columns, width]
+  const float* weight = nullptr;  // [rows]: its products count the sigmoid of this; null: 1
+  // Room for what is in between. What gate and up take may lie where ExpertsCall::routed and `output` do.
+  float* gate_output = nullptr;  // [rows, width]
+  float* up_output = nullptr;
+  Activations hidden;            // [rows, width]
+  float* output = nullptr;       // [rows, columns]
+};
+
+// A layer's experts, for a device, which knows alone who was chosen. With swiglu_e(x) = silu(gate_e x) * (up_e x),
+//
+//   output[row] = sum over k of weights[row][k] * down_e swiglu_e(input[row]), e = chosen[row][k],
+//                 + the shared expert's
+struct ExpertsCall {
+  const Matrix* gate_up = nullptr;  // [experts * 2 * width, columns], the gate rows of an expert before its up rows
+  const Matrix* down = nullptr;     // [experts * columns, width]
+  int64_t experts = 0;
   int64_t width = 0;
-  const float* input = nullptr;  // [rows, columns]
+  const Activations* input = nullptr;  // [rows, columns]
+  int64_t columns = 0;
   int64_t rows = 0;
   int64_t top = 0;
   const int32_t* chosen = nullptr;  // [rows, top]
-  float* output = nullptr;          // [rows * top, width]
-};
-// … then residual[row] += sum over k of weights[row][k] * (down input[row * top + k]).
-struct ExpertsDownCall {
-  const Matrix* weight = nullptr;  // [experts * columns, width]
-  int64_t columns = 0;             // of the residual
-  const float* input = nullptr;    // [rows * top, width]
-  int64_t rows = 0;
-  int64_t top = 0;
-  const int32_t* chosen = nullptr;
-  const float* weights = nullptr;  // [rows, top]
-  float* residual = nullptr;       // [rows, columns]
+  const float* weights = nullptr;   // [rows, top]
+  SharedExpert shared;
+  float* output = nullptr;  // [rows, columns]
+  // Room for what is in between.
+  Activations hidden;             // [rows * top, width]
+  float* routed = nullptr;        // [rows * top, columns]
+  int32_t* list_tokens = nullptr;  // [rows * top]
+  int32_t* list_rows = nullptr;
 };
 
 }  // namespace hproc::kernels

@@ -11,6 +11,7 @@ void RmsNorm(const Context& context, const RmsNormCall& call) {
               "weight of a norm");
   if (context.device != nullptr) return context.device->RmsNorm(call);
   context.backend == Backend::kReference ? reference::RmsNorm(call) : cpu::RmsNorm(context, call);
+  if (call.rounded != nullptr) QuantizeActivations(context, *call.rounded);
 }
 
 void GatedRmsNorm(const Context& context, const GatedRmsNormCall& call) {

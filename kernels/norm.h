@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/context.h"
+#include "kernels/matmul.h"
 #include "kernels/matrix.h"
 
 namespace hproc::kernels {
@@ -21,6 +22,7 @@ struct RmsNormCall {
   const Matrix* weight = nullptr;  // [1, columns], plain storage
   float weight_offset = 0;
   float epsilon = 1e-6f;
+  const Activations* rounded = nullptr;  // whose values are `output`, as long as its rows: QuantizeActivations of them, too
 };
 void RmsNorm(const Context& context, const RmsNormCall& call);
 

@@ -54,12 +54,11 @@ struct Batcher::Sequence {
   bool done = false;
 };
 
-Batcher::Batcher(Engine& engine, const Tokenizer& tokenizer, PassHook hook) : Batcher(engine) {
+Batcher::Batcher(Engine& engine, const Tokenizer& tokenizer, PassHook hook) : Batcher(engine, std::move(hook)) {
   tokenizer_ = &tokenizer;
-  hook_ = std::move(hook);
 }
 
-Batcher::Batcher(Engine& engine) : engine_(engine) {
+Batcher::Batcher(Engine& engine, PassHook hook) : engine_(engine), hook_(std::move(hook)) {
   timed_positions_.assign(static_cast<size_t>(engine.shape().slots), 0);
 }
 

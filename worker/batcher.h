@@ -25,7 +25,7 @@ class Batcher : public evals::Generator, public evals::TimedModel {
  public:
   Batcher(Engine& engine, const Tokenizer& tokenizer, PassHook hook);
   // For timing alone: generates nothing.
-  explicit Batcher(Engine& engine);
+  explicit Batcher(Engine& engine, PassHook hook = {});
   ~Batcher() override;
 
   // A prompt that leaves no room for a token in the context comes back at once with FinishReason::kContext; so does one

@@ -106,6 +106,46 @@ void Arrange(LoadedTensor& loaded, const ModelTensor& tensor, const kernels::Cud
   loaded.storage = std::move(storage);
 }
 
+// Uniform codebooks, those of the INT4 baselines, are made by the host alone: the whole model there, then tensor by tensor to the
+// device.
+Result<LoadedModel> LoadThroughHost(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
+                                    const quant::Plan& plan, const kernels::CudaDevice& device, kernels::DeviceMemory& memory,
+                                    ThreadPool& pool, const LoadProgress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  kernels::DeviceMemory host("cpu", 0);
+  Result<LoadedModel> loaded = LoadModel(spec, checkpoint, table, plan, host, pool, progress);
+  if (!loaded.ok()) return loaded.error();
+  std::vector<LoadedTensor> tensors;
+  for (size_t i = 0; i < table.tensors.size(); ++i) {
+    const ModelTensor& tensor = table.tensors[i];
+    const quant::TensorPlan& tensor_plan = plan.tensors[i];
+    const kernels::Matrix& made = loaded->model.Get(tensor.role, tensor.layer);
+    const int64_t bytes = tensor_plan.format ? tensor_plan.bytes : tensor.spec.kept_bytes();
+    const auto* from = static_cast<const std::byte*>(made.data);
+    if (tensor_plan.format) {
+      const quant::XfpLayout layout = quant::LayoutOf(tensor.spec.rows, tensor.spec.columns, *tensor_plan.format, tensor_plan.outliers);
+      from = reinterpret_cast<const std::byte*>(made.xfp.codes) - layout.codes;
+    }
+    LoadedTensor& there = tensors.emplace_back();
+    there.role = tensor.role;
+    there.layer = tensor.layer;
+    there.storage = memory.Allocate(bytes, MemoryUseOf(tensor.spec.family), tensor.spec.name);
+    kernels::CopyToDevice(device, there.storage.span().first(static_cast<size_t>(bytes)),
+                          {from, static_cast<size_t>(bytes)});
+    there.matrix = made;
+    if (tensor_plan.format) {
+      AssignLedgerLines(memory, tensor_plan);
+      there.matrix.xfp = quant::ViewOf(tensor.spec.rows, tensor.spec.columns, *tensor_plan.format, tensor_plan.outliers,
+                                       there.storage.span().first(static_cast<size_t>(bytes)));
+    } else {
+      there.matrix.data = there.storage.data();
+    }
+  }
+  LoadedModel result{Model(spec, std::move(tensors)), loaded->report};
+  result.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
 }  // namespace
 
 Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
@@ -115,10 +155,9 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
   if (shard.world_size != 1) return Error{"tensor parallelism on CUDA devices is not there yet"};
   const auto start = std::chrono::steady_clock::now();
   if (Result<void> fits = CheckPlanFits(plan, table); !fits.ok()) return fits.error();
-  for (const quant::TensorPlan& tensor : plan.tensors) {
-    if (tensor.format && tensor.codebooks == quant::Codebooks::kUniform) {
-      return Error{tensor.spec.name + ": uniform codebooks (INT4) are not made on a CUDA device"};
-    }
+  const auto is_uniform = [](const quant::TensorPlan& tensor) { return tensor.format && tensor.codebooks == quant::Codebooks::kUniform; };
+  if (std::ranges::any_of(plan.tensors, is_uniform)) {
+    return LoadThroughHost(spec, checkpoint, table, plan, device, memory, pool, progress);
   }
   const std::vector<TensorJob> jobs = LoadJobs(checkpoint, table, plan, pool);
   std::vector<LoadedTensor> tensors(jobs.size());

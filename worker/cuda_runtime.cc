@@ -56,19 +56,24 @@ class CudaRuntime : public Runtime {
   int64_t LoadWorkspaceBytes(const TensorTable& table, int) const override { return MostCudaLoadWorkspaceBytes(table); }
   EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const override {
     EngineWorkspace workspace;
-    int64_t most_columns = spec.hidden;
+    workspace.activation_padding = kernels::kCudaActivationPadding;
+    kernels::CudaPass pass{.rows = shape.pass_tokens, .most_columns = spec.hidden, .hidden = spec.hidden};
     for (const LayerSpec& layer : spec.layers) {
-      most_columns = std::max({most_columns, layer.feed_forward.width, layer.feed_forward.shared_width});
+      const MoeSpec& moe = layer.feed_forward;
+      pass.experts = std::max(pass.experts, moe.experts);
+      pass.top = std::max(pass.top, moe.experts_per_token);
+      pass.width = std::max(pass.width, moe.width);
+      pass.most_columns = std::max({pass.most_columns, moe.width, moe.shared_width});
       if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
-        most_columns = std::max(most_columns, attention->heads * attention->head_dim);
+        pass.most_columns = std::max(pass.most_columns, attention->heads * attention->head_dim);
         workspace.attention_bytes = std::max(
             workspace.attention_bytes, kernels::CudaAttendWorkspaceBytes(shape.pass_tokens, attention->heads, attention->kv_heads,
                                                                          attention->head_dim, shape.context));
       } else {
-        most_columns = std::max(most_columns, std::get<GatedDeltaSpec>(layer.mixer).value_columns());
+        pass.most_columns = std::max(pass.most_columns, std::get<GatedDeltaSpec>(layer.mixer).value_columns());
       }
     }
-    workspace.bytes = kernels::CudaWorkspaceBytes(shape.pass_tokens, most_columns);
+    workspace.bytes = kernels::CudaWorkspaceBytes(pass);
     return workspace;
   }
 

@@ -49,10 +49,10 @@ struct ActivationPlace {
   int64_t scales = 0;
 };
 
-ActivationPlace TakeActivations(ArenaPlan& plan, int64_t rows, int64_t columns) {
+ActivationPlace TakeActivations(ArenaPlan& plan, int64_t padding, int64_t rows, int64_t columns) {
   ActivationPlace place;
   place.values = plan.Take(rows * columns * 4);
-  place.quantized = plan.Take(rows * kernels::PaddedColumns(columns) * 2);
+  place.quantized = plan.Take(rows * ((columns + padding - 1) / padding * padding) * 2);
   place.scales = plan.Take(rows * 4);
   return place;
 }
@@ -108,6 +108,7 @@ struct Engine::Buffers {
   Buffers(const ModelSpec& spec, const EngineShape& shape) {
     ArenaPlan plan;
     const int64_t rows = shape.pass_tokens;
+    const int64_t padding = shape.workspace.activation_padding;
     workspace = plan.Take(shape.workspace.bytes);
     told = plan.Take(shape.slots * static_cast<int64_t>(sizeof(SequenceRun)) + rows * 4 + shape.logit_rows * 4);
     frequencies.resize(spec.layers.size());
@@ -119,7 +120,7 @@ struct Engine::Buffers {
       frequencies[i] = same < i ? frequencies[same] : plan.Take(std::max<int64_t>(1, static_cast<int64_t>(own->size())) * 4);
     }
     residual = plan.Take(rows * spec.hidden * 4);
-    normed = TakeActivations(plan, rows, spec.hidden);
+    normed = TakeActivations(plan, padding, rows, spec.hidden);
     mixed = plan.Take(rows * spec.hidden * 4);
     int64_t pairs = 0;
     for (const LayerSpec& layer : spec.layers) {
@@ -134,7 +135,7 @@ struct Engine::Buffers {
       AttentionPlaces at_attention;
       DeltaPlaces at_delta;
       if (const auto* a = std::get_if<AttentionSpec>(&layer.mixer)) {
-        at_attention.attended = TakeActivations(plan, rows, a->heads * a->head_dim);
+        at_attention.attended = TakeActivations(plan, padding, rows, a->heads * a->head_dim);
         const int64_t before_product = plan.mark();
         at_attention.query = plan.Take(rows * a->query_columns() * 4);
         at_attention.key = plan.Take(rows * a->kv_columns() * 4);
@@ -144,7 +145,7 @@ struct Engine::Buffers {
         at_attention.sums = plan.Take(sum_bytes);
       } else {
         const auto& d = std::get<GatedDeltaSpec>(layer.mixer);
-        at_delta.core = TakeActivations(plan, rows, d.value_columns());
+        at_delta.core = TakeActivations(plan, padding, rows, d.value_columns());
         const int64_t before_product = plan.mark();
         at_delta.qkv = plan.Take(rows * d.conv_channels() * 4);
         at_delta.z = plan.Take(rows * d.value_columns() * 4);
@@ -165,9 +166,9 @@ struct Engine::Buffers {
       at_moe.weights = plan.Take(routes * 4);
       at_moe.list_tokens = plan.Take(routes * 4);
       at_moe.list_rows = plan.Take(routes * 4);
-      at_moe.hidden = TakeActivations(plan, routes, m.width);
+      at_moe.hidden = TakeActivations(plan, padding, routes, m.width);
       if (m.shared_width > 0) {
-        at_moe.shared_hidden = TakeActivations(plan, rows, m.shared_width);
+        at_moe.shared_hidden = TakeActivations(plan, padding, rows, m.shared_width);
         at_moe.gate = plan.Take(rows * 4);
       }
       // Gate and up are done with before there is a result of down.
@@ -184,7 +185,7 @@ struct Engine::Buffers {
       moe.push_back(at_moe);
     }
     plan.BackTo(mark);
-    last = TakeActivations(plan, shape.logit_rows, spec.hidden);
+    last = TakeActivations(plan, padding, shape.logit_rows, spec.hidden);
     logits = plan.Take(shape.logit_rows * VocabularyOf(spec, shape.shard).count * 4);
     choices = plan.Take(shape.logit_rows * static_cast<int64_t>(sizeof(kernels::GreedyChoice)));
     bytes = plan.most();
@@ -402,22 +403,29 @@ void Engine::ResetSlot(int slot) {
   }
 }
 
+Activations Engine::Normed(int64_t rows) const {
+  Activations normed = buffers_->At(buffers_->normed, rows, spec().hidden);
+  normed.rounded = model_.has_packed();
+  return normed;
+}
+
 void Engine::Norm(TensorRole role, int layer, const CombineCall& pending, int64_t rows) {
+  const Activations normed = Normed(rows);
   const kernels::RmsNormCall norm{.input = buffers_->Floats(buffers_->residual),
                                   .input_stride = spec().hidden,
-                                  .output = buffers_->Floats(buffers_->normed.values),
+                                  .output = normed.values,
                                   .output_stride = spec().hidden,
                                   .rows = rows,
                                   .columns = spec().hidden,
                                   .weight = &W(role, layer),
                                   .weight_offset = spec().norm_offset,
-                                  .epsilon = spec().norm_epsilon};
+                                  .epsilon = spec().norm_epsilon,
+                                  .rounded = model_.has_packed() ? &normed : nullptr};
   if (pending.residual != nullptr) {
     CombineAndNorm(context_, pending, norm);
   } else {
     RmsNorm(context_, norm);
   }
-  Round(buffers_->At(buffers_->normed, rows, spec().hidden));
 }
 
 void Engine::Round(const Activations& activations) {
@@ -431,7 +439,7 @@ void Engine::AddBias(TensorRole role, int layer, float* values, int64_t rows) {
 
 void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const SequenceRun> runs, int64_t rows) {
   const AttentionPlaces& at = buffers_->attention[static_cast<size_t>(layer)];
-  const Activations normed = buffers_->At(buffers_->normed, rows, model_.spec().hidden);
+  const Activations normed = Normed(rows);
   float* query = buffers_->Floats(at.query);
   float* key = buffers_->Floats(at.key);
   float* value = buffers_->Floats(at.value);
@@ -444,21 +452,6 @@ void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const Seq
   AddBias(TensorRole::kValueBias, layer, value, rows);
 
   const int64_t head_stride = spec.head_dim * (spec.output_gate ? 2 : 1);  // [query, gate] a head
-  const auto pairs = static_cast<int64_t>(spec.inverse_frequencies->size());
-  const float* cosines = buffers_->Floats(buffers_->cosines);
-  const float* sines = buffers_->Floats(buffers_->sines);
-  const auto shape_heads = [&](TensorRole norm, float* heads, int64_t count, int64_t stride) {
-    if (spec.qk_norm) {
-      RmsNorm(context_, {.input = heads, .input_stride = stride, .output = heads, .output_stride = stride,
-                         .rows = rows * count, .columns = spec.head_dim, .weight = &W(norm, layer),
-                         .weight_offset = model_.spec().norm_offset, .epsilon = model_.spec().norm_epsilon});
-    }
-    Rotate(context_, {.values = heads, .rows = rows, .heads = count, .row_stride = count * stride,
-                      .head_stride = stride, .pairs = pairs, .cosines = cosines, .sines = sines});
-  };
-  shape_heads(TensorRole::kQueryNorm, query, spec.heads, head_stride);
-  shape_heads(TensorRole::kKeyNorm, key, spec.kv_heads, spec.head_dim);
-
   kernels::KvCache cache{.storage = shape_.kv_storage,
                          .keys = keys_[static_cast<size_t>(layer)].data(),
                          .values = values_[static_cast<size_t>(layer)].data(),
@@ -470,17 +463,20 @@ void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const Seq
     cache.key_scales = reinterpret_cast<uint16_t*>(static_cast<std::byte*>(cache.keys) + bytes);
     cache.value_scales = reinterpret_cast<uint16_t*>(static_cast<std::byte*>(cache.values) + bytes);
   }
-  StoreKeysValues(context_, {.runs = runs, .rows = rows, .keys = key, .values = value, .cache = cache});
+  PrepareHeads(context_, {.runs = runs, .rows = rows, .queries = query, .query_stride = spec.query_columns(),
+                          .query_head_stride = head_stride, .heads = spec.heads, .keys = key, .values = value,
+                          .query_norm = spec.qk_norm ? &W(TensorRole::kQueryNorm, layer) : nullptr,
+                          .key_norm = spec.qk_norm ? &W(TensorRole::kKeyNorm, layer) : nullptr,
+                          .norm_offset = model_.spec().norm_offset, .epsilon = model_.spec().norm_epsilon,
+                          .pairs = static_cast<int64_t>(spec.inverse_frequencies->size()),
+                          .cosines = buffers_->Floats(buffers_->cosines), .sines = buffers_->Floats(buffers_->sines),
+                          .cache = cache});
   const Activations attended = buffers_->At(at.attended, rows, spec.heads * spec.head_dim);
   Attend(context_, {.runs = runs, .rows = rows, .queries = query, .query_stride = spec.query_columns(),
                     .query_head_stride = head_stride, .heads = spec.heads,
                     .scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim)), .cache = cache,
-                    .output = attended.values, .workspace = buffers_->Floats(at.workspace)});
-  if (spec.output_gate) {
-    SigmoidGate(context_, {.values = attended.values, .gate = query + spec.head_dim,
-                           .gate_row_stride = spec.query_columns(), .gate_head_stride = head_stride, .rows = rows,
-                           .heads = spec.heads, .columns = spec.head_dim});
-  }
+                    .gate = spec.output_gate ? query + spec.head_dim : nullptr, .output = attended.values,
+                    .workspace = buffers_->Floats(at.workspace)});
   RoundParts({&attended, 1});
   MixedProduct(W(TensorRole::kOutput, layer), attended, buffers_->Doubles(at.sums));
   AddBias(TensorRole::kOutputBias, layer, buffers_->Floats(buffers_->mixed), rows);
@@ -488,7 +484,7 @@ void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const Seq
 
 void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const SequenceRun> runs, int64_t rows) {
   const DeltaPlaces& at = buffers_->delta[static_cast<size_t>(layer)];
-  const Activations normed = buffers_->At(buffers_->normed, rows, model_.spec().hidden);
+  const Activations normed = Normed(rows);
   float* qkv = buffers_->Floats(at.qkv);
   float* z = buffers_->Floats(at.z);
   float* a = buffers_->Floats(at.a);
@@ -497,17 +493,18 @@ void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const S
                                     WholeProduct(W(TensorRole::kDeltaZ, layer), normed, z),
                                     WholeProduct(W(TensorRole::kDeltaA, layer), normed, a),
                                     WholeProduct(W(TensorRole::kDeltaB, layer), normed, b)};
-  Matmul(context_, projections);
-  CausalConvSilu(context_, {.runs = runs, .rows = rows, .values = qkv, .channels = spec.conv_channels(), .kernel = spec.conv_kernel,
-                            .weight = &W(TensorRole::kDeltaConv, layer),
-                            .state = conv_states_[static_cast<size_t>(layer)].as<float>()});
   const Activations core = buffers_->At(at.core, rows, spec.value_columns());
-  GatedDeltaRule(context_, {.runs = runs, .rows = rows, .qkv = qkv, .a = a, .b = b, .a_log = &W(TensorRole::kDeltaALog, layer),
-                            .dt_bias = &W(TensorRole::kDeltaDtBias, layer), .key_heads = spec.key_heads,
-                            .value_heads = spec.value_heads, .key_dim = spec.key_dim, .value_dim = spec.value_dim,
-                            .state = delta_states_[static_cast<size_t>(layer)].as<float>(), .output = core.values});
-  GatedRmsNorm(context_, {.values = core.values, .gate = z, .rows = rows * spec.value_heads, .columns = spec.value_dim,
-                          .weight = &W(TensorRole::kDeltaNorm, layer), .epsilon = model_.spec().norm_epsilon});
+  GatedDeltaNet(context_, {.projections = projections,
+                           .convolution = {.runs = runs, .rows = rows, .values = qkv, .channels = spec.conv_channels(),
+                                           .kernel = spec.conv_kernel, .weight = &W(TensorRole::kDeltaConv, layer),
+                                           .state = conv_states_[static_cast<size_t>(layer)].as<float>()},
+                           .rule = {.runs = runs, .rows = rows, .qkv = qkv, .a = a, .b = b,
+                                    .a_log = &W(TensorRole::kDeltaALog, layer), .dt_bias = &W(TensorRole::kDeltaDtBias, layer),
+                                    .key_heads = spec.key_heads, .value_heads = spec.value_heads, .key_dim = spec.key_dim,
+                                    .value_dim = spec.value_dim,
+                                    .state = delta_states_[static_cast<size_t>(layer)].as<float>(), .output = core.values},
+                           .norm = {.values = core.values, .gate = z, .rows = rows * spec.value_heads, .columns = spec.value_dim,
+                                    .weight = &W(TensorRole::kDeltaNorm, layer), .epsilon = model_.spec().norm_epsilon}});
   RoundParts({&core, 1});
   MixedProduct(W(TensorRole::kDeltaOut, layer), core, buffers_->Doubles(at.sums));
 }
@@ -517,15 +514,15 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
   const int64_t hidden = model_.spec().hidden;
   const int64_t top = spec.experts_per_token;
   const int64_t routes = rows * top;
-  const Activations normed = buffers_->At(buffers_->normed, rows, hidden);
+  const Activations normed = Normed(rows);
   int32_t* chosen = buffers_->Ints(at.chosen);
   float* weights = buffers_->Floats(at.weights);
   float* gate = spec.shared_gate ? buffers_->Floats(at.gate) : nullptr;
 
   MatmulCall first[2] = {WholeProduct(W(TensorRole::kRouter, layer), normed, buffers_->Floats(at.logits))};
   if (spec.shared_gate) first[1] = WholeProduct(W(TensorRole::kSharedExpertGate, layer), normed, gate);
-  Matmul(context_, {first, spec.shared_gate ? size_t{2} : size_t{1}});
-  Route(context_, {.logits = buffers_->Floats(at.logits), .rows = rows, .experts = spec.experts, .top = top,
+  ProjectAndRoute(context_, {first, spec.shared_gate ? size_t{2} : size_t{1}},
+                  {.logits = buffers_->Floats(at.logits), .rows = rows, .experts = spec.experts, .top = top,
                    .normalize = spec.normalize, .chosen = chosen, .weights = weights});
 
   const Activations expert_hidden = buffers_->At(at.hidden, routes, spec.width);
@@ -553,30 +550,19 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
   const CombineCall added_up{.residual = residual, .shared = mixed, .rows = rows, .columns = hidden};
 
   if (context_.device != nullptr) {  // it looks for its experts itself
-    context_.device->ExpertsGateUp({.weight = &W(TensorRole::kExpertsGateUp, layer), .width = spec.width,
-                                    .input = normed.values, .rows = rows, .top = top, .chosen = chosen,
-                                    .output = expert_hidden.values});
-    if (ranks_ != nullptr) kernels::Zero(context_, mixed, rows * hidden * 4);
-    context_.device->ExpertsDown({.weight = &W(TensorRole::kExpertsDown, layer), .columns = hidden,
-                                  .input = expert_hidden.values, .rows = rows, .top = top, .chosen = chosen,
-                                  .weights = weights, .residual = ranks_ != nullptr ? mixed : residual});
-    if (spec.shared_width == 0 && ranks_ == nullptr) return {};
-    calls.clear();
-    add_shared(calls);
-    Matmul(context_, calls);
-    activate_shared();
-    if (spec.shared_width > 0) RoundParts({&shared_hidden, 1});
-    calls.clear();
-    add_shared_down(calls);
-    Matmul(context_, calls);
-    if (ranks_ != nullptr) {
-      if (spec.shared_width > 0) {
-        Combine(context_, {.residual = mixed, .shared = shared_out, .shared_gate = gate, .rows = rows, .columns = hidden});
-      }
-      AddUp(mixed, rows * hidden);
-      return added_up;
+    kernels::ExpertsCall call{.gate_up = &W(TensorRole::kExpertsGateUp, layer), .down = &W(TensorRole::kExpertsDown, layer),
+                              .experts = spec.experts, .width = spec.width, .input = &normed, .columns = hidden, .rows = rows,
+                              .top = top, .chosen = chosen, .weights = weights, .shared = {}, .output = mixed,
+                              .hidden = expert_hidden, .routed = buffers_->Floats(at.routed),
+                              .list_tokens = buffers_->Ints(at.list_tokens), .list_rows = buffers_->Ints(at.list_rows)};
+    if (spec.shared_width > 0) {
+      call.shared = {.width = spec.shared_width, .gate = &W(TensorRole::kSharedGate, layer),
+                     .up = &W(TensorRole::kSharedUp, layer), .down = &W(TensorRole::kSharedDown, layer), .weight = gate,
+                     .gate_output = shared_gate, .up_output = shared_up, .hidden = shared_hidden, .output = shared_out};
     }
-    return {.residual = residual, .shared = shared_out, .shared_gate = gate, .rows = rows, .columns = hidden};
+    context_.device->Experts(call);
+    if (ranks_ != nullptr) AddUp(mixed, rows * hidden);
+    return added_up;
   }
 
   // The routes of each expert, in order of token: which input row, and which route they fill.
@@ -766,12 +752,12 @@ void Engine::RunBlocks(std::span<const SequenceRun> runs, int64_t rows, int64_t 
   if (pending.residual != nullptr) Combine(context_, pending);
 
   // Only the rows asked for go through the last norm and the head.
-  const Activations last = buffers_->At(buffers_->last, logit_rows, hidden);
+  Activations last = buffers_->At(buffers_->last, logit_rows, hidden);
+  last.rounded = model_.has_packed();
   RmsNorm(context_, {.input = residual, .input_rows = buffers_->logit_rows, .input_stride = hidden,
                      .output = last.values, .output_stride = hidden, .rows = logit_rows, .columns = hidden,
                      .weight = &W(TensorRole::kFinalNorm, -1), .weight_offset = spec().norm_offset,
-                     .epsilon = spec().norm_epsilon});
-  Round(last);
+                     .epsilon = spec().norm_epsilon, .rounded = last.rounded ? &last : nullptr});
   const MatmulCall head = WholeProduct(model_.Head(), last, buffers_->Floats(buffers_->logits));
   Matmul(context_, {&head, 1});
 }

@@ -32,6 +32,7 @@ struct EngineWorkspace {
   int64_t bytes = 0;            // throughout a pass
   int64_t attention_bytes = 0;  // while an attention layer runs
   bool sums_in_double = false;  // room for partial sums in double
+  int64_t activation_padding = kernels::kActivationPadding;  // rows of rounded activations are as long as a multiple of this
 };
 
 // What the engine is to hold at once.
@@ -112,6 +113,7 @@ class Engine {
   bool leads() const { return ranks_ != nullptr && ranks_->rank() == 0; }
   // Sums of the rank, added up over the ranks, as floats into Buffers::mixed.
   void RoundSums(double* sums, int64_t count);
+  kernels::Activations Normed(int64_t rows) const;      // what Norm makes
   void AddBias(TensorRole role, int layer, float* values, int64_t rows);
   const kernels::Matrix& W(TensorRole role, int layer) const { return model_.Get(role, layer); }
 

@@ -259,6 +259,7 @@ class Session {
       CheckFingerprint(job);
       MeetOthers(job);
       plan = OrFail(quant::PlanFromJson(job.plan_json), ErrorKind::kBadJob);
+      if (checkpoint_->is_synthetic()) return;  // no tokenizer: it is loaded and timed
       const std::filesystem::path file =
           OrFail(ResolveInFolder(checkpoint_->folder(), "tokenizer.json"), ErrorKind::kBadCheckpoint);
       tokenizer.emplace(OrFail(Tokenizer::FromFile(file), ErrorKind::kBadCheckpoint));
@@ -293,11 +294,13 @@ class Session {
       throw Failure{ErrorKind::kInternal, "rank " + std::to_string(rank_.shard.rank) + " takes its work from rank 0: finish is the only command"};
     }
 
-    Batcher batcher(engine, *tokenizer, [this](int64_t tokens) {
+    const PassHook hook = [this](int64_t tokens) {
       events_.progress().fetch_add(tokens, std::memory_order_relaxed);
       return !Cancelled();
-    });
-    while (Serve(OrFail(control_.NextCommand(), ErrorKind::kInternal), batcher)) {
+    };
+    std::optional<Batcher> batcher;
+    tokenizer ? batcher.emplace(engine, *tokenizer, hook) : batcher.emplace(engine, hook);
+    while (Serve(OrFail(control_.NextCommand(), ErrorKind::kInternal), *batcher)) {
     }
     engine.Release();
   }

@@ -11,7 +11,6 @@
 namespace hproc::worker {
 namespace {
 
-constexpr std::string_view kPrefix = "synthetic:";
 constexpr size_t kDeviates = size_t{1} << 20;
 
 // Box and Muller's, since the library's distributions differ between libraries. Doubled, so that a row never wraps.
@@ -44,10 +43,6 @@ uint64_t SeedOf(const std::string& name) {
 }
 
 }  // namespace
-
-std::string SyntheticConfig(const std::string& model) {
-  return model.starts_with(kPrefix) ? model.substr(kPrefix.size()) : std::string();
-}
 
 void SyntheticRows(const quant::TensorSpec& spec, int64_t first_row, int64_t rows, std::span<std::byte> bytes) {
   HPROC_CHECK(spec.bytes_per_value == 2 && static_cast<int64_t>(bytes.size()) == rows * spec.columns * 2, "room for the rows");

@@ -7,11 +7,9 @@
 #include <string>
 
 #include "quant/rate_table.h"
+#include "worker/synthetic_name.h"
 
 namespace hproc::worker {
-
-// The path behind "synthetic:"; empty where `model` is a folder.
-std::string SyntheticConfig(const std::string& model);
 
 // Rows [first_row, first_row + rows) of a synthetic tensor as bfloat16, the same at every call. Rows are stretches of one long
 // sequence of normal deviates, one in 512 of them four times as large, under a scale of their own around columns^-0.5 that differs by

@@ -35,7 +35,7 @@ std::string OutcomeText(const Study& study, const std::vector<Trial>& trials, co
   const double off = 100.0 * (static_cast<double>(live) / static_cast<double>(trial.plan.predicted_bytes) - 1);
   std::string text = alarms + fmt::format("Recommended: trial {}, floors {}, {:.3f} bits per weight\n", trial.number,
                                  FloorsText(trial.plan.floors, has_lazy), trial.plan.bits_per_weight);
-  text += fmt::format("  accuracy   {}\n", AccuracyText(measured.accuracy));
+  text += fmt::format("  accuracy   {}\n", study.spec.judges() ? AccuracyText(measured.accuracy) : std::string(kNoQuestions));
   text += fmt::format("  memory     {} measured, {} predicted ({:+.2f} %); weights {}\n", FormatBytes(live),
                       FormatBytes(trial.plan.predicted_bytes), off, FormatBytes(measured.load->weight_bytes));
   text += fmt::format("  headroom   {} of {} at context {}, batch {}\n", FormatBytes(study.spec.memory_cap_bytes - live),

@@ -15,6 +15,7 @@
 #include "controller/store_rules.h"
 #include "controller/tune_journal.h"
 #include "controller/tuner.h"
+#include "worker/synthetic_name.h"
 
 namespace hproc::controller {
 namespace {
@@ -29,6 +30,7 @@ std::string MeasureToText(const worker::MeasureResult& measured) {
 // The questions a tune was asked to use: files, shots and digests filled in.
 Result<EvalProtocol> ProtocolOf(const TuneOptions& options) {
   EvalProtocol protocol;
+  if (!worker::SyntheticConfig(options.model).empty()) return protocol;
   fs::path tasks = options.tasks;
   if (tasks.empty()) {
     // The layout of evals/wordmath: test.jsonl beside the model's folder.
@@ -81,9 +83,23 @@ fs::path TablesOf(const LaunchOptions& options, const std::string& db) {
   return fs::absolute(options.tables.empty() ? TableFolderOf(db) : fs::path(options.tables));
 }
 
+// What needs answers cannot be asked of random weights.
+Result<void> CheckSynthetic(const TuneOptions& options) {
+  const auto refused = [](const std::string& option) -> Result<void> {
+    return Error{option + " needs answers, and " + std::string(kNoQuestions)};
+  };
+  if (!options.tasks.empty()) return refused("--tasks");
+  if (options.min_accuracy > 0) return refused("--min-accuracy");
+  if (options.strategy != "predict") return refused("--strategy " + options.strategy);
+  if (options.baseline_16bit || options.baseline_int4 || options.baseline_int4_pruned) return refused("a baseline");
+  if (!options.export_path.empty()) return refused("--export");
+  return Ok();
+}
+
 // A name no study of the store has yet: the model and the cap, numbered where that is taken.
 Result<std::string> FreshName(Store& store, const TuneOptions& options) {
-  fs::path model = fs::path(options.model).lexically_normal();
+  const std::string config = worker::SyntheticConfig(options.model);
+  fs::path model = config.empty() ? fs::path(options.model).lexically_normal() : fs::path(config).stem();
   if (!model.has_filename()) model = model.parent_path();
   std::string stem = model.filename().string();
   if (stem == "model" && model.has_parent_path()) stem = model.parent_path().filename().string();
@@ -218,15 +234,21 @@ int RunTune(const TuneOptions& options) {
     return Fail(kExitUsage, "a lower bound of the floors is above the upper one");
   }
   std::error_code error;
-  if (!fs::is_directory(options.model, error)) {
+  const std::string config = worker::SyntheticConfig(options.model);
+  if (!config.empty()) {
+    if (Result<void> able = CheckSynthetic(options); !able.ok()) return Fail(kExitUsage, able.error().message);
+    if (!fs::is_regular_file(config, error)) return Fail(kExitInfrastructure, config + ": no such file");
+  } else if (!fs::is_directory(options.model, error)) {
     return Fail(kExitInfrastructure, options.model + ": no such folder");
   }
   Result<EvalProtocol> protocol = ProtocolOf(options);
   if (!protocol.ok()) return Fail(kExitUsage, protocol.error().message);
   Result<StudyQuestions> questions = LoadQuestions(*protocol);
   if (!questions.ok()) return Fail(kExitInfrastructure, questions.error().message);
-  protocol->tasks_sha256 = questions->task.tasks().sha256;
-  protocol->task_id = evals::TaskId(protocol->tasks_sha256);
+  if (config.empty()) {
+    protocol->tasks_sha256 = questions->task.tasks().sha256;
+    protocol->task_id = evals::TaskId(protocol->tasks_sha256);
+  }
   if (protocol->shots > 0) protocol->shots_sha256 = questions->task.shot_pool().sha256;
 
   InterruptGuard guard({});
@@ -250,7 +272,8 @@ int RunTune(const TuneOptions& options) {
   Result<WorkerSetup> setup = WorkerBesideThis(LogFolderOf(options.store.db));
   if (!setup.ok()) return Fail(kExitInfrastructure, setup.error().message);
 
-  spec.model_dir = fs::absolute(options.model).lexically_normal().string();
+  const fs::path model = fs::absolute(config.empty() ? options.model : config).lexically_normal();
+  spec.model_dir = config.empty() ? model.string() : worker::SyntheticModel(model.string());
   spec.deployment = DeploymentOf(options.deployment, protocol->shots);
   spec.memory_cap_bytes = options.memory_bytes;
   spec.headroom_bytes = options.headroom_bytes;

@@ -65,23 +65,78 @@ __device__ __forceinline__ void StoreCachedInt8(void* base, uint16_t* scales, in
   }
 }
 
+// A head of keys or values into its place in the cache, by a warp.
+__device__ __forceinline__ void StoreHead(const KvCache& cache, void* base, uint16_t* scales, int64_t row, const float* values) {
+  const auto dim = static_cast<int>(cache.head_dim);
+  if (cache.storage == Storage::kInt8) return StoreCachedInt8(base, scales, row, dim, values);
+  for (int i = threadIdx.x % 32; i < dim; i += 32) StoreCached(cache, base, row * dim + i, values[i]);
+}
+
+__device__ __forceinline__ int64_t CachedRow(const KvCache& cache, const RowPlace& at, int64_t head) {
+  return at.slot * cache.scales_per_slot() + head * cache.context + at.position;
+}
+
 // A warp a head of a row.
 __global__ void StoreKvKernel(StoreKvCall call, const SequenceRun* runs, int run_count) {
   StartBehindKernelInFront();
   const KvCache& cache = call.cache;
   const int64_t head = blockIdx.x;
+  const int64_t row = CachedRow(cache, PlaceOf(runs, run_count, blockIdx.y), head);
+  const int64_t from = (blockIdx.y * cache.kv_heads + head) * cache.head_dim;
+  StoreHead(cache, cache.keys, cache.key_scales, row, call.keys + from);
+  StoreHead(cache, cache.values, cache.value_scales, row, call.values + from);
+}
+
+constexpr int kHeadWarps = 4;
+
+// A warp a head of a row: queries, then keys, then values.
+__global__ void __launch_bounds__(kHeadWarps * 32)
+    PrepareHeadsKernel(const __grid_constant__ PrepareHeadsCall call, const SequenceRun* runs, int run_count, PlainWeights query_norm,
+                       PlainWeights key_norm) {
+  __shared__ float shared[kHeadWarps][kMostHeadDim];
+  StartBehindKernelInFront();
+  const KvCache& cache = call.cache;
   const auto dim = static_cast<int>(cache.head_dim);
-  const RowPlace at = PlaceOf(runs, run_count, blockIdx.y);
-  const int64_t from = (blockIdx.y * cache.kv_heads + head) * dim;
-  const int64_t row = at.slot * cache.scales_per_slot() + head * cache.context + at.position;
-  if (cache.storage == Storage::kInt8) {
-    StoreCachedInt8(cache.keys, cache.key_scales, row, dim, call.keys + from);
-    StoreCachedInt8(cache.values, cache.value_scales, row, dim, call.values + from);
-    return;
+  const auto pairs = static_cast<int>(call.pairs);
+  const int lane = threadIdx.x % 32;
+  const int64_t row = blockIdx.y;
+  int64_t head = int64_t{blockIdx.x} * kHeadWarps + threadIdx.x / 32;
+  if (head >= call.heads + 2 * cache.kv_heads) return;
+  const bool is_query = head < call.heads;
+  const bool is_value = head >= call.heads + cache.kv_heads;
+  if (is_value) {
+    head -= call.heads + cache.kv_heads;
+    const int64_t to = CachedRow(cache, PlaceOf(runs, run_count, static_cast<int>(row)), head);
+    return StoreHead(cache, cache.values, cache.value_scales, to, call.values + (row * cache.kv_heads + head) * dim);
   }
-  for (int i = threadIdx.x; i < dim; i += 32) {
-    StoreCached(cache, cache.keys, row * dim + i, call.keys[from + i]);
-    StoreCached(cache, cache.values, row * dim + i, call.values[from + i]);
+  if (!is_query) head -= call.heads;
+  float* from = is_query ? call.queries + row * call.query_stride + head * call.query_head_stride
+                         : call.keys + (row * cache.kv_heads + head) * dim;
+  float* values = shared[threadIdx.x / 32];
+  const PlainWeights norm = is_query ? query_norm : key_norm;
+  float square = 0;
+  for (int i = lane; i < dim; i += 32) {
+    values[i] = from[i];
+    square = fmaf(values[i], values[i], square);
+  }
+  if (norm.data != nullptr) {
+    const float inverse = 1.0f / sqrtf(WarpSum(square) / static_cast<float>(dim) + call.epsilon);
+    for (int i = lane; i < dim; i += 32) values[i] *= inverse * (norm[i] + call.norm_offset);
+  }
+  __syncwarp();
+  for (int i = lane; i < pairs; i += 32) {
+    const float cosine = call.cosines[row * pairs + i];
+    const float sine = call.sines[row * pairs + i];
+    const float a = values[i];
+    const float b = values[i + pairs];
+    values[i] = a * cosine - b * sine;
+    values[i + pairs] = b * cosine + a * sine;
+  }
+  __syncwarp();
+  if (is_query) {
+    for (int i = lane; i < dim; i += 32) from[i] = values[i];
+  } else {
+    StoreHead(cache, cache.keys, cache.key_scales, CachedRow(cache, PlaceOf(runs, run_count, static_cast<int>(row)), head), values);
   }
 }
 
@@ -140,90 +195,170 @@ __device__ __forceinline__ void LoadCached(const void* base, const uint16_t* sca
   }
 }
 
-// A block a (part of the positions, kv head, row); its warps share out the query heads of the kv head, so that keys and values
-// come from the memory once. A lane holds kEach values of a head; softmax as it goes (Milakov and Gimelshein 2018).
-template <int kEach, Storage kStorage>
-__global__ void __launch_bounds__(kThreads)
-    AttendKernel(AttendCall call, const SequenceRun* runs, int run_count, int parts, float* workspace) {
+// Value i of a head, by the output gate's sigmoid where there is one.
+__device__ __forceinline__ float Gated(const AttendCall& call, int64_t row, int64_t head, int i, float value) {
+  if (call.gate == nullptr) return value;
+  return value * Sigmoid(call.gate[row * call.query_stride + head * call.query_head_stride + i]);
+}
+
+constexpr int kAttendWarps = 8;
+constexpr int kAttendHeads = kAttendWarps;  // query heads of a block, of one kv head
+constexpr int kChunk = 32;                  // positions taken at once
+constexpr int kWarpPositions = kChunk / kAttendWarps;
+constexpr int kValueParts = 2;  // of a chunk's positions, in the sum of values
+
+// Sum i over the lanes of values[i], in lane i.
+__device__ __forceinline__ float TransposedSum(float (&values)[32]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    const bool upper = (lane & step) != 0;
+#pragma unroll
+    for (int i = 0; i < step; ++i) {
+      const float given = upper ? values[i] : values[i + step];
+      const float kept = upper ? values[i + step] : values[i];
+      values[i] = kept + __shfl_xor_sync(kAllLanes, given, step);
+    }
+  }
+  return values[0];
+}
+
+// A block a (part of the positions, kv head and up to kAttendHeads of its query heads, row), so that keys and values come from the
+// memory once for all of them. A chunk of positions at a time: a warp has the scores of kWarpPositions of them and all heads, then
+// the softmax of one head, as it goes (Milakov and Gimelshein 2018); a thread two values of every head and half of the positions.
+template <Storage kStorage>
+__global__ void __launch_bounds__(kAttendWarps * 32)
+    AttendKernel(const __grid_constant__ AttendCall call, const SequenceRun* runs, int run_count, int parts, int groups, float* workspace) {
+  constexpr int kKeyEach = static_cast<int>(kMostHeadDim) / 32;
+  __shared__ __align__(16) float queries[kAttendHeads][kMostHeadDim];
+  __shared__ float scores[kAttendHeads][kChunk];
+  __shared__ __align__(16) float weights[kChunk][kAttendHeads];
+  __shared__ __align__(16) float factors[kAttendHeads];
+  __shared__ float2 halves[kMostHeadDim / 2];
   StartBehindKernelInFront();
-  constexpr int kAtOnce = 4;  // positions
   const KvCache& cache = call.cache;
   const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
   const int part = blockIdx.x;
-  const int kv_head = blockIdx.y;
+  const int kv_head = blockIdx.y / groups;
   const int row = blockIdx.z;
   const auto dim = static_cast<int>(cache.head_dim);
   const auto shared = static_cast<int>(call.heads / cache.kv_heads);
+  const int64_t first_head = int64_t{kv_head} * shared + blockIdx.y % groups * kAttendHeads;
+  const int heads = min(kAttendHeads, shared - static_cast<int>(blockIdx.y % groups) * kAttendHeads);
   const RowPlace at = PlaceOf(runs, run_count, row);
-  const int each = ((at.position + parts) / parts + kAtOnce - 1) / kAtOnce * kAtOnce;
+  const int each = ((at.position + parts) / parts + kChunk - 1) / kChunk * kChunk;
   const int begin = part * each;
   const int end = min(at.position + 1, begin + each);
   const int64_t first_row = at.slot * cache.scales_per_slot() + kv_head * cache.context;
-  const int count = max(0, min(kEach, dim - lane * kEach));
-  const bool wide = dim % kEach == 0;
 
-  for (int h = threadIdx.x / 32; h < shared; h += kThreads / 32) {
-    const int64_t head = int64_t{kv_head} * shared + h;
-    const float* query = call.queries + row * call.query_stride + head * call.query_head_stride + lane * kEach;
-    float q[kEach];
+  const float* query = call.queries + row * call.query_stride + (first_head + warp) * call.query_head_stride;
+  for (int i = lane; i < static_cast<int>(kMostHeadDim); i += 32) {
+    queries[warp][i] = warp < heads && i < dim ? query[i] * call.scale : 0.0f;
+  }
+  const int key_first = lane * kKeyEach;
+  const int key_count = max(0, min(kKeyEach, dim - key_first));
+  const bool wide_keys = dim % kKeyEach == 0;
+  const int value_first = static_cast<int>(threadIdx.x) % (kMostHeadDim / 2) * 2;
+  const int value_part = static_cast<int>(threadIdx.x) / (kMostHeadDim / 2);
+  const int value_count = max(0, min(2, dim - value_first));
+  const bool wide_values = dim % 2 == 0;
+  float most = -FLT_MAX;
+  float sum = 0;
+  float2 output[kAttendHeads] = {};
+  __syncthreads();
+
+  for (int p = begin; p < end; p += kChunk) {
+    const auto cached = [&](int i) { return first_row + min(p + i, end - 1); };
+    float values[kChunk / kValueParts][2];
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) q[i] = i < count ? query[i] * call.scale : 0.0f;
-    float most = -FLT_MAX;
-    float sum = 0;
-    float output[kEach] = {};
-    for (int p = begin; p < end; p += kAtOnce) {
-      float scores[kAtOnce];
-      float values[kAtOnce][kEach];
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        const int64_t cached = first_row + min(p + j, end - 1);
-        float key[kEach];
-        LoadCached<kEach, kStorage>(cache.keys, cache.key_scales, cached, dim, lane * kEach, count, wide, key);
-        LoadCached<kEach, kStorage>(cache.values, cache.value_scales, cached, dim, lane * kEach, count, wide, values[j]);
-        scores[j] = 0;
-#pragma unroll
-        for (int i = 0; i < kEach; ++i) scores[j] = fmaf(q[i], key[i], scores[j]);
-      }
-      float now = most;
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        scores[j] = WarpSum(scores[j]);
-        if (p + j < end) now = fmaxf(now, scores[j]);
-      }
-      const float keep = expf(most - now);
-      sum *= keep;
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) output[i] *= keep;
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        if (p + j >= end) break;
-        const float weight = expf(scores[j] - now);  // NaN stays NaN
-        sum += weight;
-#pragma unroll
-        for (int i = 0; i < kEach; ++i) output[i] = fmaf(weight, values[j][i], output[i]);
-      }
-      most = now;
+    for (int i = 0; i < kChunk / kValueParts; ++i) {
+      LoadCached<2, kStorage>(cache.values, cache.value_scales, cached(i * kValueParts + value_part), dim, value_first, value_count,
+                              wide_values, values[i]);
     }
-    if (parts == 1) {
-      float* out = call.output + (row * call.heads + head) * dim + lane * kEach;
+    float keys[kWarpPositions][kKeyEach];
 #pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        if (i < count) out[i] = output[i] / sum;
+    for (int i = 0; i < kWarpPositions; ++i) {
+      LoadCached<kKeyEach, kStorage>(cache.keys, cache.key_scales, cached(warp * kWarpPositions + i), dim, key_first, key_count,
+                                     wide_keys, keys[i]);
+    }
+    static_assert(kWarpPositions * kAttendHeads == 32 && kKeyEach == 8);
+    float dots[32];
+#pragma unroll
+    for (int h = 0; h < kAttendHeads; ++h) {
+      const float4 low = *reinterpret_cast<const float4*>(queries[h] + key_first);
+      const float4 high = *reinterpret_cast<const float4*>(queries[h] + key_first + 4);
+#pragma unroll
+      for (int i = 0; i < kWarpPositions; ++i) {
+        const float* key = keys[i];
+        float dot = low.x * key[0];
+        dot = fmaf(low.y, key[1], dot), dot = fmaf(low.z, key[2], dot), dot = fmaf(low.w, key[3], dot);
+        dot = fmaf(high.x, key[4], dot), dot = fmaf(high.y, key[5], dot), dot = fmaf(high.z, key[6], dot);
+        dots[i * kAttendHeads + h] = fmaf(high.w, key[7], dot);
       }
-    } else {  // [row][head][part][largest, sum, output]
-      float* out = workspace + ((row * call.heads + head) * parts + part) * (dim + 2);
-      if (lane == 0) out[0] = most, out[1] = sum;
+    }
+    scores[lane % kAttendHeads][warp * kWarpPositions + lane / kAttendHeads] = TransposedSum(dots);
+    __syncthreads();
+    const float score = p + lane < end ? scores[warp][lane] : -INFINITY;
+    float now = fmaxf(most, score);
 #pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        if (i < count) out[2 + lane * kEach + i] = output[i];
+    for (int step = 16; step > 0; step /= 2) now = fmaxf(now, __shfl_xor_sync(kAllLanes, now, step));
+    const float weight = p + lane < end ? expf(score - now) : 0.0f;  // NaN stays NaN
+    const float factor = expf(most - now);
+    sum = sum * factor + WarpSum(weight);
+    most = now;
+    weights[lane][warp] = weight;
+    if (lane == 0) factors[warp] = factor;
+    __syncthreads();
+#pragma unroll
+    for (int h = 0; h < kAttendHeads; ++h) output[h] = {output[h].x * factors[h], output[h].y * factors[h]};
+#pragma unroll
+    for (int i = 0; i < kChunk / kValueParts; ++i) {
+      const float* of = weights[i * kValueParts + value_part];
+#pragma unroll
+      for (int h = 0; h < kAttendHeads; h += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(of + h);
+        const float w[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          output[h + j] = {fmaf(w[j], values[i][0], output[h + j].x), fmaf(w[j], values[i][1], output[h + j].y)};
+        }
+      }
+    }
+  }
+
+  // factors: the sums now.
+  __syncthreads();
+  if (lane == 0) {
+    factors[warp] = sum;
+    if (parts > 1 && warp < heads) {
+      float* out = workspace + ((row * call.heads + first_head + warp) * parts + part) * (dim + 2);
+      out[0] = most, out[1] = sum;
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < kAttendHeads; ++h) {
+    __syncthreads();
+    if (value_part == 1) halves[value_first / 2] = output[h];
+    __syncthreads();
+    if (value_part == 1 || h >= heads) continue;
+    const float2 other = halves[value_first / 2];
+    const float both[2] = {output[h].x + other.x, output[h].y + other.y};
+    for (int i = 0; i < value_count; ++i) {
+      if (parts == 1) {
+        call.output[(row * call.heads + first_head + h) * dim + value_first + i] =
+            Gated(call, row, first_head + h, value_first + i, both[i] / factors[h]);
+      } else {  // [row][head][part][largest, sum, output]
+        workspace[((row * call.heads + first_head + h) * parts + part) * (dim + 2) + 2 + value_first + i] = both[i];
       }
     }
   }
 }
 
 // A block a head of a row, a thread a value.
-__global__ void JoinPartsKernel(const float* workspace, int parts, int dim, float* output) {
+__global__ void JoinPartsKernel(const __grid_constant__ AttendCall call, const float* workspace, int parts) {
   StartBehindKernelInFront();
+  const auto dim = static_cast<int>(call.cache.head_dim);
   const float* from = workspace + int64_t{blockIdx.x} * parts * (dim + 2);
   float most = -FLT_MAX;
   for (int p = 0; p < parts; ++p) most = fmaxf(most, from[p * (dim + 2)]);
@@ -236,31 +371,15 @@ __global__ void JoinPartsKernel(const float* workspace, int parts, int dim, floa
       sum = fmaf(weight, part[1], sum);
       value = fmaf(weight, part[2 + i], value);
     }
-    output[int64_t{blockIdx.x} * dim + i] = value / sum;
+    call.output[int64_t{blockIdx.x} * dim + i] = Gated(call, blockIdx.x / call.heads, blockIdx.x % call.heads, i, value / sum);
   }
 }
 
 // How many blocks share the positions of a row: as many as fill the device, none with too few to be worth its launch.
 int64_t PartsOf(int64_t rows, int64_t kv_heads, int64_t context) {
   constexpr int64_t kWantedBlocks = 160;
-  constexpr int64_t kLeastPositions = 128;
+  constexpr int64_t kLeastPositions = 32;
   return std::clamp<int64_t>(kWantedBlocks / (rows * kv_heads), 1, (context + kLeastPositions - 1) / kLeastPositions);
-}
-
-template <int kEach>
-void LaunchAttendOf(const AttendCall& call, int parts, float* workspace, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(call.cache.kv_heads), static_cast<unsigned>(call.rows));
-  const auto runs = static_cast<int>(call.runs.size());
-  const auto shared = static_cast<int>(call.heads / call.cache.kv_heads);
-  const int threads = std::min(shared, kThreads / 32) * 32;
-  const auto launch = [&](auto kernel) {
-    LaunchOverlapped("AttendKernel", kernel, grid, threads, stream, call, call.runs.data(), runs, parts, workspace);
-  };
-  switch (call.cache.storage) {
-    case Storage::kFloat16: return launch(AttendKernel<kEach, Storage::kFloat16>);
-    case Storage::kInt8: return launch(AttendKernel<kEach, Storage::kInt8>);
-    default: return launch(AttendKernel<kEach, Storage::kFloat32>);
-  }
 }
 
 }  // namespace
@@ -294,24 +413,34 @@ void LaunchStoreKeysValues(const StoreKvCall& call, cudaStream_t stream) {
   LaunchOverlapped("StoreKvKernel", StoreKvKernel, grid, 32, stream, call, call.runs.data(), static_cast<int>(call.runs.size()));
 }
 
+void LaunchPrepareHeads(const PrepareHeadsCall& call, cudaStream_t stream) {
+  HPROC_CHECK(call.cache.head_dim <= kMostHeadDim, "values of an attention head on a CUDA device");
+  const dim3 grid(Blocks(call.heads + 2 * call.cache.kv_heads, kHeadWarps), static_cast<unsigned>(call.rows));
+  const auto norm = [](const Matrix* matrix) { return matrix != nullptr ? PlainOf(*matrix) : PlainWeights{}; };
+  LaunchOverlapped("PrepareHeadsKernel", PrepareHeadsKernel, grid, kHeadWarps * 32, stream, call, call.runs.data(),
+                   static_cast<int>(call.runs.size()), norm(call.query_norm), norm(call.key_norm));
+}
+
 void LaunchAttend(const AttendCall& call, cudaStream_t stream) {
   float* const workspace = call.workspace;
   const int64_t dim = call.cache.head_dim;
   HPROC_CHECK(dim <= kMostHeadDim, "values of an attention head on a CUDA device");
   const auto parts = static_cast<int>(PartsOf(call.rows, call.cache.kv_heads, call.cache.context));
   HPROC_CHECK(parts == 1 || workspace != nullptr, "workspace of attention");
-  if (dim <= 32) {
-    LaunchAttendOf<1>(call, parts, workspace, stream);
-  } else if (dim <= 64) {
-    LaunchAttendOf<2>(call, parts, workspace, stream);
-  } else if (dim <= 128) {
-    LaunchAttendOf<4>(call, parts, workspace, stream);
-  } else {
-    LaunchAttendOf<8>(call, parts, workspace, stream);
+  const auto groups = static_cast<int>(Blocks(call.heads / call.cache.kv_heads, kAttendHeads));
+  const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(call.cache.kv_heads * groups), static_cast<unsigned>(call.rows));
+  const auto launch = [&](auto kernel) {
+    LaunchOverlapped("AttendKernel", kernel, grid, kAttendWarps * 32, stream, call, call.runs.data(),
+                     static_cast<int>(call.runs.size()), parts, groups, workspace);
+  };
+  switch (call.cache.storage) {
+    case Storage::kFloat16: launch(AttendKernel<Storage::kFloat16>); break;
+    case Storage::kInt8: launch(AttendKernel<Storage::kInt8>); break;
+    default: launch(AttendKernel<Storage::kFloat32>);
   }
   if (parts == 1) return;
   LaunchOverlapped("JoinPartsKernel", JoinPartsKernel, static_cast<unsigned>(call.rows * call.heads),
-                   static_cast<unsigned>((dim + 31) / 32 * 32), stream, workspace, parts, static_cast<int>(dim), call.output);
+                   static_cast<unsigned>((dim + 31) / 32 * 32), stream, call, workspace, parts);
 }
 
 }  // namespace cuda

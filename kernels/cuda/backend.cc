@@ -3,24 +3,68 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <vector>
 
 #include "base/check.h"
 #include "kernels/cuda/handles.h"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/decode.h"
+#include "kernels/prefill.h"
 
 namespace hproc::kernels {
+namespace {
 
-int64_t CudaWorkspaceBytes(int64_t rows, int64_t most_columns) {
+// In front of the workspace: counters of blocks that meet, zero between launches.
+constexpr int64_t kCounterBytes = 256;
+static_assert(kCounterBytes >= cuda::kMostRoutedRows * static_cast<int64_t>(sizeof(unsigned)));
+
+RoundedRows RoundedOf(const Activations& input, int64_t first) {
+  if (!input.rounded || input.tokens > kMaxDecodeTokens) return {};
+  return {.values = reinterpret_cast<const std::byte*>(input.quantized) + first * RoundedRowBytes(input.columns),
+          .scales = input.scales + first};
+}
+
+// What prompts take of the workspace while experts run, from `at` on: tiles, rows sorted by expert, and what outliers read.
+struct SortedPlaces {
+  PrefillTile* tiles = nullptr;
+  PrefillRows rows;
   int64_t bytes = 0;
-  for (int64_t tokens = 1; tokens <= std::min<int64_t>(rows, kMaxDecodeTokens); ++tokens) {
-    bytes = std::max(bytes, DecodeWorkspaceBytes(tokens, most_columns));
+
+  SortedPlaces(std::byte* at, int64_t routes, int64_t experts, int64_t columns, int64_t most_columns) {
+    const auto take = [&](int64_t size) {
+      std::byte* const place = at + bytes;
+      bytes += (size + 255) / 256 * 256;
+      return place;
+    };
+    tiles = reinterpret_cast<PrefillTile*>(take(MostPrefillTiles(routes, experts) * static_cast<int64_t>(sizeof(PrefillTile))));
+    rows = {.rows = routes, .columns = columns};
+    rows.scales = reinterpret_cast<float*>(take(routes * 4));
+    rows.values = take(routes * RoundedRowBytes(columns));
+    rows.transposed = reinterpret_cast<int16_t*>(take(routes * most_columns * 2));
   }
-  return bytes;
+};
+
+bool InDecodeOrder(const Matrix& matrix) { return matrix.storage == Storage::kDecodeOrder; }
+bool CanShareLaunch(const Matrix& a, const Matrix& b) {
+  return InDecodeOrder(a) && InDecodeOrder(b) && kernels::CanShareLaunch(a.decode, b.decode);
+}
+
+}  // namespace
+
+int64_t CudaWorkspaceBytes(const CudaPass& pass) {
+  int64_t bytes = 0;
+  for (int64_t tokens = 1; tokens <= std::min<int64_t>(pass.rows, kMaxDecodeTokens); ++tokens) {
+    bytes = std::max(bytes, DecodeWorkspaceBytes(tokens, pass.most_columns));
+  }
+  if (pass.rows > kMaxDecodeTokens && CanPrefill()) {
+    bytes = std::max(bytes, SortedPlaces(nullptr, pass.rows * pass.top, pass.experts, pass.hidden, std::max(pass.hidden, pass.width)).bytes);
+    bytes = std::max(bytes, pass.rows * pass.most_columns * 2);  // transposed
+  }
+  return kCounterBytes + bytes;
 }
 
 struct CudaBackend::State {
-  explicit State(const CudaDevice& device) : current(device.ordinal()) {}
+  explicit State(const CudaDevice& device) : current(device.ordinal()), can_prefill(CanPrefill()) {}
 
   // Rows [first, first + n) of every call with at most kMaxDecodeTokens rows: what the decode kernels take at once.
   template <typename Body>
@@ -28,9 +72,49 @@ struct CudaBackend::State {
     for (int64_t first = 0; first < rows; first += kMaxDecodeTokens) body(first, std::min<int64_t>(kMaxDecodeTokens, rows - first));
   }
 
-  DecodeStream decode() const { return {.stream = stream.get(), .overlap = true, .workspace = workspace.data()}; }
+  DecodeStream decode() const { return {.stream = stream.get(), .overlap = true, .workspace = scratch()}; }
+
+  // Products in decode order that share launches; the first of them with `convolution`, where given.
+  void Decode(std::span<const MatmulCall> calls, const CausalConvCall* convolution) const {
+    HPROC_CHECK(convolution == nullptr || calls.front().tokens <= kMaxDecodeTokens, "a convolution of one launch");
+    InPieces(calls.front().tokens, [&](int64_t first, int64_t tokens) {
+      std::vector<DecodeMatmulCall> products;
+      for (const MatmulCall& call : calls) {
+        products.push_back({.weight = call.weight->decode, .input = call.input->values + first * call.input->columns,
+                            .input_stride = call.input->columns, .rounded = RoundedOf(*call.input, first), .tokens = tokens,
+                            .output = call.output + first * call.output_stride, .output_stride = call.output_stride});
+      }
+      DecodeMatmul(decode(), products, convolution);
+    });
+  }
+
+  void Routed(const ExpertsCall& call, bool with_shared_gate_up, bool with_shared_down) const;
+  void PrefillRouted(const ExpertsCall& call) const;
+
+  // Whether a pass of so many rows goes through the prefill kernels.
+  bool Prefills(int64_t rows) const { return can_prefill && rows > kMaxDecodeTokens; }
+  std::byte* scratch() const { return workspace.data() + kCounterBytes; }
+
+  // An input of products as the prefill kernels read it, rounded now unless its maker did.
+  PrefillRows PrefillRowsOf(const Activations& input, bool has_outliers, int16_t* transposed) const {
+    PrefillRows rows{.values = reinterpret_cast<std::byte*>(input.quantized), .scales = input.scales, .rows = input.tokens,
+                     .columns = input.columns, .transposed = has_outliers ? transposed : nullptr};
+    if (!input.rounded) RoundPrefillRows(stream.get(), input.values, input.columns, nullptr, rows);
+    if (has_outliers) TransposePrefillRows(stream.get(), rows);
+    return rows;
+  }
+
+  // Products in decode order of one input.
+  void Prefill(std::span<const MatmulCall> calls) const {
+    const bool outliers = std::ranges::any_of(calls, [](const MatmulCall& call) { return call.weight->decode.outliers > 0; });
+    const PrefillRows rows = PrefillRowsOf(*calls.front().input, outliers, reinterpret_cast<int16_t*>(scratch()));
+    for (const MatmulCall& call : calls) {
+      PrefillMatmul(stream.get(), {.weight = call.weight->decode, .input = rows, .output = call.output, .output_stride = call.output_stride});
+    }
+  }
 
   ScopedDevice current;
+  bool can_prefill;
   Stream stream;
   std::span<std::byte> workspace;
   std::map<int64_t, std::optional<Graph>> graphs;  // by key; empty after the first time
@@ -64,6 +148,7 @@ void CudaBackend::Replay(int64_t key, FunctionRef<void()> body) {
 void CudaBackend::UseWorkspace(std::span<std::byte> workspace) {
   state_->graphs.clear();
   state_->workspace = workspace;
+  Zero(workspace.data(), std::min<int64_t>(kCounterBytes, static_cast<int64_t>(workspace.size())));
 }
 
 void CudaBackend::Matmul(std::span<const MatmulCall> calls) {
@@ -74,43 +159,167 @@ void CudaBackend::Matmul(std::span<const MatmulCall> calls) {
   while (!calls.empty()) {
     const MatmulCall& call = calls.front();
     size_t count = 1;
-    if (call.weight->storage == Storage::kDecodeOrder) {
-      State::InPieces(call.tokens, [&](int64_t first, int64_t tokens) {
-        DecodeMatmul(state_->decode(), {.weight = call.weight->decode, .input = call.input->values + first * call.input->columns,
-                                        .input_stride = call.input->columns, .tokens = tokens,
-                                        .output = call.output + first * call.output_stride, .output_stride = call.output_stride});
-      });
+    const bool decodes = InDecodeOrder(*call.weight);
+    const bool prefills = decodes && state_->Prefills(call.tokens);
+    const auto joins = [&](const MatmulCall& next) {
+      if (next.tokens != call.tokens) return false;
+      if (prefills) return next.input == call.input && InDecodeOrder(*next.weight);
+      if (decodes) return next.input == call.input && CanShareLaunch(*call.weight, *next.weight);
+      return next.weight->storage == call.weight->storage;
+    };
+    const size_t most = std::min(calls.size(), decodes ? kMostDecodeProducts : cuda::kMostRowProducts);
+    while (count < most && joins(calls[count])) ++count;
+    if (prefills) {
+      state_->Prefill(calls.first(count));
+    } else if (decodes) {
+      state_->Decode(calls.first(count), nullptr);
     } else {
-      while (count < std::min(calls.size(), cuda::kMostRowProducts) && calls[count].weight->storage == call.weight->storage &&
-             calls[count].tokens == call.tokens) {
-        ++count;
-      }
       cuda::LaunchRowMatmul(calls.first(count), state_->stream.get());
     }
     calls = calls.subspan(count);
   }
 }
 
-void CudaBackend::ExpertsGateUp(const ExpertsGateUpCall& call) {
-  if (call.weight->storage != Storage::kDecodeOrder) return cuda::LaunchRowExpertsGateUp(call, state_->stream.get());
-  const int64_t columns = call.weight->columns;
-  State::InPieces(call.rows, [&](int64_t first, int64_t tokens) {
-    DecodeGateUp(state_->decode(), {.weight = call.weight->decode, .width = call.width, .input = call.input + first * columns,
-                                    .input_stride = columns, .tokens = tokens, .top = call.top,
-                                    .experts = call.chosen + first * call.top,
-                                    .output = call.output + first * call.top * call.width});
-  });
+// The routed experts, some of the shared one's products in the same launches.
+void CudaBackend::State::Routed(const ExpertsCall& call, bool with_shared_gate_up, bool with_shared_down) const {
+  const SharedExpert& shared = call.shared;
+  const int64_t columns = call.columns;
+  if (InDecodeOrder(*call.gate_up)) {
+    InPieces(call.rows, [&](int64_t first, int64_t tokens) {
+      DecodeGateUp(decode(), {.weight = call.gate_up->decode, .width = call.width,
+                              .input = call.input->values + first * columns, .input_stride = columns,
+                              .rounded = RoundedOf(*call.input, first), .tokens = tokens, .top = call.top,
+                              .experts = call.chosen + first * call.top,
+                              .output = call.hidden.values + first * call.top * call.width,
+                              .shared_gate = with_shared_gate_up ? &shared.gate->decode : nullptr,
+                              .shared_up = with_shared_gate_up ? &shared.up->decode : nullptr,
+                              .shared_output = with_shared_gate_up ? shared.hidden.values + first * shared.width : nullptr});
+    });
+  } else {
+    cuda::LaunchRowExpertsGateUp(call, stream.get());
+  }
+  if (InDecodeOrder(*call.down)) {
+    InPieces(call.rows, [&](int64_t first, int64_t tokens) {
+      const bool weighted = with_shared_down && shared.weight != nullptr;
+      DecodeDown(decode(), {.weight = call.down->decode, .hidden = columns,
+                            .input = call.hidden.values + first * call.top * call.width, .tokens = tokens, .top = call.top,
+                            .experts = call.chosen + first * call.top, .route_weights = call.weights + first * call.top,
+                            .shared = with_shared_down ? &shared.down->decode : nullptr,
+                            .shared_input = with_shared_down ? shared.hidden.values + first * shared.width : nullptr,
+                            .shared_gate = weighted ? shared.weight + first : nullptr,
+                            .output = call.output + first * columns});
+    });
+  } else {
+    cuda::LaunchRowExpertsDown(call, stream.get());
+  }
 }
 
-void CudaBackend::ExpertsDown(const ExpertsDownCall& call) {
-  if (call.weight->storage != Storage::kDecodeOrder) return cuda::LaunchRowExpertsDown(call, state_->stream.get());
-  State::InPieces(call.rows, [&](int64_t first, int64_t tokens) {
-    DecodeDown(state_->decode(), {.weight = call.weight->decode, .hidden = call.columns,
-                                  .input = call.input + first * call.top * call.weight->columns, .tokens = tokens,
-                                  .top = call.top, .experts = call.chosen + first * call.top,
-                                  .route_weights = call.weights + first * call.top,
-                                  .output = call.residual + first * call.columns, .accumulate = true});
-  });
+// Many rows: the routes sorted by expert, so that an expert's weights are read once for all of its rows.
+void CudaBackend::State::PrefillRouted(const ExpertsCall& call) const {
+  const int64_t routes = call.rows * call.top;
+  const bool outliers = call.gate_up->decode.outliers > 0 || call.down->decode.outliers > 0;
+  SortedPlaces places(scratch(), routes, call.experts, call.columns, std::max(call.columns, call.width));
+  SortRoutes(stream.get(), call.chosen, routes, call.top, call.experts, call.list_tokens, call.list_rows, places.tiles);
+  int16_t* const transposed = places.rows.transposed;
+  if (!outliers) places.rows.transposed = nullptr;
+  RoundPrefillRows(stream.get(), call.input->values, call.columns, call.list_tokens, places.rows);
+  if (outliers) TransposePrefillRows(stream.get(), places.rows);
+  PrefillGateUp(stream.get(), {.weight = call.gate_up->decode, .width = call.width, .experts = call.experts, .input = places.rows,
+                               .tiles = places.tiles, .output = call.hidden.values});
+  PrefillDown(stream.get(), {.weight = call.down->decode, .hidden = call.columns, .experts = call.experts,
+                             .input = PrefillRowsOf(call.hidden, outliers, transposed), .tiles = places.tiles,
+                             .route_of = call.list_rows, .output = call.routed});
+}
+
+void CudaBackend::Experts(const ExpertsCall& call) {
+  const SharedExpert& shared = call.shared;
+  if (state_->Prefills(call.rows) && InDecodeOrder(*call.gate_up) && InDecodeOrder(*call.down)) {
+    // The room of the shared expert's gate and up may be that of the routed results: they are done with before.
+    if (shared.width > 0) {
+      const MatmulCall both[] = {WholeProduct(*shared.gate, *call.input, shared.gate_output),
+                                 WholeProduct(*shared.up, *call.input, shared.up_output)};
+      Matmul(both);
+      SwiGlu({.gate = shared.gate_output, .up = shared.up_output, .input_stride = shared.width, .output = shared.hidden.values,
+              .rows = call.rows, .columns = shared.width});
+    }
+    state_->PrefillRouted(call);
+    CombineCall combine{.residual = call.output, .routed = call.routed, .weights = call.weights, .top = call.top, .rows = call.rows,
+                        .columns = call.columns};
+    if (shared.width > 0) {
+      const MatmulCall down = WholeProduct(*shared.down, shared.hidden, shared.output);
+      Matmul({&down, 1});
+      combine.shared = shared.output;
+      combine.shared_gate = shared.weight;
+    }
+    Zero(call.output, call.rows * call.columns * 4);
+    return Combine(combine);
+  }
+  if (shared.width == 0) return state_->Routed(call, false, false);
+  // Whether the shared expert is one more of the routed ones to both launches, or at least its own gate and up share one.
+  const bool fits_up = CanShareLaunch(*shared.gate, *shared.up) && shared.gate->decode.format.mode == quant::Mode::kV2 &&
+                       shared.width % kTileRows == 0;
+  const bool joins = fits_up && CanShareLaunch(*call.gate_up, *shared.gate) && CanShareLaunch(*call.down, *shared.down) &&
+                     shared.down->decode.format.mode == quant::Mode::kV2 && shared.width == call.width && call.top < kMaxDecodeTop;
+  if (joins) return state_->Routed(call, true, true);
+  // Its own way first, so that the routed ones' hidden rows are not waited for.
+  if (fits_up) {
+    State::InPieces(call.rows, [&](int64_t first, int64_t tokens) {
+      DecodeGateUp(state_->decode(), {.weight = shared.gate->decode, .width = shared.width,
+                                      .input = call.input->values + first * call.columns, .input_stride = call.columns,
+                                      .rounded = RoundedOf(*call.input, first), .tokens = tokens,
+                                      .shared_gate = &shared.gate->decode, .shared_up = &shared.up->decode,
+                                      .shared_output = shared.hidden.values + first * shared.width});
+    });
+  } else {
+    const MatmulCall both[] = {WholeProduct(*shared.gate, *call.input, shared.gate_output),
+                               WholeProduct(*shared.up, *call.input, shared.up_output)};
+    Matmul(both);
+    SwiGlu({.gate = shared.gate_output, .up = shared.up_output, .input_stride = shared.width, .output = shared.hidden.values,
+            .rows = call.rows, .columns = shared.width});
+  }
+  state_->Routed(call, false, false);
+  if (InDecodeOrder(*shared.down) && shared.down->decode.format.mode == quant::Mode::kV2 && call.columns % kTileRows == 0 &&
+      shared.width % 4 == 0) {
+    State::InPieces(call.rows, [&](int64_t first, int64_t tokens) {
+      DecodeDown(state_->decode(), {.weight = shared.down->decode, .hidden = call.columns, .tokens = tokens,
+                                    .shared = &shared.down->decode,
+                                    .shared_input = shared.hidden.values + first * shared.width,
+                                    .shared_gate = shared.weight != nullptr ? shared.weight + first : nullptr,
+                                    .output = call.output + first * call.columns, .accumulate = true});
+    });
+    return;
+  }
+  const MatmulCall down = WholeProduct(*shared.down, shared.hidden, shared.output);
+  Matmul({&down, 1});
+  Combine({.residual = call.output, .shared = shared.output, .shared_gate = shared.weight, .rows = call.rows,
+           .columns = call.columns});
+}
+
+void CudaBackend::GatedDeltaNet(const GatedDeltaCall& call) {
+  const std::span<const MatmulCall> projections = call.projections;
+  const bool steps = call.rule.rows == static_cast<int64_t>(call.rule.runs.size());  // one token of each sequence
+  const bool convolves = steps && call.rule.rows <= kMaxDecodeTokens && InDecodeOrder(*projections[0].weight);
+  if (convolves) {
+    const size_t count = CanShareLaunch(*projections[0].weight, *projections[1].weight) ? 2 : 1;
+    state_->Decode(projections.first(count), &call.convolution);
+    if (count == 1) Matmul(projections.subspan(1, 1));
+  } else {
+    Matmul(projections.first(2));
+    CausalConvSilu(call.convolution);
+  }
+  if (steps && cuda::CanStepDelta(call)) return cuda::LaunchDeltaStep(call, state_->stream.get());
+  Matmul(projections.subspan(2));
+  GatedDeltaRule(call.rule);
+  GatedRmsNorm(call.norm);
+}
+
+void CudaBackend::ProjectAndRoute(std::span<const MatmulCall> calls, const RouteCall& route) {
+  if (cuda::CanRouteAtOnce(calls, route)) {
+    auto* counters = reinterpret_cast<unsigned*>(state_->workspace.data());
+    return cuda::LaunchRowRoute(calls, route, counters, state_->stream.get());
+  }
+  Matmul(calls);
+  Route(route);
 }
 
 void CudaBackend::Attend(const AttendCall& call) {
@@ -119,14 +328,21 @@ void CudaBackend::Attend(const AttendCall& call) {
 
 void CudaBackend::EmbedTokens(const EmbedCall& call) { cuda::LaunchEmbedTokens(call, state_->stream.get()); }
 void CudaBackend::AddBias(const BiasCall& call) { cuda::LaunchAddBias(call, state_->stream.get()); }
-void CudaBackend::RmsNorm(const RmsNormCall& call) { cuda::LaunchRmsNorm(call, {}, state_->stream.get()); }
+void CudaBackend::RmsNorm(const RmsNormCall& call) { CombineAndNorm({}, call); }
 void CudaBackend::CombineAndNorm(const CombineCall& combine, const RmsNormCall& norm) {
-  cuda::LaunchRmsNorm(norm, combine, state_->stream.get());
+  RmsNormCall call = norm;
+  if (call.rows > kMaxDecodeTokens) call.rounded = nullptr;  // see RoundedOf
+  cuda::LaunchRmsNorm(call, combine, state_->stream.get());
+  if (norm.rounded == nullptr || !state_->Prefills(norm.rows)) return;
+  Activations once = *norm.rounded;
+  once.rounded = false;
+  state_->PrefillRowsOf(once, false, nullptr);
 }
 void CudaBackend::GatedRmsNorm(const GatedRmsNormCall& call) { cuda::LaunchGatedRmsNorm(call, state_->stream.get()); }
 void CudaBackend::RotaryAngles(const RotaryCall& call) { cuda::LaunchRotaryAngles(call, state_->stream.get()); }
 void CudaBackend::Rotate(const RotateCall& call) { cuda::LaunchRotate(call, state_->stream.get()); }
 void CudaBackend::StoreKeysValues(const StoreKvCall& call) { cuda::LaunchStoreKeysValues(call, state_->stream.get()); }
+void CudaBackend::PrepareHeads(const PrepareHeadsCall& call) { cuda::LaunchPrepareHeads(call, state_->stream.get()); }
 void CudaBackend::CausalConvSilu(const CausalConvCall& call) { cuda::LaunchCausalConvSilu(call, state_->stream.get()); }
 void CudaBackend::GatedDeltaRule(const DeltaRuleCall& call) { cuda::LaunchGatedDeltaRule(call, state_->stream.get()); }
 void CudaBackend::Route(const RouteCall& call) { cuda::LaunchRoute(call, state_->stream.get()); }

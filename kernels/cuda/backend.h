@@ -1,7 +1,8 @@
 // CudaBackend: the operations of a pass on a CUDA device.
 //
-// Arithmetic. Weights in decode order are multiplied with activations of 16 bits (kernels/decode.h), at most
-// kMaxDecodeTokens tokens a launch; all others in float32. Everything else is float32.
+// Arithmetic. Weights in decode order are multiplied with activations of 16 bits: kMaxDecodeTokens tokens by the decode kernels
+// (kernels/decode.h), more by the prefill kernels (kernels/prefill.h) where the device has them; all others in float32. Everything
+// else is float32.
 //
 // No CUDA types here: callers are compiled by the host compiler alone.
 #pragma once
@@ -20,8 +21,20 @@ inline constexpr int64_t kMostConvKernel = 8;
 inline constexpr int64_t kMostExperts = 1024;
 inline constexpr int64_t kMostNormColumns = 16384;
 
-// What UseWorkspace must be given for passes of up to `rows` tokens through weights of up to `most_columns` in decode order.
-int64_t CudaWorkspaceBytes(int64_t rows, int64_t most_columns);
+// Rows of rounded activations are padded with zeros to a multiple of this.
+inline constexpr int64_t kCudaActivationPadding = kTileColumns;
+
+// What UseWorkspace must be given for passes of up to `rows` tokens on the current device.
+struct CudaPass {
+  int64_t rows = 0;
+  int64_t most_columns = 0;  // of any weight in decode order
+  int64_t hidden = 0;
+  // The most of any layer.
+  int64_t experts = 0;
+  int64_t top = 0;
+  int64_t width = 0;  // of a routed expert
+};
+int64_t CudaWorkspaceBytes(const CudaPass& pass);
 // What AttendCall::workspace must hold for passes of up to `rows` tokens.
 int64_t CudaAttendWorkspaceBytes(int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t context);
 
@@ -48,15 +61,17 @@ class CudaBackend : public DeviceBackend {
   void RotaryAngles(const RotaryCall& call) override;
   void Rotate(const RotateCall& call) override;
   void StoreKeysValues(const StoreKvCall& call) override;
+  void PrepareHeads(const PrepareHeadsCall& call) override;
   void Attend(const AttendCall& call) override;
   void CausalConvSilu(const CausalConvCall& call) override;
   void GatedDeltaRule(const DeltaRuleCall& call) override;
+  void GatedDeltaNet(const GatedDeltaCall& call) override;
   void Route(const RouteCall& call) override;
+  void ProjectAndRoute(std::span<const MatmulCall> calls, const RouteCall& route) override;
   void SwiGlu(const SwiGluCall& call) override;
   void SigmoidGate(const SigmoidGateCall& call) override;
   void Combine(const CombineCall& call) override;
-  void ExpertsGateUp(const ExpertsGateUpCall& call) override;
-  void ExpertsDown(const ExpertsDownCall& call) override;
+  void Experts(const ExpertsCall& call) override;
   void PickGreedy(const GreedyCall& call) override;
   void AllReduceSum(float* values, int64_t count) override;
 

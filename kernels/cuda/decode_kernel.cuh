@@ -34,9 +34,14 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   const int token_row = static_cast<int>(blockIdx.y);  // experts: one token a row of the grid
   uint32_t* largest = reinterpret_cast<uint32_t*>(shared);
   float* route_weights = reinterpret_cast<float*>(shared + kSharedWeights);
-  const int block = static_cast<int>(blockIdx.x);
-  const int block_first = block * p.block_units + min(block, p.spare_units);
-  const int block_end = block_first + p.block_units + (block < p.spare_units ? 1 : 0);
+  int own_at = 0;
+  if constexpr (kWork == DecodeWork::kMatmul) {
+    while (own_at + 1 < p.part_count && static_cast<int>(blockIdx.x) >= p.parts[own_at + 1].first_block) ++own_at;
+  }
+  const DecodePart& own = p.parts[own_at];
+  const int block = static_cast<int>(blockIdx.x) - own.first_block;
+  const int block_first = block * own.block_units + min(block, own.spare_units);
+  const int block_end = block_first + own.block_units + (block < own.spare_units ? 1 : 0);
   AllowNextKernel();
 
   // What the kernel in front makes: expert ids, activations.
@@ -44,7 +49,11 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   if (!weights_first) WaitForKernelInFront();
   if (thread < kMaxDecodeTop) {
     largest[thread] = 0;
-    if (kWork == DecodeWork::kDown && thread < p.top) route_weights[thread] = p.route_weights[token_row * p.top + thread];
+    if (kWork == DecodeWork::kDown && thread < p.all) {
+      route_weights[thread] = thread < p.top           ? p.route_weights[token_row * p.top + thread]
+                              : p.shared_gate != nullptr ? 1 / (1 + expf(-p.shared_gate[token_row]))
+                                                         : 1.0f;
+    }
   }
   const int my_expert = kWork != DecodeWork::kMatmul && lane < p.top ? p.experts[token_row * p.top + lane] : 0;
   const auto expert_at = [&](int k) { return kWork == DecodeWork::kMatmul ? 0 : __shfl_sync(0xFFFFFFFFu, my_expert, k); };
@@ -54,6 +63,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   constexpr int kKept = kKeptFours;
   float4 kept[kKept];
   const float* input = p.input + token_row * (kWork == DecodeWork::kDown ? p.top : 1) * p.input_stride;
+  const bool given = p.rounded != nullptr;
   const int padded = p.column_tiles * kTileColumns;
   const int fours_a_row = padded / 4;
   const int fours = p.input_rows * fours_a_row;
@@ -62,7 +72,9 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   const auto row_of = [&](int i) { return one_row ? 0 : Quotient(i, fours_a_row); };
   const auto load_four = [&](int i) {
     const int row = row_of(i);
-    return LoadFour(input + row * static_cast<int>(p.input_stride), (i - row * fours_a_row) * 4, p.columns);
+    const float* from = input + row * static_cast<int>(p.input_stride);
+    if (kWork == DecodeWork::kDown && row == p.top) from = p.shared_input + token_row * p.input_stride;
+    return LoadFour(from, (i - row * fours_a_row) * 4, p.columns);
   };
   const auto load_kept = [&]() {
     if (one_row && p.columns % 4 == 0) {
@@ -80,7 +92,17 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
       }
     }
   };
-  if (!weights_first) load_kept();
+  // Rounded ones, 16 bytes at a time.
+  const int given_row_pieces = padded / 8;
+  const int given_pieces = given ? p.input_rows * given_row_pieces : 0;
+  const uint4* const given_rows = reinterpret_cast<const uint4*>(p.rounded) + (kWork == DecodeWork::kGateUp ? token_row * given_row_pieces : 0);
+  uint4 given_piece{};
+  const auto load_activations = [&] {
+    if (!given) return load_kept();
+    if (thread < given_pieces) given_piece = given_rows[thread];
+    if (thread < p.tokens) largest[thread] = __float_as_uint(p.rounded_scales[token_row + thread]);  // a scale here
+  };
+  if (!weights_first) load_activations();
 
   // Codebooks and scales of a batch, a few 16-byte pieces a thread; pieces `thread`, thread + kDecodeThreads, …
   const int record_pieces = p.record_bytes / 16;
@@ -91,19 +113,29 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
       const int k = kWork == DecodeWork::kDown ? Quotient(tile, batch.inner) : 0;
       const int v = tile - k * batch.inner;
       const int chosen = ChosenOf<kWork>(p, batch.first, k, v);
-      const int expert = p.experts[token_row * p.top + chosen];
-      from =
-          int64_t{RowTileOf<kWork>(p, batch.first, expert, chosen, v)} * p.record_bytes + (i - tile * record_pieces) * 16;
+      const int expert = chosen < p.top ? p.experts[token_row * p.top + chosen] : 0;
+      const DecodePart& part = PartOf<kWork>(p, own, chosen);
+      from = int64_t{RowTileOf<kWork>(p, batch.first, expert, chosen, v)} * p.record_bytes + (i - tile * record_pieces) * 16;
+      if (kWork == DecodeWork::kGateUp && v % 2 == 1) from += part.second_records;
+      return __ldg(reinterpret_cast<const uint4*>(part.records + from));
     }
-    return __ldg(reinterpret_cast<const uint4*>(p.records + from));
+    return __ldg(reinterpret_cast<const uint4*>(own.records + from));
   };
   const auto record_at = [&](int i) -> uint4& { return reinterpret_cast<uint4*>(shared + p.at.records)[i]; };
+
+  if constexpr (kWork == DecodeWork::kMatmul) {  // what the convolution will ask for at the end
+    if (own_at == 0 && p.convolution.weight != nullptr) {
+      for (int i = thread; i < (block_end - block_first) * kTileRows * p.tokens; i += kDecodeThreads) {
+        PrefetchConvolved(p.convolution, i % p.tokens, block_first * kTileRows + i / p.tokens);
+      }
+    }
+  }
 
   // Weights: the next item of `ahead` into registers.
   Walk<kWork> ahead;
   ahead.Enter(p, block_first, block_end, warp);
   Walk<kWork> now = ahead;
-  int pieces = now.inner * (kWork == DecodeWork::kDown ? p.top : 1) * record_pieces;
+  int pieces = now.inner * (kWork == DecodeWork::kDown ? p.all : 1) * record_pieces;
   uint4 first_piece{};
   if (thread < pieces) first_piece = load_record(now, thread);
   constexpr int kTile = Expand::kRingBytes;
@@ -125,22 +157,24 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
     const int v = 2 * ahead.pair;
     const int chosen = ChosenOf<kWork>(p, ahead.first, k, v);
     const auto row_tile = static_cast<uint32_t>(RowTileOf<kWork>(p, ahead.first, expert_at(chosen), chosen, v));
+    const DecodePart& part = PartOf<kWork>(p, own, chosen);
     const uint8_t* tile =
-        p.tiles + uint64_t{row_tile} * p.row_tile_bytes + static_cast<uint32_t>(column_tile * p.tile_bytes);
+        part.tiles + uint64_t{row_tile} * p.row_tile_bytes + static_cast<uint32_t>(column_tile * p.tile_bytes);
+    const int64_t second = kWork == DecodeWork::kGateUp ? part.second_tiles : int64_t{p.row_tile_bytes};
     const uint32_t to = SharedAddress(ring) + slot * 2 * kTile;
     const bool has_second = v + 1 < ahead.inner;
     if (p.last_tile_halves == 2 || column_tile + 1 < p.column_tiles) {
       CopyWords<Expand::kWords>(to, tile, lane, true);
-      CopyWords<Expand::kWords>(to + kTile, tile + p.second_stride, lane, has_second);
+      CopyWords<Expand::kWords>(to + kTile, tile + second, lane, has_second);
       if constexpr (Expand::kTernary) {  // 32 bytes of a tile: eight lanes copy four each
         constexpr int kBytesAt = Expand::kWords * 128;
         CopyAsync<4>(to + kBytesAt + lane * 4, tile + kBytesAt + lane * 4, lane < 8);
-        CopyAsync<4>(to + kTile + kBytesAt + lane * 4, tile + p.second_stride + kBytesAt + lane * 4,
+        CopyAsync<4>(to + kTile + kBytesAt + lane * 4, tile + second + kBytesAt + lane * 4,
                      lane < 8 && has_second);
       }
     } else {
       CopyWords<Expand::kHalfWords>(to, tile, lane, true);
-      CopyWords<Expand::kHalfWords>(to + kTile, tile + p.second_stride, lane, has_second);
+      CopyWords<Expand::kHalfWords>(to + kTile, tile + second, lane, has_second);
     }
     CommitCopies();
     ahead.Step();
@@ -148,12 +182,12 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   // The activations of all warps are asked for before any weight. Where the weights need not wait for the kernel in front,
   // half a ring of them goes ahead.
   if (!weights_first) __syncthreads();
-  const int ahead_slots = weights_first ? kSlots / 2 : kSlots;
+  const int ahead_slots = weights_first && !given ? kSlots / 2 : kSlots;  // rounded ones are few
 #pragma unroll 1
   for (int s = 0; s < ahead_slots; ++s) fetch(s);
   if (weights_first) {
     WaitForKernelInFront();
-    load_kept();
+    load_activations();
     __syncthreads();
 #pragma unroll 1
     for (int s = ahead_slots; s < kSlots; ++s) fetch(s);
@@ -166,14 +200,25 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   }
 #pragma unroll 1
   for (int i = thread; i < p.library_bytes / 16; i += kDecodeThreads) {
-    reinterpret_cast<uint4*>(shared + p.at.library)[i] = __ldg(reinterpret_cast<const uint4*>(p.library) + i);
+    reinterpret_cast<uint4*>(shared + p.at.library)[i] = __ldg(reinterpret_cast<const uint4*>(own.library) + i);
   }
   if (thread < pieces) record_at(thread) = first_piece;
 #pragma unroll 1
   for (int i = thread + kDecodeThreads; i < pieces; i += kDecodeThreads) record_at(i) = load_record(now, i);
   const int input_row_bytes = 2 * padded + (p.input_rows > 0 ? kInputRowPadding : 0);
-  const int8_t* rounded = p.rounded;
-  if (p.input_rows > 0) {
+  const int8_t* rounded = reinterpret_cast<const int8_t*>(given_rows);
+  if (given) {
+    if (given_pieces > 0) {
+      const auto store = [&](uint4 piece, int i) {
+        const int row = p.input_rows == 1 ? 0 : Quotient(i, given_row_pieces);
+        *reinterpret_cast<uint4*>(shared + p.at.input + row * kInputRowPadding + i * 16) = piece;
+      };
+      if (thread < given_pieces) store(given_piece, thread);
+#pragma unroll 4
+      for (int i = thread + kDecodeThreads; i < given_pieces; i += kDecodeThreads) store(given_rows[i], i);
+      rounded = reinterpret_cast<const int8_t*>(shared + p.at.input);
+    }
+  } else {
     const auto take_largest = [&](uint32_t bits, int row) {
       bits = __reduce_max_sync(0xFFFFFFFFu, bits);
       if (lane == 0) atomicMax(largest + row, bits);
@@ -222,7 +267,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   int slot = 0;
   for (int first = block_first; first < block_end; first += p.batch_units) {
     now.Enter(p, first, block_end, warp);
-    const int virtual_tiles = now.inner * (kWork == DecodeWork::kDown ? p.top : 1);
+    const int virtual_tiles = now.inner * (kWork == DecodeWork::kDown ? p.all : 1);
     if (first != block_first) {
       pieces = virtual_tiles * record_pieces;
 #pragma unroll 1
@@ -231,9 +276,9 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
     }
     // One tile's outliers a warp are fetched ahead and added when the products are done.
     Outliers outliers;
-    if (p.outlier_values != nullptr && warp < virtual_tiles) {
+    if (p.has_outliers && warp < virtual_tiles) {
       outliers.Begin(p, records + warp * p.record_bytes, lane);
-      outliers.Fetch(p);
+      outliers.Fetch(p, OutliersOf<kWork>(p, own, first, now.inner, warp));
     }
 
     uint4 x[kTokenTiles][4];  // of two steps each
@@ -355,27 +400,29 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
       }
       now.Step();
     }
-    if (p.outlier_values != nullptr) {
+    if (p.has_outliers) {
       for (int i = warp; i < virtual_tiles; i += kDecodeWarps) {
+        const OutlierPlace place = OutliersOf<kWork>(p, own, first, now.inner, i);
         if (i != warp) {
           outliers.Begin(p, records + i * p.record_bytes, lane);
-          outliers.Fetch(p);
+          outliers.Fetch(p, place);
         }
         const int input_row = kWork == DecodeWork::kDown ? Quotient(i, now.inner) : 0;
-        outliers.template Add<4 * kTokenTiles>(p, rounded + input_row * input_row_bytes, input_row_bytes,
+        outliers.template Add<4 * kTokenTiles>(p, place, rounded + input_row * input_row_bytes, input_row_bytes,
                                                outlier_sums + i * kTileRows * p.tokens, lane);
       }
     }
     __syncthreads();
 
     // value(i, r, t): the product of virtual tile i's row r with token t. Leaves zero sums for the next batch.
-    const auto value = [&](int i, int r, int t, float input_scale) {
+    const auto input_scale = [&](int t) { return given ? __uint_as_float(largest[t]) : ScaleOf(largest[t]); };
+    const auto value = [&](int i, int r, int t, float scale_of_input) {
       const int index = (i * kTileRows + r) * p.tokens + t;
       const float scale = __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(records + i * p.record_bytes)[r]);
       int2* at = reinterpret_cast<int2*>(sums) + index;
       const float sum = static_cast<float>(at->x) * 256.0f + static_cast<float>(at->y);
       *at = int2{0, 0};
-      return scale * input_scale * (sum + outlier_sums[index]);
+      return scale * scale_of_input * (sum + outlier_sums[index]);
     };
 #pragma unroll 1
     for (int i = thread; i < now.units * kTileRows; i += kDecodeThreads) {
@@ -383,24 +430,29 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
       const int r = i % kTileRows;
       const int row = first * kTileRows + i;
       if constexpr (kWork == DecodeWork::kGateUp) {
-        const float scale = ScaleOf(largest[0]);
+        const float scale = input_scale(0);
         const float gate = value(2 * unit, r, 0, scale);
         const float up = value(2 * unit + 1, r, 0, scale);
-        p.output[token_row * int64_t{p.top} * p.rows + row] = gate / (1 + __expf(-gate)) * up;  // row in [top, width]
+        const int routed = p.top * own.rows;  // row in [all, width)
+        float* to = row < routed ? own.output + token_row * int64_t{routed} + row
+                                 : p.parts[1].output + token_row * int64_t{own.rows} + row - routed;
+        *to = gate / (1 + __expf(-gate)) * up;
       } else if constexpr (kWork == DecodeWork::kDown) {
         float result = 0;
 #pragma unroll 1
-        for (int e = 0; e < p.top; ++e) {
-          result += route_weights[e] * value(e * now.inner + unit, r, 0, ScaleOf(largest[e]));
+        for (int e = 0; e < p.all; ++e) {
+          result += route_weights[e] * value(e * now.inner + unit, r, 0, input_scale(e));
         }
-        float* to = p.output + token_row * p.output_stride + row;
+        float* to = own.output + token_row * own.output_stride + row;
         *to = p.accumulate ? *to + result : result;
       } else {
 #pragma unroll 1
         for (int t = 0; t < p.tokens; ++t) {
-          const float result = value(unit, r, t, p.input_rows > 0 ? ScaleOf(largest[t]) : p.rounded_scales[t]);
-          float* to = p.output + t * p.output_stride + row;
-          if (row < p.rows) *to = p.accumulate ? *to + result : result;
+          float result = value(unit, r, t, input_scale(t));
+          if (row >= own.rows) continue;
+          if (own_at == 0 && p.convolution.weight != nullptr) result = Convolved(p.convolution, t, row, result);
+          float* to = own.output + t * own.output_stride + row;
+          *to = p.accumulate ? *to + result : result;
         }
       }
     }

@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #include "kernels/decode_order.h"
+#include "kernels/matrix.h"
+#include "kernels/sequence.h"
 
 namespace hproc::kernels::cuda {
 
@@ -13,6 +15,7 @@ enum class DecodeWork : int32_t { kMatmul, kGateUp, kDown };
 
 inline constexpr int kDecodeWarps = 16;
 inline constexpr int kDecodeThreads = kDecodeWarps * 32;
+inline constexpr int kMostDecodeParts = 4;
 inline constexpr int kKeptFours = 8;  // fours of activations that a thread keeps until they are rounded
 // Items of a warp's ring where a block may have 227 KB of shared memory, and on the consumer chips with their 99.
 constexpr int DecodeSlots(int levels, bool large_shared) { return (large_shared ? 3 : 1) + (levels <= 16 ? 1 : 0); }
@@ -29,17 +32,47 @@ struct DecodeShared {
 inline constexpr int32_t kSharedWeights = 128;
 inline constexpr int32_t kSharedHeader = 256;
 
-struct DecodeParams {
-  DecodeWork work;
-  // Weights. Sections of kernels/decode_order.h.
+// A matrix of a launch: sections of kernels/decode_order.h, where its products go, and which blocks do them. All of a launch have
+// one format and one number of columns.
+struct DecodePart {
   const uint8_t* library;
   const uint8_t* records;
   const uint8_t* tiles;
   const uint8_t* outlier_columns;
   const uint16_t* outlier_values;
+  // The second tile of a pair, and of a gate's and an up's, is so many bytes behind the first; a shared expert's up is a matrix
+  // of its own, with outliers of its own.
+  int64_t second_tiles;
+  int64_t second_records;
+  const uint8_t* second_outlier_columns;
+  const uint16_t* second_outlier_values;
+  float* output;
+  int64_t output_stride;
+  int32_t rows;  // of the output: rows, width or hidden
+  // Block b of the part's own has units [b * block_units + min(b, spare_units), …), block_units of them and one more where
+  // b < spare_units.
+  int32_t first_block;
+  int32_t block_units;
+  int32_t spare_units;
+};
+
+// What is done with the first part's products where every token is a sequence of its own: see CausalConvCall.
+struct DecodeConvolution {
+  const SequenceRun* runs;
+  const void* weight;  // null: nothing
+  Storage storage;
+  int32_t kernel;
+  int64_t channels;
+  float* state;
+};
+
+struct DecodeParams {
+  DecodeWork work;
+  // Products: one matrix each. Experts: the routed ones, then the shared one.
+  DecodePart parts[kMostDecodeParts];
+  int32_t part_count;
   uint32_t row_tile_bytes;
-  int32_t slots;          // DecodeSlots
-  int64_t second_stride;  // from the first tile of a pair to its second
+  int32_t slots;  // DecodeSlots
   int32_t tile_bytes;
   int32_t last_tile_bytes;
   int32_t record_bytes;
@@ -48,9 +81,9 @@ struct DecodeParams {
   int32_t last_tile_halves;
   int32_t wide_counts;   // u16 instead of u8
   int32_t wide_columns;  // u32 instead of u16
-  int32_t rows;          // of the output: rows, width or hidden
+  int32_t has_outliers;
 
-  // Activations: float32, and rounded by a kernel of its own where `rounded` is not null. A rounded row has 2 * padded
+  // Activations: float32, or rounded by the kernel that made them where `rounded` is not null. A rounded row has 2 * padded
   // bytes, 512 a column tile: [half][two of four steps][high or low][quarter of the lanes][two steps x 8 columns], so that
   // the B operands of a lane for two steps are one 16-byte load.
   const float* input;
@@ -58,22 +91,21 @@ struct DecodeParams {
   const float* rounded_scales;
   int64_t input_stride;
   int32_t columns;
-  int32_t input_rows;  // rounded on chip; 0 where `rounded` is given
+  int32_t input_rows;  // held on chip; 0 where rounded ones are read through the L2
   int32_t tokens;      // rows of `input` that a block multiplies with every tile: 1 for experts
 
   // Experts.
   const int32_t* experts;
   const float* route_weights;
-  int32_t top;           // 1 for matmul
-  int32_t expert_tiles;  // row tiles of one expert's output rows: width or hidden / kTileRows
+  const float* shared_input;  // down: of the shared expert
+  const float* shared_gate;   // down: the logits of its weights; null: 1
+  int32_t top;                // routed
+  int32_t all;                // with the shared one; 1 for matmul
+  int32_t expert_tiles;       // row tiles of one expert's output rows: width or hidden / kTileRows
 
-  float* output;
-  int64_t output_stride;
+  DecodeConvolution convolution;
   int32_t accumulate;
 
-  // Block b has units [b * block_units + min(b, spare_units), …), block_units of them and one more where b < spare_units.
-  int32_t block_units;
-  int32_t spare_units;
   int32_t batch_units;    // at most, in a batch
   int32_t virtual_tiles;  // at most, in a batch
   int32_t library_bytes;  // 0 for V2

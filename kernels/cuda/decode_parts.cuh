@@ -7,6 +7,7 @@
 #include "kernels/cuda/decode_params.h"
 #include "kernels/cuda/expand.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/stored_value.cuh"
 #include "kernels/decode.h"
 
 namespace hproc::kernels::cuda {
@@ -29,7 +30,7 @@ struct Walk {
     units = min(p.batch_units, block_end - first_unit);
     inner = kWork == DecodeWork::kGateUp ? 2 * units : units;
     pairs = (inner + 1) / 2;
-    const int items = pairs * p.column_tiles * (kWork == DecodeWork::kDown ? p.top : 1);
+    const int items = pairs * p.column_tiles * (kWork == DecodeWork::kDown ? p.all : 1);
     const int each = (items + kDecodeWarps - 1) / kDecodeWarps;
     const int begin = min(warp * each, items);
     left = min(each, items - begin);
@@ -50,12 +51,32 @@ template <DecodeWork kWork>
 __device__ __forceinline__ int ChosenOf(const DecodeParams& p, int first, int k, int v) {
   return kWork == DecodeWork::kGateUp ? Quotient(first + v / 2, p.expert_tiles) : k;
 }
-// The row tile of the matrix behind virtual tile v of expert `expert`, the token's `chosen`th.
+// The part that a token's `chosen`th expert is of.
+template <DecodeWork kWork>
+__device__ __forceinline__ const DecodePart& PartOf(const DecodeParams& p, const DecodePart& own, int chosen) {
+  if constexpr (kWork == DecodeWork::kMatmul) return own;
+  return chosen < p.top ? p.parts[0] : p.parts[1];
+}
+// The row tile of its part behind virtual tile v, a pair's first with gate-up, of expert `expert`, the token's `chosen`th.
 template <DecodeWork kWork>
 __device__ __forceinline__ int RowTileOf(const DecodeParams& p, int first, int expert, int chosen, int v) {
   if constexpr (kWork == DecodeWork::kMatmul) return first + v;
   if constexpr (kWork == DecodeWork::kDown) return expert * p.expert_tiles + first + v;
-  return (expert * 2 + v % 2) * p.expert_tiles + first + v / 2 - chosen * p.expert_tiles;
+  return (expert * 2 - chosen) * p.expert_tiles + first + v / 2;
+}
+
+// Where a virtual tile's outliers are.
+struct OutlierPlace {
+  const uint8_t* columns;
+  const uint16_t* values;
+};
+// The outliers of virtual tile i of the batch from unit `first` on; `inner`: virtual tiles of one column tile.
+template <DecodeWork kWork>
+__device__ __forceinline__ OutlierPlace OutliersOf(const DecodeParams& p, const DecodePart& own, int first, int inner, int i) {
+  const int k = kWork == DecodeWork::kDown ? Quotient(i, inner) : 0;
+  const DecodePart& part = PartOf<kWork>(p, own, ChosenOf<kWork>(p, first, k, i));
+  if (kWork == DecodeWork::kGateUp && i % 2 == 1) return {part.second_outlier_columns, part.second_outlier_values};
+  return {part.outlier_columns, part.outlier_values};
 }
 
 template <int kLevels>
@@ -145,6 +166,30 @@ __device__ __forceinline__ uint32_t LargestBits(float4 x) {
   return max(a, b);
 }
 
+__device__ __forceinline__ void PrefetchConvolved(const DecodeConvolution& conv, int token, int channel) {
+  const int64_t at = conv.runs[token].slot * conv.channels + channel;
+  const int bytes = conv.storage == Storage::kFloat32 ? 4 : 2;
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(conv.state + at * (conv.kernel - 1)));
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(conv.weight) + int64_t{channel} * conv.kernel * bytes));
+}
+
+// A channel's convolution of its newest input and the ones before it, which move on by one.
+__device__ __forceinline__ float Convolved(const DecodeConvolution& conv, int token, int channel, float newest) {
+  const int history = conv.kernel - 1;
+  float* state = conv.state + (conv.runs[token].slot * conv.channels + channel) * history;
+  const int64_t taps = int64_t{channel} * conv.kernel;
+  float sum = 0;
+#pragma unroll 4
+  for (int k = 0; k < history; ++k) {
+    const float input = state[k];
+    sum = fmaf(StoredValue(conv.weight, conv.storage, taps + k), input, sum);
+    if (k > 0) state[k - 1] = input;
+  }
+  if (history > 0) state[history - 1] = newest;
+  const float x = fmaf(StoredValue(conv.weight, conv.storage, taps + history), newest, sum);
+  return x / (1.0f + expf(-x));
+}
+
 // Where the high bytes of columns [column, column + 4) stand in a rounded row (decode_params.h); the low ones come
 // kLowOffset later.
 inline constexpr int kLowOffset = 64;
@@ -160,9 +205,9 @@ struct Outliers {
   uint32_t columns[kKept];
   uint16_t values[kKept];
 
-  static __device__ __forceinline__ uint32_t ColumnAt(const DecodeParams& p, uint32_t i) {
-    return p.wide_columns ? __ldg(reinterpret_cast<const uint32_t*>(p.outlier_columns) + i)
-                          : __ldg(reinterpret_cast<const uint16_t*>(p.outlier_columns) + i);
+  static __device__ __forceinline__ uint32_t ColumnAt(const DecodeParams& p, const OutlierPlace& place, uint32_t i) {
+    return p.wide_columns ? __ldg(reinterpret_cast<const uint32_t*>(place.columns) + i)
+                          : __ldg(reinterpret_cast<const uint16_t*>(place.columns) + i);
   }
   __device__ __forceinline__ void Begin(const DecodeParams& p, const uint8_t* record, int lane) {
     const uint8_t* counts = record + kTileRows * 2 + 4;
@@ -175,22 +220,23 @@ struct Outliers {
     next = before + lane % 4;
     end = before + count_of(lane / 4);
   }
-  __device__ __forceinline__ void Fetch(const DecodeParams& p) {
+  __device__ __forceinline__ void Fetch(const DecodeParams& p, const OutlierPlace& place) {
 #pragma unroll
     for (int n = 0; n < kKept; ++n) {
       const uint32_t i = next + 4 * n;
       columns[n] = 0;
       values[n] = 0;
       if (i < end) {
-        columns[n] = ColumnAt(p, i);
-        values[n] = __ldg(p.outlier_values + i);
+        columns[n] = ColumnAt(p, place, i);
+        values[n] = __ldg(place.values + i);
       }
     }
     next += 4 * kKept;
   }
   // Their sum with the rounded rows first_row, …, into sums[row of the tile][tokens], in units of the rows' scales.
   template <int kTokens>
-  __device__ __forceinline__ void Add(const DecodeParams& p, const int8_t* rounded, int row_bytes, float* sums, int lane) {
+  __device__ __forceinline__ void Add(const DecodeParams& p, const OutlierPlace& place, const int8_t* rounded, int row_bytes,
+                                      float* sums, int lane) {
     float total[kTokens];
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) total[t] = 0;
@@ -206,7 +252,7 @@ struct Outliers {
         }
       }
       if (!__any_sync(0xFFFFFFFFu, next < end)) break;
-      Fetch(p);
+      Fetch(p, place);
     }
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {

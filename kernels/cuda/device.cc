@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 
+#include "base/check.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/handles.h"
 #include "kernels/slab_pool.h"
@@ -129,6 +130,12 @@ DeviceReading CudaDevice::Read() const {
   size_t total = 0;
   HPROC_CUDA_CHECK(cudaMemGetInfo(&free, &total));
   return {static_cast<int64_t>(total), static_cast<int64_t>(total - free)};
+}
+
+void CopyToDevice(const CudaDevice& device, std::span<std::byte> to, std::span<const std::byte> from) {
+  HPROC_CHECK(to.size() == from.size(), "bytes of a copy");
+  const ScopedDevice current(device.ordinal());
+  HPROC_CUDA_CHECK(cudaMemcpy(to.data(), from.data(), from.size(), cudaMemcpyHostToDevice));
 }
 
 std::unique_ptr<MemorySource> CudaMemory(const CudaDevice& device) {

@@ -1,9 +1,11 @@
 // A CUDA device: which there are, what one holds before and after our context, and its memory as a MemorySource.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -49,6 +51,9 @@ class CudaDevice {
   int64_t idle_bytes_ = 0;
   int64_t context_bytes_ = 0;
 };
+
+// Waits until `to`, of as many bytes, holds what `from` does. Throws DeviceError.
+void CopyToDevice(const CudaDevice& device, std::span<std::byte> to, std::span<const std::byte> from);
 
 // The device's memory in pooled slabs (kernels/slab_pool.h); `device` outlives it. A DeviceMemory on top of it gives the
 // out_of_memory verdict at the cap or at cudaMalloc's own refusal, whichever comes first.

@@ -24,11 +24,16 @@ void LaunchGatedRmsNorm(const GatedRmsNormCall& call, cudaStream_t stream);
 void LaunchRotaryAngles(const RotaryCall& call, cudaStream_t stream);
 void LaunchRotate(const RotateCall& call, cudaStream_t stream);
 void LaunchStoreKeysValues(const StoreKvCall& call, cudaStream_t stream);
+void LaunchPrepareHeads(const PrepareHeadsCall& call, cudaStream_t stream);
 void LaunchAttend(const AttendCall& call, cudaStream_t stream);
 
 // gated_delta.cu
 void LaunchCausalConvSilu(const CausalConvCall& call, cudaStream_t stream);
 void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream);
+// One token of each sequence: a and b, whose products are `gates`, the rule, and the norm of what it gives. For shapes that
+// CanStepDelta.
+bool CanStepDelta(const GatedDeltaCall& call);
+void LaunchDeltaStep(const GatedDeltaCall& call, cudaStream_t stream);
 
 // route.cu
 void LaunchRoute(const RouteCall& call, cudaStream_t stream);
@@ -40,7 +45,12 @@ void LaunchPickGreedy(const GreedyCall& call, cudaStream_t stream);
 // once.
 inline constexpr size_t kMostRowProducts = 4;
 void LaunchRowMatmul(std::span<const MatmulCall> calls, cudaStream_t stream);
-void LaunchRowExpertsGateUp(const ExpertsGateUpCall& call, cudaStream_t stream);
-void LaunchRowExpertsDown(const ExpertsDownCall& call, cudaStream_t stream);
+void LaunchRowExpertsGateUp(const ExpertsCall& call, cudaStream_t stream);
+void LaunchRowExpertsDown(const ExpertsCall& call, cudaStream_t stream);
+// ProjectAndRoute in one launch, for weights of one plain storage and at most kMostRoutedRows rows. `counters`: that many, which
+// are zero before and after.
+inline constexpr int64_t kMostRoutedRows = 16;
+bool CanRouteAtOnce(std::span<const MatmulCall> calls, const RouteCall& route);
+void LaunchRowRoute(std::span<const MatmulCall> calls, const RouteCall& route, unsigned* counters, cudaStream_t stream);
 
 }  // namespace hproc::kernels::cuda

@@ -21,13 +21,13 @@ __device__ __forceinline__ void StartBehindKernelInFront() {
 
 // Launches a kernel that begins with StartBehindKernelInFront, so that its launch overlaps with the kernel in front.
 template <typename... Params, typename... Args>
-void LaunchOverlapped(const char* name, void (*kernel)(Params...), dim3 grid, int threads, cudaStream_t stream, const Args&... args) {
+void LaunchOverlapped(const char* name, void (*kernel)(Params...), dim3 grid, dim3 threads, cudaStream_t stream, const Args&... args) {
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.blockDim = threads;
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = 1;
@@ -63,8 +63,8 @@ __device__ __forceinline__ float Softplus(float x) { return x > 30.0f ? x : log1
 
 // Weights of plain storage, as a kernel takes them.
 struct PlainWeights {
-  const void* data;
-  Storage storage;
+  const void* data = nullptr;
+  Storage storage = Storage::kFloat32;
   __device__ __forceinline__ float operator[](int64_t i) const { return StoredValue(data, storage, i); }
 };
 inline PlainWeights PlainOf(const Matrix& matrix) { return {matrix.data, matrix.storage}; }

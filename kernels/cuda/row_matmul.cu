@@ -1,113 +1,19 @@
 // Products a row at a time: with weights of plain storage (the kept matrices, and the whole of a model that was not quantized),
 // and with containers that are too small or too odd for decode order. A warp a row of the weight, or a block where rows are few;
 // float32 sums.
-#include <cuda_fp16.h>
+#include <type_traits>
 
 #include "base/check.h"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
+#include "kernels/cuda/plain_rows.cuh"
+#include "kernels/cuda/route_parts.cuh"
 
 namespace hproc::kernels::cuda {
 namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
-
-template <Storage kStorage>
-struct Stored;
-template <>
-struct Stored<Storage::kFloat32> {
-  static constexpr int kEach = 4;  // values of a 16-byte load
-  __device__ static void Unpack(uint4 from, float* values) {
-    values[0] = __uint_as_float(from.x), values[1] = __uint_as_float(from.y);
-    values[2] = __uint_as_float(from.z), values[3] = __uint_as_float(from.w);
-  }
-};
-template <>
-struct Stored<Storage::kBfloat16> {
-  static constexpr int kEach = 8;
-  __device__ static void Unpack(uint4 from, float* values) {
-    const uint32_t words[4] = {from.x, from.y, from.z, from.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      values[2 * i] = __uint_as_float(words[i] << 16);
-      values[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
-    }
-  }
-};
-template <>
-struct Stored<Storage::kFloat16> {
-  static constexpr int kEach = 8;
-  __device__ static void Unpack(uint4 from, float* values) {
-    const uint32_t words[4] = {from.x, from.y, from.z, from.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
-      values[2 * i] = two.x, values[2 * i + 1] = two.y;
-    }
-  }
-};
-
-// A thread's part of a row: columns (or vectors of them) first, first + step, ….
-struct Share {
-  int first;
-  int step;
-};
-
-// Rows of plain storage.
-template <Storage kStorage>
-struct PlainRows {
-  const void* data = nullptr;
-  int columns = 0;
-  bool wide = false;  // whether rows of weights and of float32 activations can be read in 16 bytes
-
-  PlainRows() = default;
-  explicit PlainRows(const Matrix& weight)
-      : data(weight.data), columns(static_cast<int>(weight.columns)), wide(weight.columns % Stored<kStorage>::kEach == 0) {}
-
-  // Brings the row near, which may be done before the kernel in front is done.
-  __device__ __forceinline__ void Prefetch(Share share, int64_t row) const {
-    const int row_bytes = columns * (16 / Stored<kStorage>::kEach);
-    const char* from = static_cast<const char*>(data) + row * row_bytes;
-    for (int i = share.first * 128; i < row_bytes; i += share.step * 128)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
-  }
-
-  // This thread's share of the dot products of row `row` with kTokens rows of `input`, of which `tokens` exist.
-  template <int kTokens>
-  __device__ __forceinline__ void Dots(Share share, int64_t row, const float* input, int tokens, float (&sums)[kTokens]) const {
-    constexpr int kEach = Stored<kStorage>::kEach;
-    if (wide) {
-      const auto* from = reinterpret_cast<const uint4*>(static_cast<const char*>(data) + row * columns * (16 / kEach));
-#pragma unroll 2
-      for (int c = share.first * kEach; c < columns; c += share.step * kEach) {
-        float w[kEach];
-        Stored<kStorage>::Unpack(__ldg(from + c / kEach), w);
-#pragma unroll
-        for (int t = 0; t < kTokens; ++t) {
-          if (t >= tokens) break;
-          const auto* x = reinterpret_cast<const float4*>(input + int64_t{t} * columns + c);
-#pragma unroll
-          for (int i = 0; i < kEach / 4; ++i) {
-            const float4 four = x[i];
-            sums[t] = fmaf(w[4 * i], four.x, sums[t]);
-            sums[t] = fmaf(w[4 * i + 1], four.y, sums[t]);
-            sums[t] = fmaf(w[4 * i + 2], four.z, sums[t]);
-            sums[t] = fmaf(w[4 * i + 3], four.w, sums[t]);
-          }
-        }
-      }
-      return;
-    }
-    for (int c = share.first; c < columns; c += share.step) {
-      const float w = StoredValue(data, kStorage, row * columns + c);
-#pragma unroll
-      for (int t = 0; t < kTokens; ++t) {
-        if (t < tokens) sums[t] = fmaf(w, input[int64_t{t} * columns + c], sums[t]);
-      }
-    }
-  }
-};
 
 // Rows of a container (quant/xfp_matrix.h) of any format.
 struct ContainerRows {
@@ -229,14 +135,121 @@ __global__ void __launch_bounds__(kThreads) RowMatmulKernel(const __grid_constan
   }
 }
 
+constexpr int kRouteWarps = 4;  // of a row: its columns are all asked for at once
+
+// kRouteWarps warps a row of the products, a row of the grid a token; the token's last block to be done chooses its experts.
 template <typename Rows>
-__global__ void __launch_bounds__(kThreads) RowGateUpKernel(ExpertsGateUpCall call, Rows weight) {
+__global__ void __launch_bounds__(kThreads) RowRouteKernel(const __grid_constant__ RowProducts<Rows> all,
+                                                           const __grid_constant__ RouteCall route, unsigned* counters) {
+  __shared__ bool is_last;
+  __shared__ float parts[kWarps];
+  __shared__ RouteShared shared;
+  AllowNextKernel();
+  int at = 0;
+  while (at + 1 < all.count && blockIdx.x >= all.products[at + 1].first_block) ++at;
+  const auto& product = all.products[at];
+  constexpr int kRowThreads = kRouteWarps * 32;
+  const int64_t row = int64_t{blockIdx.x - product.first_block} * (kWarps / kRouteWarps) + threadIdx.x / kRowThreads;
+  const Share share{static_cast<int>(threadIdx.x) % kRowThreads, kRowThreads};
+  if (row < product.rows) product.weight.Prefetch(share, row);
+  WaitForKernelInFront();
+  const int64_t token = blockIdx.y;
+  float dot[1] = {};
+  if (row < product.rows) product.weight.Dots(share, row, product.input + token * product.weight.columns, 1, dot);
+  const float sum = WarpSum(dot[0]);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = sum;
+  __syncthreads();
+  if (share.first == 0 && row < product.rows) {
+    float whole = 0;
+#pragma unroll
+    for (int w = 0; w < kRouteWarps; ++w) whole += parts[threadIdx.x / 32 + w];
+    product.output[token * product.output_stride + row] = whole;
+    __threadfence();
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    is_last = atomicAdd(counters + token, 1u) == gridDim.x - 1;
+    if (is_last) counters[token] = 0;
+  }
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
+  ChooseExperts<kThreads>(route, token, shared);
+}
+
+// Many tokens with rows of plain storage: tiles of kTile tokens and as many rows, both through shared memory, four products a
+// thread.
+constexpr int kTile = 32;
+constexpr int kTileDepth = 64;  // columns at once
+
+template <Storage kStorage>
+__global__ void __launch_bounds__(kThreads) TiledMatmulKernel(const __grid_constant__ RowProducts<PlainRows<kStorage>> all) {
+  __shared__ __align__(16) float weights[kTile][kTileDepth + 4];
+  __shared__ __align__(16) float inputs[kTile][kTileDepth + 4];
+  StartBehindKernelInFront();
+  int at = 0;
+  while (at + 1 < all.count && blockIdx.x >= all.products[at + 1].first_block) ++at;
+  const auto& product = all.products[at];
+  const int columns = product.weight.columns;
+  const int64_t first_row = int64_t{blockIdx.x - product.first_block} * kTile;
+  const int64_t first_token = int64_t{blockIdx.y} * kTile;
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  constexpr int kEach = kTile / kWarps;  // rows, and tokens, that a warp fetches
+  float sums[kEach] = {};
+  float fetched_weights[2][kEach];
+  float fetched_inputs[2][kEach];
+  const auto fetch = [&](int from) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int c = from + half * 32 + lane;
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int64_t row = first_row + warp * kEach + i;
+        const int64_t token = first_token + warp * kEach + i;
+        fetched_weights[half][i] = c < columns && row < product.rows ? StoredValue(product.weight.data, kStorage, row * columns + c) : 0.0f;
+        fetched_inputs[half][i] = c < columns && token < all.tokens ? product.input[token * columns + c] : 0.0f;
+      }
+    }
+  };
+  fetch(0);
+  for (int from = 0; from < columns; from += kTileDepth) {
+    __syncthreads();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        weights[warp * kEach + i][half * 32 + lane] = fetched_weights[half][i];
+        inputs[warp * kEach + i][half * 32 + lane] = fetched_inputs[half][i];
+      }
+    }
+    __syncthreads();
+    if (from + kTileDepth < columns) fetch(from + kTileDepth);
+#pragma unroll 4
+    for (int c = 0; c < kTileDepth; c += 4) {
+      const float4 weight = *reinterpret_cast<const float4*>(weights[lane] + c);
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const float4 x = *reinterpret_cast<const float4*>(inputs[warp * kEach + i] + c);
+        sums[i] = fmaf(weight.x, x.x, fmaf(weight.y, x.y, fmaf(weight.z, x.z, fmaf(weight.w, x.w, sums[i]))));
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int64_t token = first_token + warp * kEach + i;
+    if (token < all.tokens && first_row + lane < product.rows) product.output[token * product.output_stride + first_row + lane] = sums[i];
+  }
+}
+
+template <typename Rows>
+__global__ void __launch_bounds__(kThreads) RowGateUpKernel(ExpertsCall call, const float* all_input, Rows weight) {
   StartBehindKernelInFront();
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   if (row >= call.width) return;
   const int64_t route = blockIdx.y;
   const int64_t gate_row = call.chosen[route] * 2 * call.width + row;
-  const float* input = call.input + route / call.top * weight.columns;
+  const float* input = all_input + route / call.top * weight.columns;
   float gate[1] = {};
   float up[1] = {};
   const Share share{static_cast<int>(threadIdx.x) % 32, 32};
@@ -244,11 +257,11 @@ __global__ void __launch_bounds__(kThreads) RowGateUpKernel(ExpertsGateUpCall ca
   weight.Dots(share, gate_row + call.width, input, 1, up);
   const float g = WarpSum(gate[0]);
   const float u = WarpSum(up[0]);
-  if (threadIdx.x % 32 == 0) call.output[route * call.width + row] = Silu(g) * u;
+  if (threadIdx.x % 32 == 0) call.hidden.values[route * call.width + row] = Silu(g) * u;
 }
 
 template <typename Rows>
-__global__ void __launch_bounds__(kThreads) RowDownKernel(ExpertsDownCall call, Rows weight) {
+__global__ void __launch_bounds__(kThreads) RowDownKernel(ExpertsCall call, Rows weight) {
   StartBehindKernelInFront();
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   if (row >= call.columns) return;
@@ -257,11 +270,11 @@ __global__ void __launch_bounds__(kThreads) RowDownKernel(ExpertsDownCall call, 
   for (int64_t route = token * call.top; route < (token + 1) * call.top; ++route) {
     float dot[1] = {};
     weight.Dots(Share{static_cast<int>(threadIdx.x) % 32, 32}, call.chosen[route] * call.columns + row,
-                call.input + route * weight.columns, 1, dot);
+                call.hidden.values + route * weight.columns, 1, dot);
     sum = fmaf(call.weights[route], dot[0], sum);
   }
   sum = WarpSum(sum);
-  if (threadIdx.x % 32 == 0) call.residual[token * call.columns + row] += sum;
+  if (threadIdx.x % 32 == 0) call.output[token * call.columns + row] = sum;
 }
 
 // Calls `launch` with the weight's rows.
@@ -286,11 +299,12 @@ void WithRows(const Matrix& weight, Launch&& launch) {
 // So many warps fill a device; with fewer rows than that, a block takes one.
 constexpr int64_t kFewRows = 2048;
 
-template <int kTokens, int kRowWarps, typename Rows>
-void LaunchOf(std::span<const MatmulCall> calls, cudaStream_t stream) {
+// The products as a launch takes them, in blocks of `block_rows` rows; `blocks` is how many.
+template <typename Rows>
+RowProducts<Rows> ProductsOf(std::span<const MatmulCall> calls, int64_t block_rows, unsigned& blocks) {
   RowProducts<Rows> all;
   all.tokens = calls.front().tokens;
-  unsigned blocks = 0;
+  blocks = 0;
   for (const MatmulCall& call : calls) {
     HPROC_CHECK(call.weight->storage == calls.front().weight->storage && call.tokens == all.tokens, "products of a launch");
     all.products[all.count++] = {.weight = Rows(*call.weight),
@@ -299,8 +313,15 @@ void LaunchOf(std::span<const MatmulCall> calls, cudaStream_t stream) {
                                  .input = call.input->values,
                                  .output = call.output,
                                  .output_stride = call.output_stride};
-    blocks += Blocks(call.weight->rows, kWarps / kRowWarps);
+    blocks += Blocks(call.weight->rows, block_rows);
   }
+  return all;
+}
+
+template <int kTokens, int kRowWarps, typename Rows>
+void LaunchOf(std::span<const MatmulCall> calls, cudaStream_t stream) {
+  unsigned blocks = 0;
+  const RowProducts<Rows> all = ProductsOf<Rows>(calls, kWarps / kRowWarps, blocks);
   LaunchOverlapped("RowMatmulKernel", RowMatmulKernel<Rows, kTokens, kRowWarps>, dim3(blocks, Blocks(all.tokens, kTokens)),
                    kThreads, stream, all);
 }
@@ -314,6 +335,14 @@ void LaunchRowMatmul(std::span<const MatmulCall> calls, cudaStream_t stream) {
   WithRows(*calls.front().weight, [&](const auto& first) {
     using Rows = std::decay_t<decltype(first)>;
     const int64_t tokens = calls.front().tokens;
+    if constexpr (!std::is_same_v<Rows, ContainerRows>) {
+      if (tokens > kMostRoutedRows) {
+        unsigned blocks = 0;
+        const RowProducts<Rows> all = ProductsOf<Rows>(calls, kTile, blocks);
+        return LaunchOverlapped("TiledMatmulKernel", TiledMatmulKernel<Rows::kStored>, dim3(blocks, Blocks(tokens, kTile)), kThreads,
+                                stream, all);
+      }
+    }
     const bool few = rows * Blocks(tokens, 8) <= kFewRows;
     if (tokens == 1) return few ? LaunchOf<1, kWarps, Rows>(calls, stream) : LaunchOf<1, 1, Rows>(calls, stream);
     if (tokens <= 4) return few ? LaunchOf<4, kWarps, Rows>(calls, stream) : LaunchOf<4, 1, Rows>(calls, stream);
@@ -321,18 +350,42 @@ void LaunchRowMatmul(std::span<const MatmulCall> calls, cudaStream_t stream) {
   });
 }
 
-void LaunchRowExpertsGateUp(const ExpertsGateUpCall& call, cudaStream_t stream) {
-  WithRows(*call.weight, [&](const auto& weight) {
+void LaunchRowExpertsGateUp(const ExpertsCall& call, cudaStream_t stream) {
+  WithRows(*call.gate_up, [&](const auto& weight) {
     const dim3 grid(Blocks(call.width, kWarps), static_cast<unsigned>(call.rows * call.top));
-    LaunchOverlapped("RowGateUpKernel", RowGateUpKernel<std::decay_t<decltype(weight)>>, grid, kThreads, stream, call, weight);
+    LaunchOverlapped("RowGateUpKernel", RowGateUpKernel<std::decay_t<decltype(weight)>>, grid, kThreads, stream, call,
+                     call.input->values, weight);
   });
 }
 
-void LaunchRowExpertsDown(const ExpertsDownCall& call, cudaStream_t stream) {
-  WithRows(*call.weight, [&](const auto& weight) {
+void LaunchRowExpertsDown(const ExpertsCall& call, cudaStream_t stream) {
+  WithRows(*call.down, [&](const auto& weight) {
     const dim3 grid(Blocks(call.columns, kWarps), static_cast<unsigned>(call.rows));
     LaunchOverlapped("RowDownKernel", RowDownKernel<std::decay_t<decltype(weight)>>, grid, kThreads, stream, call, weight);
   });
+}
+
+bool CanRouteAtOnce(std::span<const MatmulCall> calls, const RouteCall& route) {
+  for (const MatmulCall& call : calls) {
+    if (IsPacked(call.weight->storage) || call.weight->storage != calls.front().weight->storage) return false;
+  }
+  return calls.size() <= kMostRowProducts && route.rows <= kMostRoutedRows && route.experts <= kMostExperts;
+}
+
+void LaunchRowRoute(std::span<const MatmulCall> calls, const RouteCall& route, unsigned* counters, cudaStream_t stream) {
+  HPROC_CHECK(CanRouteAtOnce(calls, route), "a choice of experts in one launch");
+  const auto launch = [&](auto rows) {
+    using Rows = decltype(rows);
+    unsigned blocks = 0;
+    const RowProducts<Rows> all = ProductsOf<Rows>(calls, kWarps / kRouteWarps, blocks);
+    LaunchOverlapped("RowRouteKernel", RowRouteKernel<Rows>, dim3(blocks, static_cast<unsigned>(route.rows)), kThreads, stream, all,
+                     route, counters);
+  };
+  switch (calls.front().weight->storage) {
+    case Storage::kBfloat16: return launch(PlainRows<Storage::kBfloat16>{});
+    case Storage::kFloat16: return launch(PlainRows<Storage::kFloat16>{});
+    default: return launch(PlainRows<Storage::kFloat32>{});
+  }
 }
 
 }  // namespace hproc::kernels::cuda

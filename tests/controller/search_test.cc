@@ -94,6 +94,24 @@ TEST_F(SearchTest, TheBoundaryIsKnownFromBothSidesAroundTheRecommendedPoint) {
   EXPECT_EQ(study.done.bound, Bound::kOutOfMemory);
 }
 
+// A model of random weights: its points are loaded and timed, from both sides of the frontier, and nothing else is asked.
+TEST_F(SearchTest, WhereNothingIsJudgedTheFrontierIsFoundByLoadsAndTheFirstPointThatFitsIsTaken) {
+  spec_.judges = false;
+  for (const int64_t overhead : {int64_t{0}, budget_ / 50}) {
+    const SimulatedStudy study = RunSimulatedStudy(spec_, *space_, {.budget = budget_, .overhead = overhead});
+    ASSERT_TRUE(study.ended && study.done.recommended);
+    EXPECT_EQ(study.done.bound, Bound::kOutOfMemory);
+    EXPECT_EQ(CountPurpose(study, Purpose::kGarbageEdge), 0);
+    const TrialFact& best = study.facts[static_cast<size_t>(*study.done.recommended)];
+    EXPECT_LE(best.measured_bytes, budget_);
+    EXPECT_GT(best.measured_bytes, budget_ - budget_ / 100);
+    EXPECT_EQ(std::ranges::count_if(study.facts, [](const TrialFact& fact) {
+                return fact.depth == Depth::kEvaluate && fact.state == TrialState::kComplete;
+              }), 1) << "what fits is not told apart by timing alone";
+    EXPECT_LE(study.facts.size(), overhead == 0 ? 3u : 8u);
+  }
+}
+
 TEST_F(SearchTest, AWrongPredictionMovesTheWholeFrontierByWhatTheRunsLacked) {
   const SimulatedTruth truth{.budget = budget_, .overhead = budget_ / 50, .correct = Rising(*space_, 1)};
   const SimulatedStudy study = RunSimulatedStudy(spec_, *space_, truth);

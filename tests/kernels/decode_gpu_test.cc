@@ -1,10 +1,14 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <random>
 
+#include "kernels/cuda/decode_params.h"
 #include "kernels/decode.h"
+#include "kernels/prefill.h"
 #include "tests/kernels/device_array.h"
 #include "tests/kernels/random_container.h"
 
@@ -194,7 +198,92 @@ TEST_F(DecodeGpu, AddsToTheOutputWhereAsked) {
   for (size_t r = 0; r < 17; ++r) EXPECT_EQ(sum[r], 2.0f + plain[r]);
 }
 
+// Tokens as the kernel that makes them would round them.
+struct Rounded {
+  Rounded(const float* x, int64_t tokens, int64_t columns, int64_t stride, cudaStream_t stream)
+      : values(static_cast<size_t>(tokens * RoundedRowBytes(columns))), scales(static_cast<size_t>(tokens)) {
+    cuda::LaunchRoundActivations(x, stride, static_cast<int32_t>(tokens), static_cast<int32_t>(columns),
+                                 static_cast<int32_t>(RoundedRowBytes(columns) / 2), values.get(), scales.get(), false, stream);
+  }
+  RoundedRows rows() const { return {.values = reinterpret_cast<const std::byte*>(values.get()), .scales = scales.get()}; }
+  DeviceArray<int8_t> values;
+  DeviceArray<float> scales;
+};
+
+TEST_F(DecodeGpu, MatricesOfOneInputShareALaunchAndGiveTheBitsTheyGiveAlone) {
+  for (const Mode mode : {Mode::kV2, Mode::kV2a}) {
+    for (const int64_t columns : {100, 1000, 5000}) {
+      const quant::XfpFormat format{.mode = mode, .levels = 12};
+      const int64_t stride = (columns + 3) / 4 * 4;
+      std::vector<std::unique_ptr<Weight>> weights;
+      for (const int64_t rows : {900, 53, 2000, 8}) weights.push_back(std::make_unique<Weight>(rows, columns, format, 3, 5 + rows));
+      for (const int64_t tokens : {1, 3, 16}) {
+        const std::vector<float> x = RandomFloats(static_cast<size_t>(tokens * stride), 30, 7);
+        const DeviceArray<float> input(x);
+        const Rounded rounded(input.get(), tokens, columns, stride, stream_);
+        std::vector<std::unique_ptr<DeviceArray<float>>> outputs;
+        std::vector<DecodeMatmulCall> calls;
+        for (const auto& weight : weights) {
+          ASSERT_TRUE(CanShareLaunch(weights[0]->matrix, weight->matrix));
+          outputs.push_back(std::make_unique<DeviceArray<float>>(
+              std::vector<float>(static_cast<size_t>(tokens * weight->matrix.rows), std::nanf(""))));
+          calls.push_back({.weight = weight->matrix, .input = input.get(), .input_stride = stride, .rounded = rounded.rows(),
+                           .tokens = tokens, .output = outputs.back()->get(), .output_stride = weight->matrix.rows});
+        }
+        DecodeMatmul({.stream = stream_, .overlap = true}, calls, nullptr);
+        HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+        for (size_t i = 0; i < weights.size(); ++i) {
+          EXPECT_EQ(outputs[i]->ToHost(), Product(*weights[i], x, tokens)) << columns << " columns, " << tokens << " tokens, " << i;
+        }
+      }
+    }
+  }
+}
+
 double Silu(double x) { return x / (1 + std::exp(-x)); }
+
+// The convolution of the first product's rows, each token of a sequence of its own, in the launch of the products.
+TEST_F(DecodeGpu, ConvolvesTheFirstProductOfALaunch) {
+  constexpr int64_t kRows = 300, kColumns = 512, kTokens = 3, kKernel = 4;
+  const quant::XfpFormat format{.mode = Mode::kV2, .levels = 16};
+  const Weight convolved(kRows, kColumns, format, 0, 1);
+  const Weight plain(80, kColumns, format, 0, 2);
+  const std::vector<float> x = RandomFloats(kTokens * kColumns, 1, 3);
+  const std::vector<float> state = RandomFloats(4 * kRows * (kKernel - 1), 1, 4);
+  const std::vector<float> taps = RandomFloats(kRows * kKernel, 1, 5);
+  const std::vector<SequenceRun> runs = {{.slot = 2, .first_position = 9, .first_row = 0, .tokens = 1},
+                                         {.slot = 0, .first_position = 4, .first_row = 1, .tokens = 1},
+                                         {.slot = 3, .first_position = 0, .first_row = 2, .tokens = 1}};
+  const DeviceArray<float> input(x), device_state(state), device_taps(taps);
+  const DeviceArray<SequenceRun> device_runs(runs);
+  const DeviceArray<float> output(size_t{kTokens * kRows}), other(size_t{kTokens * 80});
+  const Matrix weight{.storage = Storage::kFloat32, .rows = 1, .columns = kRows * kKernel, .data = device_taps.get(), .xfp = {}, .decode = {}};
+  const CausalConvCall convolution{.runs = {device_runs.get(), runs.size()}, .rows = kTokens, .values = output.get(), .channels = kRows,
+                                   .kernel = kKernel, .weight = &weight, .state = device_state.get()};
+  const DecodeMatmulCall calls[] = {{.weight = convolved.matrix, .input = input.get(), .input_stride = kColumns, .tokens = kTokens,
+                                     .output = output.get(), .output_stride = kRows},
+                                    {.weight = plain.matrix, .input = input.get(), .input_stride = kColumns, .tokens = kTokens,
+                                     .output = other.get(), .output_stride = 80}};
+  DecodeMatmul({.stream = stream_, .overlap = true}, calls, &convolution);
+  HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  const std::vector<float> products = Product(convolved, x, kTokens);
+  const std::vector<float> got = output.ToHost();
+  const std::vector<float> got_state = device_state.ToHost();
+  EXPECT_EQ(other.ToHost(), Product(plain, x, kTokens));
+  for (size_t t = 0; t < kTokens; ++t) {
+    for (size_t r = 0; r < kRows; ++r) {
+      const size_t at = (static_cast<size_t>(runs[t].slot) * kRows + r) * 3;
+      const float newest = products[t * kRows + r];
+      double sum = static_cast<double>(taps[r * 4 + 3]) * newest;
+      for (size_t k = 0; k < 3; ++k) sum += static_cast<double>(taps[r * 4 + k]) * state[at + k];
+      ASSERT_NEAR(got[t * kRows + r], Silu(sum), 1e-5 * (1 + std::abs(sum))) << t << " " << r;
+      EXPECT_EQ(got_state[at], state[at + 1]);
+      EXPECT_EQ(got_state[at + 1], state[at + 2]);
+      EXPECT_EQ(got_state[at + 2], newest);
+    }
+  }
+  for (size_t i = 0; i < 3 * kRows; ++i) EXPECT_EQ(got_state[3 * kRows + i], state[3 * kRows + i]) << "slot 1 has no token";
+}
 
 struct ExpertCase {
   Mode mode;
@@ -277,6 +366,178 @@ INSTANTIATE_TEST_SUITE_P(
                     ExpertCase{Mode::kV2, 16, 16, 8, 1, 512, 256, 0}, ExpertCase{Mode::kV2a, 3, 12, 8, 3, 256, 128, 3},
                     ExpertCase{Mode::kV2, 3, 40, 32, 1, 128, 64, 0}, ExpertCase{Mode::kV2, 6, 4, 1, 16, 200, 40, 2},
                     ExpertCase{Mode::kV2, 64, 4, 2, 1, 256, 2304, 2}));
+
+// A shared expert beside the routed ones gives what it gives alone, and the routed ones what they give without it.
+TEST_F(DecodeGpu, ASharedExpertComesAlongInTheLaunchesOfTheRoutedOnes) {
+  constexpr int64_t kExperts = 6, kTop = 3, kTokens = 2, kHidden = 384, kWidth = 136;
+  for (const int outliers : {0, 4}) {
+    const quant::XfpFormat format{.mode = Mode::kV2, .levels = 8};
+    const Weight gate_up(kExperts * 2 * kWidth, kHidden, format, outliers, 1), down(kExperts * kHidden, kWidth, format, outliers, 2);
+    const Weight gate(kWidth, kHidden, format, outliers, 3), up(kWidth, kHidden, format, outliers, 4), last(kHidden, kWidth, format, outliers, 5);
+    const DeviceArray<float> input(RandomFloats(kTokens * kHidden, 0.05f, 6)), weights(RandomFloats(kTokens * kTop, 1, 7));
+    const std::vector<float> logits = {0.3f, -1.2f};
+    const DeviceArray<float> shared_gate(logits);
+    const DeviceArray<int32_t> experts(std::vector<int32_t>{5, 0, 2, 1, 3, 5});
+    const Rounded rounded(input.get(), kTokens, kHidden, kHidden, stream_);
+    const auto run = [&](bool routed, bool shared, std::vector<float>* hidden) {
+      const DeviceArray<float> inner(std::vector<float>(kTokens * kTop * kWidth, std::nanf(""))), shared_inner(std::vector<float>(kTokens * kWidth, std::nanf("")));
+      const DeviceArray<float> output(std::vector<float>(kTokens * kHidden, 0.0f));
+      const DecodeStream stream{.stream = stream_, .overlap = true};
+      DecodeGateUp(stream, {.weight = routed ? gate_up.matrix : gate.matrix, .width = kWidth, .input = input.get(), .input_stride = kHidden,
+                            .rounded = rounded.rows(), .tokens = kTokens, .top = routed ? kTop : 0, .experts = experts.get(),
+                            .output = inner.get(), .shared_gate = shared ? &gate.matrix : nullptr,
+                            .shared_up = shared ? &up.matrix : nullptr, .shared_output = shared_inner.get()});
+      DecodeDown(stream, {.weight = routed ? down.matrix : last.matrix, .hidden = kHidden, .input = inner.get(), .tokens = kTokens,
+                          .top = routed ? kTop : 0, .experts = experts.get(), .route_weights = weights.get(),
+                          .shared = shared ? &last.matrix : nullptr, .shared_input = shared_inner.get(),
+                          .shared_gate = shared_gate.get(), .output = output.get(), .accumulate = true});
+      HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+      if (hidden != nullptr) *hidden = shared_inner.ToHost();
+      return output.ToHost();
+    };
+    std::vector<float> hidden_beside, hidden_alone;
+    const std::vector<float> routed = run(true, false, nullptr), alone = run(false, true, &hidden_alone), both = run(true, true, &hidden_beside);
+    EXPECT_EQ(hidden_beside, hidden_alone);
+    for (size_t i = 0; i < both.size(); ++i) {
+      ASSERT_NEAR(both[i], routed[i] + alone[i], 1e-5 * (std::abs(routed[i]) + std::abs(alone[i])) + 1e-9) << i;
+    }
+    const std::vector<float> x = input.ToHost();
+    for (int64_t t = 0; t < kTokens; ++t) {
+      for (int64_t r = 0; r < kWidth; ++r) {
+        const Expected g = DotOf(gate.container.view, r, x.data() + t * kHidden), u = DotOf(up.container.view, r, x.data() + t * kHidden);
+        const double tolerance = 1.1 * g.tolerance * (std::abs(u.value) + u.tolerance) + std::abs(Silu(g.value)) * u.tolerance +
+                                 32 * kFloatEpsilon * std::abs(Silu(g.value) * u.value) + 1e-30;
+        ASSERT_NEAR(hidden_alone[static_cast<size_t>(t * kWidth + r)], Silu(g.value) * u.value, tolerance);
+      }
+      for (int64_t r = 0; r < kHidden; ++r) {
+        const Expected one = DotOf(last.container.view, r, hidden_alone.data() + t * kWidth);
+        const double factor = 1 / (1 + std::exp(-static_cast<double>(logits[static_cast<size_t>(t)])));
+        ASSERT_NEAR(alone[static_cast<size_t>(t * kHidden + r)], factor * one.value,
+                    factor * one.tolerance + 8 * kFloatEpsilon * std::abs(one.value));
+      }
+    }
+  }
+}
+
+// Prompts: the numbers of the decode kernels, token by token; outliers are added in another order.
+class PrefillGpu : public DecodeGpu {
+ protected:
+  void SetUp() override {
+    DecodeGpu::SetUp();
+    if (!IsSkipped() && !CanPrefill()) GTEST_SKIP() << "no device of compute capability 9.0, or no kernels for one";
+  }
+
+  // Rows of x rounded, and transposed for outliers.
+  struct Rows {
+    Rows(const float* x, int64_t count, int64_t columns, int64_t stride, const int32_t* source, cudaStream_t stream)
+        : values(static_cast<size_t>(count * RoundedRowBytes(columns))), scales(static_cast<size_t>(count)),
+          transposed(static_cast<size_t>(count * columns)),
+          rows{.values = values.get(), .scales = scales.get(), .rows = count, .columns = columns, .transposed = transposed.get()} {
+      RoundPrefillRows(stream, x, stride, source, rows);
+      TransposePrefillRows(stream, rows);
+    }
+    DeviceArray<std::byte> values;
+    DeviceArray<float> scales;
+    DeviceArray<int16_t> transposed;
+    PrefillRows rows;
+  };
+
+  void ExpectPrefill(const Weight& weight, int64_t tokens, uint32_t seed) {
+    const int64_t columns = weight.matrix.columns;
+    const int64_t rows = weight.matrix.rows;
+    const int64_t stride = (columns + 3) / 4 * 4;
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(tokens * stride), 30, seed);
+    const DeviceArray<float> input(x);
+    const DeviceArray<float> output(std::vector<float>(static_cast<size_t>(tokens * rows), std::nanf("")));
+    const Rows rounded(input.get(), tokens, columns, stride, nullptr, stream_);
+    PrefillMatmul(stream_, {.weight = weight.matrix, .input = rounded.rows, .output = output.get(), .output_stride = rows});
+    HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    const std::vector<float> y = output.ToHost();
+    for (const int64_t t : {int64_t{0}, tokens / 2, tokens - 1}) {
+      const std::vector<float> alone = Product(weight, {x.begin() + t * stride, x.begin() + (t + 1) * stride}, 1);
+      for (int64_t r = 0; r < rows; ++r) {
+        const float got = y[static_cast<size_t>(t * rows + r)];
+        if (weight.matrix.outliers == 0) {
+          ASSERT_EQ(got, alone[static_cast<size_t>(r)]) << "token " << t << " row " << r << " of " << tokens;
+        } else {
+          const Expected expected = DotOf(weight.container.view, r, x.data() + t * stride);
+          ASSERT_NEAR(got, expected.value, expected.tolerance) << "token " << t << " row " << r << " of " << tokens;
+        }
+      }
+    }
+  }
+};
+
+class PrefillGpuFormats : public PrefillGpu, public testing::WithParamInterface<std::tuple<Mode, int>> {};
+
+TEST_P(PrefillGpuFormats, GivesTheBitsOfTheDecodeKernels) {
+  const auto [mode, levels] = GetParam();
+  for (const int64_t columns : {100, 384, 1000}) {
+    const quant::XfpFormat format{.mode = mode, .levels = levels};
+    const Weight plain(140, columns, format, 0, 5), outlying(53, columns, format, columns > 200 ? 40 : 3, 6);
+    for (const int64_t tokens : {17, 64, 130}) {
+      ExpectPrefill(plain, tokens, 7);
+      ExpectPrefill(outlying, tokens, 8);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Every, PrefillGpuFormats,
+                         testing::Combine(testing::Values(Mode::kV2, Mode::kV2a), testing::ValuesIn(quant::kLevelCounts)),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param) == Mode::kV2 ? "V2" : "V2a") + "K" +
+                                  std::to_string(std::get<1>(test.param));
+                         });
+
+TEST_F(PrefillGpu, ExpertsOfSortedRoutesGiveWhatTheDecodeKernelsGive) {
+  constexpr int64_t kExperts = 7, kTop = 3, kTokens = 150, kHidden = 384, kWidth = 136, kRoutes = kTokens * kTop;
+  for (const int outliers : {0, 5}) {
+    const quant::XfpFormat format{.mode = Mode::kV2, .levels = 8};
+    const Weight gate_up(kExperts * 2 * kWidth, kHidden, format, outliers, 1), down(kExperts * kHidden, kWidth, format, outliers, 2);
+    const DeviceArray<float> input(RandomFloats(kTokens * kHidden, 0.05f, 3));
+    std::vector<int32_t> ids(kRoutes);  // one expert has no route, one has many
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i % 4 == 0 ? 2 : (i * 5 + i / 7) % 6);
+    const DeviceArray<int32_t> chosen(ids), token_of(size_t{kRoutes}), route_of(size_t{kRoutes});
+    const DeviceArray<PrefillTile> tiles(static_cast<size_t>(MostPrefillTiles(kRoutes, kExperts)));
+    const DeviceArray<float> hidden(std::vector<float>(kRoutes * kWidth, std::nanf(""))), routed(std::vector<float>(kRoutes * kHidden, std::nanf("")));
+    SortRoutes(stream_, chosen.get(), kRoutes, kTop, kExperts, token_of.get(), route_of.get(), tiles.get());
+    const Rows sorted(input.get(), kRoutes, kHidden, kHidden, token_of.get(), stream_);
+    PrefillGateUp(stream_, {.weight = gate_up.matrix, .width = kWidth, .experts = kExperts, .input = sorted.rows, .tiles = tiles.get(),
+                            .output = hidden.get()});
+    const Rows inner(hidden.get(), kRoutes, kWidth, kWidth, nullptr, stream_);
+    PrefillDown(stream_, {.weight = down.matrix, .hidden = kHidden, .experts = kExperts, .input = inner.rows, .tiles = tiles.get(),
+                          .route_of = route_of.get(), .output = routed.get()});
+    HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    const std::vector<float> y = routed.ToHost();
+    const std::vector<int32_t> routes = route_of.ToHost(), tokens = token_of.ToHost();
+    std::vector<int32_t> seen(kRoutes);
+    for (size_t i = 0; i < routes.size(); ++i) {
+      ++seen[static_cast<size_t>(routes[i])];
+      EXPECT_EQ(tokens[i], routes[i] / kTop);
+    }
+    EXPECT_EQ(std::ranges::count(seen, 1), kRoutes) << "every route has one place";
+    // The decode kernels, a token at a time, all its experts at weight one.
+    const DeviceArray<float> one(std::vector<float>(kTop, 1.0f)), decoded_inner(size_t{kTop * kWidth}), sum(size_t{kHidden});
+    for (const int64_t t : {0, 1, 77, 149}) {
+      DecodeGateUp({.stream = stream_}, {.weight = gate_up.matrix, .width = kWidth, .input = input.get() + t * kHidden,
+                                         .input_stride = kHidden, .top = kTop, .experts = chosen.get() + t * kTop,
+                                         .output = decoded_inner.get()});
+      DecodeDown({.stream = stream_}, {.weight = down.matrix, .hidden = kHidden, .input = decoded_inner.get(), .top = kTop,
+                                       .experts = chosen.get() + t * kTop, .route_weights = one.get(), .output = sum.get()});
+      HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+      const std::vector<float> expected = sum.ToHost();
+      for (size_t r = 0; r < kHidden; ++r) {
+        float total = 0, magnitude = 0;
+        for (size_t k = 0; k < kTop; ++k) {
+          const float value = y[(static_cast<size_t>(t) * kTop + k) * kHidden + r];
+          total += value;
+          magnitude += std::abs(value);
+        }
+        ASSERT_NEAR(total, expected[r], outliers == 0 ? 1e-6 * magnitude : 3e-4 * magnitude + 1e-9) << "token " << t << " row " << r;
+      }
+    }
+  }
+}
 
 TEST_F(DecodeGpu, ReplaysFromAGraphWithExpertsChosenOnTheDevice) {
   const Weight gate_up(6 * 2 * 64, 256, {.mode = Mode::kV2, .levels = 8}, 0, 1);

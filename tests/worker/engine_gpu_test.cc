@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "base/file.h"
 #include "tests/kernels/cuda/gpu.h"
 #include "tests/worker/small_engine.h"
@@ -66,8 +68,45 @@ TEST_F(EngineOnCuda, AgreesWithTheReferenceOnPackedWeights) {
     SmallEngine device(folder.path(), kShape, Backend::kDevice, 2, kFloors);
     ASSERT_TRUE(device.model().has_packed());
     SmallEngine reference(folder.path(), kShape, Backend::kReference, 2, kFloors);
-    EXPECT_LT(RelativeError(device.Feed(1, tokens), reference.Feed(1, tokens)), kPackedTolerance) << "seed " << shape.seed;
+    const std::vector<float> expected = reference.Feed(1, tokens);
+    EXPECT_LT(RelativeError(device.Feed(1, tokens), expected), kPackedTolerance) << "seed " << shape.seed;
+    // What one token of a sequence is alone, and a few at once.
+    for (const size_t piece : {1, 7}) {
+      device.engine().ResetSlot(2);
+      EXPECT_LT(RelativeError(device.Feed(2, tokens, 0, piece), expected), kPackedTolerance) << "seed " << shape.seed << ", " << piece;
+    }
   }
+}
+
+// Uniform codebooks with group scales, made by the host: no fast products take them.
+TEST_F(EngineOnCuda, RunsTheInt4BaselineAsTheReferenceDoes) {
+  const SmallShape small = Shapes()[6];
+  const TestFolder folder;
+  SmallCheckpoint(small).WriteTo(folder);
+  const OpenedCheckpoint opened = OpenedCheckpoint::At(folder.path());
+  ThreadPool pool(2);
+  const quant::Plan plan = quant::Int4Plan(opened.Rates(pool));
+  const std::vector<int32_t> tokens = RandomTokens(kShape.pass_tokens, small.vocabulary, 9);
+  std::vector<std::vector<float>> logits;
+  std::vector<int64_t> weight_bytes;
+  for (const bool on_device : {true, false}) {
+    const std::unique_ptr<Runtime> runtime = on_device ? OpenRuntime("cuda", 2, 0) : OpenReferenceRuntime(2);
+    Result<LoadedModel> loaded = runtime->Load(opened.spec, opened.checkpoint, opened.table, plan, {});
+    ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+    weight_bytes.push_back(loaded->report.weight_bytes);
+    EngineShape shape = kShape;
+    shape.workspace = runtime->WorkspaceOf(opened.spec, shape);
+    Engine engine(loaded->model, runtime->context(), runtime->memory(), shape);
+    engine.AllocateCache();
+    engine.AllocateActivations();
+    const SequenceRun run{.slot = 1, .first_position = 0, .first_row = 0, .tokens = static_cast<int32_t>(tokens.size())};
+    std::vector<int32_t> rows(tokens.size());
+    std::iota(rows.begin(), rows.end(), 0);
+    const float* out = engine.Pass(tokens, {&run, 1}, rows);
+    logits.emplace_back(out, out + tokens.size() * static_cast<size_t>(opened.spec.vocabulary));
+  }
+  EXPECT_EQ(weight_bytes[0], weight_bytes[1]);
+  EXPECT_LT(RelativeError(logits[0], logits[1]), kFloatTolerance);
 }
 
 // A pass of one token a sequence is recorded at its second time and replayed from its third on: with other tokens, in other slots,
