@@ -37,8 +37,8 @@ struct LoadedModel {
   LoadResult report;                // of one rank: complete; of several: the seconds alone, see MergeLoads
 };
 
-// Loads the rank's shard of the model; `spec`, `table` and `plan` are the whole model's. Throws kernels::DeviceOutOfMemory where the device is full. An error names the tensor: unreadable, not finite, or
-// another one than the plan was made for.
+// Loads the rank's shard of the model; `spec`, `table` and `plan` are the whole model's. Throws kernels::DeviceOutOfMemory
+// where the device is full. An error names the tensor: unreadable, not finite, or another one than the plan was made for.
 Result<LoadedModel> LoadModel(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
                               const quant::Plan& plan, const Shard& shard, kernels::DeviceMemory& memory, ThreadPool& pool,
                               const LoadProgress& progress);
