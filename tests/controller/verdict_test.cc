@@ -227,5 +227,34 @@ TEST(IsTriedAgain, NoResultAndNoLie) {
   }
 }
 
+// ---- jobs ----
+
+TEST(JudgeOfJobs, WhatWeEndedOurselvesIsNotTheSchedulersDoingButANodeThatFailedIs) {
+  WorkerEnd end;
+  end.exit_code = 0;
+  end.kill_cause = KillCause::kStopped;
+  end.kill_detail = "the study was interrupted";
+  end.launch = LaunchEnd{.state = "CANCELLED", .job = "7", .node = "node1"};
+  EXPECT_EQ(Judge(end).verdict.reason, Reason::kInterrupted);
+  end.kill_cause = KillCause::kSilent;
+  EXPECT_EQ(Judge(end).verdict.reason, Reason::kHang);
+  end.launch->state = "NODE_FAIL";
+  EXPECT_EQ(Judge(end).verdict.reason, Reason::kNodeLost);
+  EXPECT_EQ(Judge(end).verdict.device, "node1");
+}
+
+TEST(JudgeOfJobs, NamesTheNodeOfAFailureAndOfNothingElse) {
+  WorkerEnd end;
+  end.signal = SIGSEGV;
+  end.launch = LaunchEnd{.state = "FAILED", .job = "7", .node = "node1"};
+  EXPECT_EQ(Judge(end).verdict.reason, Reason::kCrash);
+  EXPECT_EQ(Judge(end).verdict.device, "node1");
+  end.record.oom = worker::OutOfMemoryEvent{.phase = worker::Phase::kLoad, .device = "cuda:0", .requested_bytes = 2, .available_bytes = 1, .what = "x"};
+  EXPECT_EQ(Judge(end).verdict.device, "cuda:0") << "a boundary, wherever it was found";
+  end.record.oom.reset();
+  end.launch->state = "SOME_NEW_STATE";
+  EXPECT_EQ(Judge(end).verdict.reason, Reason::kCrash);
+}
+
 }  // namespace
 }  // namespace hproc::controller
