@@ -223,7 +223,9 @@ TEST_F(SessionTest, RunsOutOfMemoryInThePhaseThatAsksForTooMuch) {
   const int64_t weights = whole.All<MemoryEvent>()[0].live_bytes;
   const int64_t all = whole.All<MemoryEvent>()[1].live_bytes;
   const OpenedCheckpoint opened = OpenedCheckpoint::At(folder_.path());
-  const EngineBytes bytes = EngineBytesOf(opened.spec, *EngineShapeOf(opened.spec, Deploy()));
+  EngineShape shape = *EngineShapeOf(opened.spec, Deploy());
+  shape.workspace = OpenRuntime("cpu", 1, 0)->WorkspaceOf(opened.spec, shape);
+  const EngineBytes bytes = EngineBytesOf(opened.spec, shape);
   ASSERT_EQ(all, weights + bytes.kv_cache + bytes.state + bytes.activations);
   const int64_t step = DeviceMemory::kGranularity;
   for (const auto& [cap, phase, what] : {std::tuple{weights - step, Phase::kLoad, "lm_head.weight"},
