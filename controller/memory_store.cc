@@ -63,7 +63,7 @@ class MemoryStore final : public Store {
     const std::scoped_lock hold(mutex_);
     Study* study = At(studies_, study_id);
     if (study == nullptr) return NoSuchStudy(study_id);
-    study->calibration_json = calibration_json;
+    if (study->calibration_json.empty()) study->calibration_json = calibration_json;
     return Ok();
   }
 

@@ -98,7 +98,7 @@ Result<void> SqliteStore::SetStudyOutcome(int64_t study_id, const std::string& o
 
 Result<void> SqliteStore::SetStudyCalibration(int64_t study_id,
                                               const std::string& calibration_json) {
-  return UpdateStudy(study_id, "UPDATE studies SET calibration_json = ? WHERE id = ?",
+  return UpdateStudy(study_id, "UPDATE studies SET calibration_json = CASE calibration_json WHEN '' THEN ?1 ELSE calibration_json END WHERE id = ?2",
                      calibration_json);
 }
 

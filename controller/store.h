@@ -53,6 +53,7 @@ class Store {
   virtual Result<void> SetStudyState(int64_t study_id, StudyState state) = 0;
   virtual Result<void> SetStudyOutcome(int64_t study_id, const std::string& outcome_json) = 0;
   virtual Result<void> SetStudyMeasure(int64_t study_id, const std::string& measure_json) = 0;
+  // The first one stands: later ones change nothing.
   virtual Result<void> SetStudyCalibration(int64_t study_id,
                                            const std::string& calibration_json) = 0;
 

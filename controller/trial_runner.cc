@@ -100,7 +100,25 @@ struct TrialRunner::Attempt : WorkerObserver {
       if (!stored.ok()) return stored.error();
       calibration = *std::move(stored);
     }
-    const evals::GarbageJudgement judgement = JudgeGarbage(*results, calibration.value_or(evals::GarbageCalibration{}));
+    for (;;) {
+      Result<std::optional<End>> end = JudgeProbes(client, *results, calibration);
+      if (!end.ok() || *end || calibration) return end;
+      // Kept at once: it must outlive this attempt, whatever ends it. The first to be kept stands.
+      runner.reference_trial_ = run.trial.id;
+      const std::string json = evals::GarbageCalibrationToJson(evals::CalibrateGarbage(*results));
+      if (Result<void> set = runner.store_.SetStudyCalibration(run.trial.study_id, json); !set.ok()) return set.error();
+      Result<std::optional<evals::GarbageCalibration>> stands = CalibrationOf(runner.store_, runner.spec_);
+      if (!stands.ok()) return stands.error();
+      if (!*stands || evals::GarbageCalibrationToJson(**stands) == json) return std::optional<End>();
+      runner.reference_trial_.reset();
+      calibration = *std::move(stands);
+    }
+  }
+
+  // No end: the trial goes on, perhaps under suspicion.
+  Result<std::optional<End>> JudgeProbes(WorkerGroup& client, std::span<const evals::ProbeResult> results,
+                                         const std::optional<evals::GarbageCalibration>& calibration) {
+    const evals::GarbageJudgement judgement = JudgeGarbage(results, calibration.value_or(evals::GarbageCalibration{}));
     // The 4-bit baselines are there to be compared, and garbage is beaten by a number like any other: they are asked on.
     const bool is_asked_on = run.trial.plan.kind == TrialKind::kBaselineInt4 || run.trial.plan.kind == TrialKind::kBaselineInt4Pruned;
     if (judgement.verdict == evals::GarbageVerdict::kGarbage && is_asked_on) {
@@ -108,15 +126,9 @@ struct TrialRunner::Attempt : WorkerObserver {
       return std::optional<End>();
     }
     if (judgement.verdict == evals::GarbageVerdict::kGarbage) return Garbage(client, "probe", judgement.message);
-    if (judgement.verdict == evals::GarbageVerdict::kSuspect && run.calibration && !is_asked_on) {
-      suspicion = SenseTest::Create(*run.calibration);
+    if (judgement.verdict == evals::GarbageVerdict::kSuspect && calibration && !is_asked_on) {
+      suspicion = SenseTest::Create(*calibration);
       probe_remark = "suspect at probe: " + judgement.message;
-    }
-    if (!calibration) {
-      runner.reference_trial_ = run.trial.id;
-      // Kept at once: it must outlive this attempt, whatever ends it.
-      const std::string json = evals::GarbageCalibrationToJson(evals::CalibrateGarbage(*results));
-      if (Result<void> set = runner.store_.SetStudyCalibration(run.trial.study_id, json); !set.ok()) return set.error();
     }
     return std::optional<End>();
   }
@@ -165,8 +177,10 @@ struct TrialRunner::Attempt : WorkerObserver {
               }
               if (batch.size() >= kAnswersPerTransaction) flush();
               runner.observer_->OnQuestions(run.trial.number, ++asked, questions, counter.tally().strict_correct);
-              stopped_early = screening.Add(answer);
               if (suspicion && sense == SenseTest::Finding::kUndecided) sense = suspicion->Add(answer);
+              // Sense comes first: a point is not dropped as merely bad while it may be garbage.
+              const bool may_be_garbage = suspicion && sense == SenseTest::Finding::kUndecided;
+              stopped_early = screening.Add(answer) && !may_be_garbage;
               // To be sure of sense is all that a trial of its probes alone asks questions for.
               const bool sure = run.depth == Depth::kProbe && (sense == SenseTest::Finding::kSense || asked == kScreenQuestions);
               stopped_early = stopped_early || sense == SenseTest::Finding::kGarbage || sure;

@@ -3,24 +3,24 @@
 //   the controller saw, first match from the top    | verdict            | boundary | retry
 //   ------------------------------------------------+--------------------+----------+-------------
 //   the events pipe breaks the protocol             | protocol_error     | no       | never
-//   `oom` event, however the process then ends      | out_of_memory      | yes      | confirm once
+//   `oom` event, however the process then ends      | out_of_memory      | yes      | never
 //   `error` event, however the process then ends    | by its kind        | no       | by the reason
-//   its job cancelled, preempted, requeued          | killed             | no       | several times, elsewhere
+//   its job cancelled, preempted, requeued          | killed             | no       | 3 runs in all, elsewhere
 //   its job's time limit or deadline over           | timeout            | no       | once, elsewhere
-//   its job beyond the host memory it asked for     | host_out_of_memory | no       | one thread
+//   its job beyond the host memory it asked for     | host_out_of_memory | no       | once, one thread
 //   its node failed, or is no longer heard          | node_lost          | no       | once, elsewhere
 //   Slurm would not run its job, or gives no answer | not_launched       | no       | once, then on resume
 //   it outlives SIGKILL                             | device_lost        | no       | stop study
-//   SIGSEGV, SIGABRT, SIGBUS, SIGILL and their like | crash              | no       | quarantine
+//   SIGSEGV, SIGABRT, SIGBUS, SIGILL and their like | crash              | no       | once
 //   result:exit, exit code 0                        | none: as reported  | yes      |
 //   ended by us: silence, heartbeat without progress| hang               | no       | once
 //   ended by us: a phase over its limit             | timeout            | no       | once
 //   ended by us: stopped                            | interrupted        | no       | on resume
-//   SIGKILL not by us, the cgroup's oom_kill rose   | host_out_of_memory | no       | one thread
-//   SIGKILL not by us, it did not, or is unknown    | killed             | no       | once
-//   another signal                                  | killed             | no       | once
+//   SIGKILL not by us, the cgroup's oom_kill rose   | host_out_of_memory | no       | once, one thread
+//   SIGKILL not by us, it did not, or is unknown    | killed             | no       | 3 runs in all
+//   another signal                                  | killed             | no       | 3 runs in all
 //   exit code 0, 2, 4 or 5 without the event due    | protocol_error     | no       | never
-//   any other exit code                             | crash              | no       | quarantine
+//   any other exit code                             | crash              | no       | once
 //
 // A crash signal outranks our own ending of a hang: a process that dumps core neither beats nor
 // answers, and the kernel keeps the signal that began it. An exit code of 128 + N counts as signal

@@ -127,6 +127,7 @@ TEST_P(StoreContract, KeepsStateOutcomeAndMeasureOfEachStudy) {
   ASSERT_TRUE(store().SetStudyOutcome(first, R"({"recommended":null})").ok());
   ASSERT_TRUE(store().SetStudyMeasure(second, R"({"table_path":"t"})").ok());
   ASSERT_TRUE(store().SetStudyCalibration(second, R"({"probes":9})").ok());
+  ASSERT_TRUE(store().SetStudyCalibration(second, R"({"probes":8})").ok()) << "and the first stands";
   ASSERT_TRUE(store().SetStudyState(second, StudyState::kInterrupted).ok());
   const std::vector<Study> studies = store().ListStudies().value();
   EXPECT_EQ(studies[0].state, StudyState::kDone);

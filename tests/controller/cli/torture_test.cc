@@ -102,11 +102,11 @@ TEST_P(TortureTest, AStudyKilledAtRandomEndsAsOneThatWasLeftInPeace) {
       const bool may_spare = std::ranges::all_of(seen.kills, [](const auto& trial) { return trial.second < 2; });
       const bool spare = may_spare && !workers.empty() && random() % 4 == 0;
       const bool both = random() % 2 == 0;
+      if (!spare) command.Signal(SIGKILL);  // first: it must not see the workers die
       if (spare || both) {
         for (const pid_t worker : workers) ::kill(worker, SIGKILL);
         worker_kills += spare ? static_cast<int>(workers.size()) : 0;
       }
-      if (!spare) command.Signal(SIGKILL);
       const Finished end = command.Wait();
       ASSERT_THAT(MarkedAfterAWhile(mark_), IsEmpty()) << "left behind";
       ASSERT_NO_FATAL_FAILURE(Look(db, seen));
