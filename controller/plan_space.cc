@@ -13,6 +13,8 @@ namespace {
 
 // The line of what quantize-on-load needs and gives back before the cache is allocated.
 constexpr std::string_view kWorkspacePeak = "workspace_peak";
+// Like the device's context beside the cap, not under it.
+constexpr std::string_view kCommunicator = "communicator";
 
 }  // namespace
 
@@ -36,6 +38,7 @@ PlanSpace::PlanSpace(quant::RateTable table, quant::ModePolicy policy, double he
   int64_t workspace = 0;
   for (Holder& holder : holders_) {
     for (const worker::LedgerLine& line : holder.others) {
+      if (line.name == kCommunicator) continue;
       (line.name == kWorkspacePeak ? workspace : holder.other_bytes) += line.bytes;
     }
     holder.fixed_bytes = std::max(holder.other_bytes, std::exchange(workspace, 0));
@@ -184,14 +187,23 @@ std::vector<worker::LedgerLine> PlanSpace::Ledger(const quant::Plan& plan) const
   return lines;
 }
 
-int64_t PlanSpace::Int4WeightBytes() const {
+int64_t PlanSpace::Int4WeightBytes(const Holder& holder) const {
   int64_t bytes = 0;
-  for (const quant::TensorRates& tensor : table_.tensors) {
-    const quant::TensorSpec& spec = tensor.spec;
-    const int64_t quantized = spec.rows * ((spec.columns + 1) / 2 + 2 * quant::GroupsPerRow(spec.columns));
-    bytes += Allocated(spec.family == Family::kKept ? spec.kept_bytes() : quantized);
+  for (size_t i = 0; i < table_.tensors.size(); ++i) {
+    const quant::TensorSpec& spec = table_.tensors[i].spec;
+    const worker::PartSize part = holder.parts.empty() ? worker::PartSize{.rows = spec.rows, .columns = spec.columns} : holder.parts[i];
+    const int64_t quantized = part.rows * ((part.columns + 1) / 2 + 2 * quant::GroupsPerRow(part.columns));
+    bytes += Allocated(spec.family == Family::kKept ? part.rows * part.columns * spec.bytes_per_value : quantized);
   }
   return bytes;
+}
+
+int64_t PlanSpace::Int4WeightBytes() const { return Int4WeightBytes(Holder{}); }
+
+int64_t PlanSpace::Int4TotalBytes() const {
+  int64_t most = 0;
+  for (const Holder& holder : holders_) most = std::max(most, Int4WeightBytes(holder) + holder.other_bytes);
+  return most;
 }
 
 PlannedPoint PlanSpace::Kept() const {

@@ -73,6 +73,8 @@ class PlanSpace {
   std::optional<PlannedPoint> Int4Pruned(int64_t weight_bytes) const;
   // What the same would take in a format of its own: 4 bits a weight and an fp16 scale a group, the size people quote.
   int64_t Int4WeightBytes() const;
+  // With what is held beside them, on the device that holds most.
+  int64_t Int4TotalBytes() const;
   // Held beside the weights once loaded: cache, state, activations. Of the rank that holds most.
   int64_t OtherBytes() const;
 
@@ -93,6 +95,7 @@ class PlanSpace {
   quant::XfpLayout PartOf(const quant::TensorPlan& tensor, const Holder& holder, size_t at) const;
   const Holder& TightestOf(const quant::Plan& plan) const;
   int64_t WeightBytesOf(const quant::Plan& plan, const Holder& holder) const;
+  int64_t Int4WeightBytes(const Holder& holder) const;
   PlannedPoint Describe(FloorPair at, quant::Plan plan) const;
   int64_t Allocated(int64_t bytes) const { return (bytes + granularity_ - 1) / granularity_ * granularity_; }
 

@@ -125,7 +125,8 @@ struct Study {
 // What a trial measured. Everything optional is null until its phase was reached.
 struct TrialMeasurements {
   std::optional<worker::LoadResult> load;
-  std::optional<worker::MemoryEvent> memory;  // after warmup, or at the refusal
+  std::optional<worker::MemoryEvent> memory;  // after warmup, or at the refusal; of several devices, the tightest's
+  std::vector<worker::MemoryEvent> ranks;     // of several ranks each one's, by rank, as far as they told
   std::vector<worker::LedgerLine> predicted;
   AccuracyTally accuracy;
   std::vector<evals::ThroughputSample> throughput;

@@ -224,9 +224,10 @@ void Fields(V& visit, S& s) {  // of TrialMeasurements::phase_seconds
 
 template <typename V, Like<TrialMeasurements> S>
 void Fields(V& visit, S& s) {
-  auto& [load, memory, predicted, accuracy, throughput, phase_seconds] = s;
+  auto& [load, memory, ranks, predicted, accuracy, throughput, phase_seconds] = s;
   visit("load", load);
   visit("memory", memory);
+  visit("ranks", ranks);
   visit("predicted", predicted);
   visit("accuracy", accuracy);
   visit("throughput", throughput);

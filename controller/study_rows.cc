@@ -195,6 +195,24 @@ void ReadDetails(Database& database, std::string_view which, int64_t id,
                  bytes = row.Int64();
                });
 
+  for_each_row("SELECT trial_id, device, live_bytes, peak_bytes, cap_bytes FROM rank_ledgers",
+               "ORDER BY trial_id, rank", [](Trial& trial, Row& row) {
+                 worker::MemoryEvent& memory = trial.measured.ranks.emplace_back();
+                 memory.device = row.Text();
+                 memory.live_bytes = row.Int64();
+                 memory.peak_bytes = row.Int64();
+                 memory.cap_bytes = row.Int64();
+               });
+
+  for_each_row("SELECT trial_id, rank, name, bytes FROM rank_ledger_lines",
+               "ORDER BY trial_id, rank, position", [](Trial& trial, Row& row) {
+                 const auto rank = static_cast<size_t>(row.Int());
+                 if (rank >= trial.measured.ranks.size()) return;
+                 auto& [name, bytes] = trial.measured.ranks[rank].lines.emplace_back();
+                 name = row.Text();
+                 bytes = row.Int64();
+               });
+
   for_each_row(
       "SELECT trial_id, family, weights, bytes, min_cosine, mean_cosine, min_norm_ratio,"
       " max_norm_ratio FROM family_reports",
@@ -286,10 +304,25 @@ void InsertMemory(Database& database, int64_t trial_id, const worker::MemoryEven
   InsertLedger(database, trial_id, "measured", lines);
 }
 
+void InsertRanks(Database& database, int64_t trial_id, const std::vector<worker::MemoryEvent>& ranks) {
+  Statement ledger = database.Prepare(
+      "INSERT INTO rank_ledgers (trial_id, rank, device, live_bytes, peak_bytes, cap_bytes) VALUES (?, ?, ?, ?, ?, ?)");
+  Statement line = database.Prepare(
+      "INSERT INTO rank_ledger_lines (trial_id, rank, position, name, bytes) VALUES (?, ?, ?, ?, ?)");
+  int rank = 0;
+  for (const auto& [device, live_bytes, peak_bytes, cap_bytes, lines] : ranks) {
+    ledger.Bind(trial_id, rank, device, live_bytes, peak_bytes, cap_bytes).Run();
+    int position = 0;
+    for (const auto& [name, bytes] : lines) line.Bind(trial_id, rank, position++, name, bytes).Run();
+    ++rank;
+  }
+}
+
 void InsertMeasurements(Database& database, int64_t trial_id, const TrialMeasurements& measured) {
-  const auto& [load, memory, predicted, accuracy, throughput, phase_seconds] = measured;
+  const auto& [load, memory, ranks, predicted, accuracy, throughput, phase_seconds] = measured;
   if (load) InsertLoad(database, trial_id, *load);
   if (memory) InsertMemory(database, trial_id, *memory);
+  InsertRanks(database, trial_id, ranks);
   InsertLedger(database, trial_id, "predicted", predicted);
 
   const auto& [total, strict_correct, flexible_correct, invalid, truncated, strict_by_seed, strict_squares,

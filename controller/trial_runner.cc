@@ -51,6 +51,7 @@ struct TrialRunner::Attempt : WorkerObserver {
 
   Result<End> Work(WorkerGroup& client) {
     Outcome<LoadedModel> loaded = client.AwaitLoad(run.trial.plan.plan_digest);
+    if (client.size() > 1) measured.ranks = client.Ledgers();  // of those that were refused, too
     if (!loaded.ok()) return Judged(loaded.verdict());
     if (loaded->memory) measured.memory = loaded->memory;
     if (run.depth == Depth::kLoad) return Finished(client, TrialState::kComplete, {});

@@ -199,7 +199,7 @@ Result<StudyOutcome> OutcomeOf(Store& store, const StudySpec& spec, const PlanSp
   StudyOutcome outcome;
   outcome.done = done;
   outcome.int4_weight_bytes = space.Int4WeightBytes();
-  outcome.int4_total_bytes = space.Int4WeightBytes() + space.OtherBytes();
+  outcome.int4_total_bytes = space.Int4TotalBytes();
   if (done.recommended) {
     Result<std::vector<Comparison>> baselines = CompareWithBaselines(store, spec, trials, *done.recommended);
     if (!baselines.ok()) return baselines.error();

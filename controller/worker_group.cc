@@ -12,9 +12,6 @@
 namespace hproc::controller {
 namespace {
 
-// How long the others have to end by themselves once one is gone: they see it at once, wherever they are.
-constexpr std::chrono::seconds kGrace{5};
-
 // Ended because of another rank, or by us.
 bool IsConsequence(const WorkerClient& client) {
   const RunVerdict& run = *client.verdict();
@@ -113,8 +110,10 @@ Result<std::unique_ptr<WorkerGroup>> WorkerGroup::Start(const WorkerOptions& opt
   const int world_size = job.deployment.world_size;
   const Result<std::vector<std::string>> devices = worker::DevicesOf(job.deployment.device, world_size);
   if (!devices.ok()) return devices.error();
+  if (options.is_launched && world_size > 1) return Error{"ranks of one trial meet on one machine: they are not launched elsewhere"};
   std::unique_ptr<WorkerGroup> group(new WorkerGroup());
   group->leader_observer_ = std::make_unique<Leader>(observer);
+  group->grace_ = options.terminate;
   if (world_size > 1) group->rendezvous_ = worker::NewRendezvous();
   for (int rank = 0; rank < world_size; ++rank) {
     worker::TrialJob own = job;
@@ -156,7 +155,7 @@ void WorkerGroup::FollowerEnded() {
     std::unique_lock lock(mutex_);
     changed_.notify_all();
     // Rank 0 sees it by itself and says so; where it does not, it is ended.
-    if (changed_.wait_for(lock, kGrace, [this] { return finishing_; })) return;
+    if (changed_.wait_for(lock, grace_, [this] { return finishing_; })) return;
   }
   leader_->Stop("another rank has ended");
 }
@@ -167,7 +166,7 @@ RunVerdict WorkerGroup::Conclude() {
     std::unique_lock lock(mutex_);
     finishing_ = true;
     changed_.notify_all();
-    changed_.wait_for(lock, kGrace, [this] { return std::ranges::all_of(followers_, [](const auto& f) { return f->ended; }); });
+    changed_.wait_for(lock, grace_, [this] { return std::ranges::all_of(followers_, [](const auto& f) { return f->ended; }); });
   }
   for (const auto& follower : followers_) follower->client->Stop("another rank has ended");
   leader_->Stop("another rank has ended");

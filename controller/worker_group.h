@@ -12,6 +12,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -64,6 +65,8 @@ class WorkerGroup final : public RemoteModel {
   std::unique_ptr<WorkerClient> leader_;
   std::vector<std::unique_ptr<Follower>> followers_;
   std::string rendezvous_;
+  // How long the others have to end by themselves once one is gone; they see it at once, wherever they are.
+  std::chrono::milliseconds grace_{};
   std::optional<RunVerdict> verdict_;
 
   mutable std::mutex mutex_;  // guards what follows

@@ -79,8 +79,17 @@ void DeviceMemory::Reassign(MemoryUse from, MemoryUse to, int64_t bytes) {
 DeviceMemory::Usage DeviceMemory::usage() const {
   const std::scoped_lock lock(mutex_);
   Usage usage = usage_;
-  if (source_) usage.overhead = source_->overhead(usage.live_bytes);
+  if (source_) {
+    usage.overhead = source_->overhead(usage.live_bytes);
+    usage.overhead.communicator_bytes = communicator_bytes_;
+    usage.overhead.unattributed_bytes -= communicator_bytes_;
+  }
   return usage;
+}
+
+void DeviceMemory::NoteCommunicator(int64_t bytes) {
+  const std::scoped_lock lock(mutex_);
+  communicator_bytes_ = bytes;
 }
 
 void DeviceMemory::Release(void* data, int64_t bytes, MemoryUse use) noexcept {

@@ -66,6 +66,7 @@ class MemorySource {
   // What is in use on the device beside the `live_bytes` that were asked for.
   struct Overhead {
     int64_t context_bytes = 0;       // the device context: code, stacks, the driver's own
+    int64_t communicator_bytes = 0;  // what sums over several devices hold
     int64_t unattributed_bytes = 0;  // held by this process or another since the context was made, and named by no line
   };
   virtual Overhead overhead(int64_t live_bytes) const = 0;
@@ -95,6 +96,9 @@ class DeviceMemory {
   // codebooks and outliers are lines of their own.
   void Reassign(MemoryUse from, MemoryUse to, int64_t bytes);
 
+  // Names what a communicator took of the device by itself, past this. Like the context it is not counted against the cap.
+  void NoteCommunicator(int64_t bytes);
+
   struct Usage {
     int64_t cap_bytes = 0;
     int64_t live_bytes = 0;
@@ -113,6 +117,7 @@ class DeviceMemory {
   const std::string device_;
   const std::unique_ptr<MemorySource> source_;
   mutable std::mutex mutex_;
+  int64_t communicator_bytes_ = 0;
   Usage usage_;
 };
 

@@ -80,6 +80,7 @@ class FakeWorker {
     Result<Script> script = FindScript(measure ? measure->model_dir : trial->model_dir);
     if (!script.ok()) Die(script.error().message, worker::kExitUsage);
     script_ = *std::move(script);
+    rank_ = deployment.rank;
     Result<Model> model = Model::Make(script_.model, trial ? trial->plan_json : "", deployment);
     if (!model.ok()) Die(model.error().message, worker::kExitUsage);
     model_ = *std::move(model);
@@ -237,6 +238,7 @@ class FakeWorker {
       const bool due =
           at_the_end ? action.after > 0 && action.after >= samples : action.after == samples;
       if (!due || (action.nth > 0 && action.nth != generates_)) continue;
+      if (action.rank >= 0 && action.rank != rank_) continue;
       if (!action.once.empty()) {
         if (std::filesystem::exists(action.once)) continue;
         std::ofstream marker(action.once);
@@ -368,6 +370,7 @@ class FakeWorker {
   }
 
   const int events_fd_;
+  int rank_ = 0;
   Script script_;
   Model model_;
   std::optional<worker::EventWriter> writer_;

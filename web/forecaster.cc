@@ -74,7 +74,7 @@ std::string ForecastJson(const controller::StudySpec& spec, const PlanSpace& spa
   for (const worker::LedgerLine& line : space.Ledger(space.At(search.lowest).plan)) {
     ledger.push_back({{"name", line.name}, {"bytes", line.bytes}});
   }
-  const int64_t int4_bytes = space.Int4WeightBytes() + space.OtherBytes();
+  const int64_t int4_bytes = space.Int4TotalBytes();
   const int64_t kept_bytes = space.Kept().total_bytes;
   return Json{{"budget_bytes", search.budget_bytes},
               {"has_lazy", space.has_lazy()},

@@ -250,6 +250,11 @@ class Report {
     }
     table.rows.push_back({"in all", FormatBytes(best->measured.memory->live_bytes), FormatBytes(best->plan.predicted_bytes)});
     table.rows.push_back({"peak while loading", FormatBytes(best->measured.memory->peak_bytes), "-"});
+    // The lines above are the tightest device's.
+    for (size_t rank = 0; rank < best->measured.ranks.size(); ++rank) {
+      const worker::MemoryEvent& of_rank = best->measured.ranks[rank];
+      table.rows.push_back({fmt::format("rank {} on {}, in all", rank, of_rank.device), FormatBytes(of_rank.live_bytes), "-"});
+    }
     Add(std::move(table));
   }
 

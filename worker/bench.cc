@@ -2,6 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
+#include <span>
+
+#include "kernels/device_backend.h"
+#include "kernels/embedding.h"
 #include "quant/plan.h"
 #include "worker/batcher.h"
 #include "worker/deployment.h"
@@ -13,6 +18,41 @@
 
 namespace hproc::worker {
 namespace {
+
+// Of every rank, at the same time.
+SumTimes TimeSums(Runtime& runtime, const ModelSpec& spec, int batch, Communicator& ranks) {
+  constexpr int64_t kLarge = int64_t{64} << 20;
+  constexpr int kRepetitions = 20;
+  const kernels::Context& context = runtime.context();
+  const kernels::DeviceBuffer buffer = runtime.memory().Allocate(kLarge, kernels::MemoryUse::kWorkspace, "sums to be timed");
+  kernels::Zero(context, buffer.data(), kLarge);
+  // Seconds of one of `repetitions` runs of `sums` sums of so many values. On a device as in a pass: recorded and replayed.
+  const auto time = [&](int64_t key, int64_t count, int sums) {
+    const auto add_up = [&] {
+      for (int i = 0; i < sums; ++i) {
+        context.device != nullptr ? context.device->AllReduceSum(buffer.as<float>(), count)
+                                  : ranks.AllReduceSum(std::span(buffer.as<double>(), static_cast<size_t>(count)));
+      }
+    };
+    const auto run = [&](int times) {
+      float first = 0;
+      for (int i = 0; i < times; ++i) context.device != nullptr ? context.device->Replay(key, add_up) : add_up();
+      kernels::Download(context, std::as_writable_bytes(std::span(&first, 1)), buffer.data());
+    };
+    run(3);
+    const auto start = std::chrono::steady_clock::now();
+    run(kRepetitions);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / kRepetitions;
+  };
+  const int64_t values = batch * spec.hidden;
+  const int64_t value_bytes = context.device != nullptr ? 4 : 8;
+  SumTimes times;
+  times.sum_bytes = values * value_bytes;
+  times.step_seconds = time(-1, values, 2 * static_cast<int>(spec.layers.size()));  // no pass has such a key
+  const double n = ranks.world_size();
+  times.large_bus_bytes_per_s = static_cast<double>(kLarge) * 2 * (n - 1) / n / time(-2, kLarge / value_bytes, 1);
+  return times;
+}
 
 Result<BenchReport> RunBenchRank(const BenchOptions& options, const Rank& rank) {
   if (Result<void> able = CheckDeployment(options.deployment); !able.ok()) return able.error();
@@ -44,6 +84,7 @@ Result<BenchReport> RunBenchRank(const BenchOptions& options, const Rank& rank) 
   report.live_bytes = ledger.live_bytes;
   if (!rank.leads()) {
     engine.Follow();
+    report.sums = TimeSums(*runtime, model->spec, options.throughput.batch, *rank.ranks);
     return report;
   }
   Batcher batcher(engine);
@@ -51,6 +92,7 @@ Result<BenchReport> RunBenchRank(const BenchOptions& options, const Rank& rank) 
   if (!samples.ok()) return samples.error();
   report.rows = evals::SummarizeThroughput(*samples);
   engine.Release();
+  if (rank.ranks != nullptr) report.sums = TimeSums(*runtime, model->spec, options.throughput.batch, *rank.ranks);
   return report;
 }
 

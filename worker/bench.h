@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,13 @@ struct BenchOptions {
   evals::ThroughputSpec throughput;
 };
 
+// What adding up over the ranks costs a decode step: two sums a layer of batch x hidden values, timed by themselves.
+struct SumTimes {
+  double step_seconds = 0;
+  int64_t sum_bytes = 0;              // of one sum
+  double large_bus_bytes_per_s = 0;   // of a sum of 64 MiB: bytes * 2 (n - 1) / n / time, as nccl-tests has it
+};
+
 struct BenchReport {
   std::string model;        // model_type and weights: "qwen3_5_moe_text 122.1B"
   std::string device_name;
@@ -28,6 +36,7 @@ struct BenchReport {
   int64_t peak_bytes = 0;          // of loading
   int64_t live_bytes = 0;
   std::vector<evals::ThroughputSummary> rows;
+  std::optional<SumTimes> sums;  // of several ranks
 };
 
 // Loads the model under uniform levels and times it. Throws what the device throws.

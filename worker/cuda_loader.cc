@@ -6,8 +6,10 @@
 
 #include "base/check.h"
 #include "kernels/cuda/arrange.h"
+#include "kernels/cuda/cut_container.h"
 #include "kernels/decode.h"
 #include "worker/load_parts.h"
+#include "worker/sharding.h"
 
 namespace hproc::worker {
 namespace {
@@ -21,25 +23,59 @@ constexpr int64_t kMostWorkspaceBytes = int64_t{1} << 30;
 constexpr int64_t kLeastWorkspaceBytes = int64_t{1} << 20;
 constexpr int64_t kMeasuringWorkspaceBytes = int64_t{2} << 30;  // nothing else is on the device then
 
-// A job that reads with all threads of the pool: one preads while another waits for the disk.
-TensorJob JobOf(const Checkpoint& checkpoint, const ModelTensor& tensor, ThreadPool& pool) {
+// Rows [first_row, …) of the rank's rows as stored, as many as `out` holds, with the columns asked for alone.
+Result<void> ReadPart(const Checkpoint& checkpoint, const ModelTensor& tensor, const std::vector<Range>& all_rows,
+                      const std::vector<Range>& columns, int64_t first_row, int64_t rows, std::span<std::byte> out) {
+  const int64_t value_bytes = tensor.spec.bytes_per_value;
+  const int64_t whole_bytes = tensor.spec.columns * value_bytes;
+  const bool whole_rows = columns.size() == 1 && columns.front().count == tensor.spec.columns;
+  std::vector<std::byte> row(whole_rows ? 0 : static_cast<size_t>(whole_bytes));
+  size_t at = 0;
+  for (const Range& range : all_rows) {
+    const int64_t begin = std::max<int64_t>(0, first_row);
+    const int64_t count = std::min(range.count - begin, rows);
+    first_row -= range.count;
+    if (count <= 0) continue;
+    rows -= count;
+    for (int64_t r = range.first + begin; r < range.first + begin + count;) {
+      if (whole_rows) {
+        const auto size = static_cast<size_t>(count * whole_bytes);
+        if (Result<void> read = ReadStoredRows(checkpoint, tensor, r, count, out.subspan(at, size)); !read.ok()) return read;
+        at += size;
+        break;
+      }
+      if (Result<void> read = ReadStoredRows(checkpoint, tensor, r++, 1, row); !read.ok()) return read;
+      for (const Range& part : columns) {
+        const auto size = static_cast<size_t>(part.count * value_bytes);
+        std::copy_n(row.begin() + part.first * value_bytes, size, out.begin() + static_cast<std::ptrdiff_t>(at));
+        at += size;
+      }
+    }
+  }
+  return Ok();
+}
+
+// A job that reads `rows` and `columns` of a tensor with all threads of the pool: one preads while another waits for the disk.
+TensorJob JobOf(const Checkpoint& checkpoint, const ModelTensor& tensor, ThreadPool& pool, const TensorShard& part) {
   TensorJob job;
   job.plan.spec = tensor.spec;
+  job.plan.spec.rows = part.row_count();
+  job.plan.spec.columns = part.column_count();
   // The device counts over the whole tensor, so that of several sources none can be named.
   if (tensor.sources.size() == 1) job.label = TensorLabel(checkpoint, *tensor.sources.front().info);
   job.storage = StorageOf(tensor.dtype);
   job.use = MemoryUseOf(tensor.spec.family);
-  job.read = [&checkpoint, &tensor, &pool](int64_t first_row, int64_t rows, std::span<std::byte> out) -> Result<void> {
+  job.read = [&checkpoint, &tensor, &pool, part](int64_t first_row, int64_t rows, std::span<std::byte> out) -> Result<void> {
     constexpr int64_t kPieceBytes = int64_t{4} << 20;
-    const int64_t row_bytes = tensor.spec.columns * tensor.spec.bytes_per_value;
+    const int64_t row_bytes = part.column_count() * tensor.spec.bytes_per_value;
     const int64_t pieces = std::clamp<int64_t>(rows * row_bytes / kPieceBytes, 1, rows);
     std::vector<Result<void>> read(static_cast<size_t>(pieces));
     pool.ParallelFor(pieces, [&](int64_t piece, int) {
       const int64_t begin = rows * piece / pieces;
       const int64_t end = rows * (piece + 1) / pieces;
       read[static_cast<size_t>(piece)] =
-          ReadStoredRows(checkpoint, tensor, first_row + begin, end - begin,
-                         out.subspan(static_cast<size_t>(begin * row_bytes), static_cast<size_t>((end - begin) * row_bytes)));
+          ReadPart(checkpoint, tensor, part.rows, part.columns, first_row + begin, end - begin,
+                   out.subspan(static_cast<size_t>(begin * row_bytes), static_cast<size_t>((end - begin) * row_bytes)));
     });
     for (const Result<void>& outcome : read) {
       if (!outcome.ok()) return outcome;
@@ -59,17 +95,36 @@ int64_t LargestLayerBytes(const TensorTable& table) {
   return most;
 }
 
+TensorShard WholeOf(const ModelTensor& tensor) {
+  return {.rows = {{.first = 0, .count = tensor.spec.rows}}, .columns = {{.first = 0, .count = tensor.spec.columns}}};
+}
+bool IsWhole(const ModelTensor& tensor, const TensorShard& part) {
+  return part.row_count() == tensor.spec.rows && part.column_count() == tensor.spec.columns;
+}
+
 QuantizerOptions LoadOptions(const TensorTable& table) {
   return {.workspace_bytes = std::clamp(LargestLayerBytes(table), kLeastWorkspaceBytes, kMostWorkspaceBytes)};
 }
 
+// What a rank quantizes of a tensor: its rows, or, where it has some columns of all rows, all of it, to be cut.
 std::vector<TensorJob> LoadJobs(const Checkpoint& checkpoint, const TensorTable& table, const quant::Plan& plan,
-                                ThreadPool& pool) {
+                                std::span<const TensorShard> parts, ThreadPool& pool) {
   std::vector<TensorJob> jobs;
   for (size_t i = 0; i < table.tensors.size(); ++i) {
-    TensorJob& job = jobs.emplace_back(JobOf(checkpoint, table.tensors[i], pool));
+    const ModelTensor& tensor = table.tensors[i];
+    const bool is_quantized = plan.tensors[i].format.has_value();
+    const bool cuts_columns = is_quantized && parts[i].column_count() < tensor.spec.columns;
+    TensorJob& job = jobs.emplace_back(JobOf(checkpoint, tensor, pool, cuts_columns ? WholeOf(tensor) : parts[i]));
+    const quant::TensorSpec spec = job.plan.spec;
     job.plan = plan.tensors[i];
-    job.kind = job.plan.format ? TensorJob::Kind::kQuantize : TensorJob::Kind::kKeep;
+    job.plan.spec = spec;
+    job.kind = is_quantized ? TensorJob::Kind::kQuantize : TensorJob::Kind::kKeep;
+    if (!is_quantized || IsWhole(tensor, parts[i])) continue;
+    job.use = kernels::MemoryUse::kWorkspace;  // until it is cut
+    if (cuts_columns) continue;
+    job.is_part = true;
+    job.plan.outliers = std::min(job.plan.outliers, spec.rows * (spec.columns / 16));
+    job.plan.bytes = quant::LayoutOf(spec.rows, spec.columns, *job.plan.format, job.plan.outliers).total_bytes;
   }
   return jobs;
 }
@@ -77,10 +132,14 @@ std::vector<TensorJob> LoadJobs(const Checkpoint& checkpoint, const TensorTable&
 // Small matrices cost no time worth their padding: what the plan says they take, they take.
 constexpr int64_t kWideColumns = 1024;
 
-// Whether the fast products can run the matrix, and at next to no bytes.
-bool WantsDecodeOrder(const ModelSpec& spec, const ModelTensor& tensor, const quant::TensorPlan& plan) {
-  const int64_t columns = tensor.spec.columns;
-  if (!kernels::HasDecodeOrder(*plan.format) || columns > kernels::kMaxDecodeColumns || columns % 4 != 0) return false;
+// Whether the fast products can run the matrix, and at next to no bytes. `spec` is what the rank runs. Groups of a cut row that
+// begin inside one are left to the products of containers.
+bool WantsDecodeOrder(const ModelSpec& spec, const ModelTensor& tensor, const kernels::Matrix& matrix) {
+  const quant::XfpMatrix& xfp = matrix.xfp;
+  const int64_t columns = xfp.columns;
+  if (!kernels::HasDecodeOrder(xfp.format) || columns > kernels::kMaxDecodeColumns || columns % 4 != 0) return false;
+  if (xfp.format.mode == quant::Mode::kV2a && xfp.cut.group_offset() != 0) return false;
+  if (xfp.count_bytes() != quant::OutlierCountBytes(columns)) return false;
   if (tensor.role == TensorRole::kExpertsGateUp || tensor.role == TensorRole::kExpertsDown) {
     const MoeSpec& moe = spec.layers[static_cast<size_t>(tensor.layer)].feed_forward;
     const int64_t rows = tensor.role == TensorRole::kExpertsGateUp ? moe.width : spec.hidden;
@@ -90,8 +149,9 @@ bool WantsDecodeOrder(const ModelSpec& spec, const ModelTensor& tensor, const qu
       return false;
     }
   }
-  const int64_t bytes = kernels::DecodeOrderOf(tensor.spec.rows, columns, *plan.format, plan.outliers).total_bytes;
-  return bytes <= plan.bytes || (columns >= kWideColumns && bytes <= plan.bytes + plan.bytes / 200);
+  const int64_t container = quant::LayoutOf(xfp.rows, columns, xfp.format, xfp.outliers, xfp.cut).total_bytes;
+  const int64_t bytes = kernels::DecodeOrderOf(xfp.rows, columns, xfp.format, xfp.outliers).total_bytes;
+  return bytes <= container || (columns >= kWideColumns && bytes <= container + container / 200);
 }
 
 // The new bytes stand on the family's line; codebooks and outliers stay on theirs, so that what decode order pads shows with the
@@ -120,12 +180,15 @@ Result<LoadedModel> LoadThroughHost(const ModelSpec& spec, const Checkpoint& che
     const ModelTensor& tensor = table.tensors[i];
     const quant::TensorPlan& tensor_plan = plan.tensors[i];
     const kernels::Matrix& made = loaded->model.Get(tensor.role, tensor.layer);
-    const int64_t bytes = tensor_plan.format ? tensor_plan.bytes : tensor.spec.kept_bytes();
+    // Of a rank's part: made.xfp says itself how it is laid out.
+    const quant::XfpMatrix& xfp = made.xfp;
+    quant::XfpLayout layout{.total_bytes = made.rows * made.columns * tensor.spec.bytes_per_value};
     const auto* from = static_cast<const std::byte*>(made.data);
     if (tensor_plan.format) {
-      const quant::XfpLayout layout = quant::LayoutOf(tensor.spec.rows, tensor.spec.columns, *tensor_plan.format, tensor_plan.outliers);
-      from = reinterpret_cast<const std::byte*>(made.xfp.codes) - layout.codes;
+      layout = quant::LayoutOf(xfp.rows, xfp.columns, xfp.format, xfp.outliers, xfp.cut);
+      from = reinterpret_cast<const std::byte*>(xfp.codes) - layout.codes;
     }
+    const int64_t bytes = layout.total_bytes;
     LoadedTensor& there = tensors.emplace_back();
     there.role = tensor.role;
     there.layer = tensor.layer;
@@ -134,8 +197,8 @@ Result<LoadedModel> LoadThroughHost(const ModelSpec& spec, const Checkpoint& che
                           {from, static_cast<size_t>(bytes)});
     there.matrix = made;
     if (tensor_plan.format) {
-      there.matrix.xfp = quant::ViewOf(tensor.spec.rows, tensor.spec.columns, *tensor_plan.format, tensor_plan.outliers,
-                                       there.storage.span().first(static_cast<size_t>(bytes)));
+      there.matrix.xfp = quant::ViewOf(xfp.rows, xfp.columns, xfp.format, xfp.outliers,
+                                       there.storage.span().first(static_cast<size_t>(bytes)), xfp.cut);
       AssignLedgerLines(memory, MemoryUseOf(tensor.spec.family), there.matrix.xfp);
     } else {
       there.matrix.data = there.storage.data();
@@ -152,17 +215,19 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
                                     const quant::Plan& plan, const Shard& shard, const kernels::CudaDevice& device,
                                     kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress,
                                     PackedLayout layout) {
-  if (shard.world_size != 1) return Error{"tensor parallelism on CUDA devices is not there yet"};
   const auto start = std::chrono::steady_clock::now();
   if (Result<void> fits = CheckPlanFits(plan, table); !fits.ok()) return fits.error();
   const auto is_uniform = [](const quant::TensorPlan& tensor) { return tensor.format && tensor.codebooks == quant::Codebooks::kUniform; };
   if (std::ranges::any_of(plan.tensors, is_uniform)) {
     return LoadThroughHost(spec, checkpoint, table, plan, shard, device, memory, pool, progress);
   }
-  const std::vector<TensorJob> jobs = LoadJobs(checkpoint, table, plan, pool);
+  std::vector<TensorShard> parts;
+  int64_t total = 0;
+  for (const ModelTensor& tensor : table.tensors) parts.push_back(ShardOf(spec, tensor, shard));
+  const std::vector<TensorJob> jobs = LoadJobs(checkpoint, table, plan, parts, pool);
+  for (const TensorJob& job : jobs) total += job.plan.spec.kept_bytes();
   std::vector<LoadedTensor> tensors(jobs.size());
   std::vector<TensorShare> shares(jobs.size());
-  const int64_t total = StoredBytes(table);
   int64_t done_bytes = 0;
   CudaQuantizer quantizer(device, memory, LoadOptions(table));
   Result<void> done = quantizer.Run(jobs, [&](size_t i, TensorOutcome outcome) {
@@ -172,24 +237,37 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
     loaded.role = tensor.role;
     loaded.layer = tensor.layer;
     loaded.storage = std::move(outcome.storage);
-    loaded.matrix.rows = tensor.spec.rows;
-    loaded.matrix.columns = tensor.spec.columns;
+    loaded.matrix.rows = parts[i].row_count();
+    loaded.matrix.columns = parts[i].column_count();
     if (tensor_plan.format) {
+      const quant::TensorPlan& made = jobs[i].plan;  // of what was quantized, which may be more than the part
+      quant::XfpMatrix matrix = quant::ViewOf(made.spec.rows, made.spec.columns, *made.format, made.outliers,
+                                              loaded.storage.span().first(static_cast<size_t>(made.bytes)));
+      const kernels::MemoryUse use = MemoryUseOf(tensor.spec.family);
+      if (!IsWhole(tensor, parts[i])) {
+        const kernels::DeviceBuffer whole = std::move(loaded.storage);
+        matrix = kernels::CutContainer(matrix, outcome.outliers, CutOf(tensor, parts[i]), loaded.matrix.columns, device, memory,
+                                       use, tensor.spec.name, loaded.storage);
+      }
       loaded.matrix.storage = kernels::Storage::kXfp;
-      loaded.matrix.xfp = quant::ViewOf(tensor.spec.rows, tensor.spec.columns, *tensor_plan.format, tensor_plan.outliers,
-                                        loaded.storage.span().first(static_cast<size_t>(tensor_plan.bytes)));
-      AssignLedgerLines(memory, MemoryUseOf(tensor.spec.family), loaded.matrix.xfp);
-      shares[i] = {.outliers = tensor_plan.outliers, .stats = outcome.stats};
+      loaded.matrix.xfp = matrix;
+      AssignLedgerLines(memory, use, matrix);
+      const std::vector<CountedRows> counted = CountedRowsOf(spec, tensor, shard);
+      const bool is_counted = counted.front().is_counted;
+      // The device gives the sums of all of a rank's rows; CheckSharding of CudaRuntime leaves none that are shared in part.
+      HPROC_CHECK(std::ranges::all_of(counted, [&](const CountedRows& c) { return c.is_counted == is_counted; }), "rows of one rank");
+      if (is_counted) shares[i] = {.outliers = outcome.outliers, .stats = outcome.stats};
     } else {
       loaded.matrix.storage = StorageOf(tensor.dtype);
       loaded.matrix.data = loaded.storage.data();
     }
-    done_bytes += tensor.spec.kept_bytes();
+    done_bytes += jobs[i].plan.spec.kept_bytes();
     if (progress) progress(done_bytes, total);
   });
   if (!done.ok()) return done.error();
+  const ModelSpec part_spec = ShardSpec(spec, shard);
   for (size_t i = 0; layout == PackedLayout::kFastest && i < tensors.size(); ++i) {
-    if (!plan.tensors[i].format || !WantsDecodeOrder(spec, table.tensors[i], plan.tensors[i])) continue;
+    if (!plan.tensors[i].format || !WantsDecodeOrder(part_spec, table.tensors[i], tensors[i].matrix)) continue;
     Arrange(tensors[i], table.tensors[i], device, memory);
   }
   return FinishLoad(spec, plan, shard, std::move(tensors), std::move(shares), start);
@@ -213,7 +291,7 @@ Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const 
       done_bytes += table.tensors[i].spec.kept_bytes();
       continue;
     }
-    TensorJob& job = jobs.emplace_back(JobOf(checkpoint, table.tensors[i], pool));
+    TensorJob& job = jobs.emplace_back(JobOf(checkpoint, table.tensors[i], pool, WholeOf(table.tensors[i])));
     job.kind = TensorJob::Kind::kMeasure;
     job.rate_options = options;
     places.push_back(i);
@@ -229,8 +307,15 @@ Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const 
   return rates;
 }
 
-int64_t MostCudaLoadWorkspaceBytes(const TensorTable& table) {
+int64_t MostCudaLoadWorkspaceBytes(const TensorTable& table, int world_size) {
   int64_t most = LoadOptions(table).workspace_bytes;
+  if (world_size > 1) {  // beside it two tensors at once that are still to be cut
+    int64_t largest = 0;
+    for (const ModelTensor& tensor : table.tensors) {
+      if (tensor.spec.family != quant::Family::kKept) largest = std::max(largest, tensor.spec.weights() * 7 / 8);
+    }
+    return kernels::DeviceMemory::Rounded(most + 2 * largest);
+  }
   // 6 bits of 16 and the tables.
   for (const ModelTensor& tensor : table.tensors) {
     if (tensor.spec.family != quant::Family::kKept) most = std::max(most, tensor.spec.weights() * 7 / 8);

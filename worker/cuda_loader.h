@@ -17,7 +17,7 @@ enum class PackedLayout {
   kFastest,
 };
 
-// As LoadModel; `memory` stands on kernels::CudaMemory(device). `pool` reads; nobody else uses it meanwhile. Into decode order the
+// As LoadModel; what a rank has some columns of is quantized whole and cut on the device. `memory` stands on kernels::CudaMemory(device). `pool` reads; nobody else uses it meanwhile. Into decode order the
 // containers go one by one once all are there, so that one stands beside its copy. Throws
 // kernels::DeviceOutOfMemory and kernels::DeviceError.
 Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
@@ -34,6 +34,6 @@ Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const 
 // The workspace that loading under `plan` takes: at most a layer of the checkpoint as stored, at most 1 GiB.
 int64_t CudaLoadWorkspaceBytes(const TensorTable& table, const quant::Plan& plan);
 // The most it takes under any plan, the container that stands beside its copy in decode order counted.
-int64_t MostCudaLoadWorkspaceBytes(const TensorTable& table);
+int64_t MostCudaLoadWorkspaceBytes(const TensorTable& table, int world_size);
 
 }  // namespace hproc::worker

@@ -5,10 +5,26 @@
 #include "base/printable.h"
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/nccl_ranks.h"
 #include "worker/cuda_loader.h"
 
 namespace hproc::worker {
 namespace {
+
+// Whether devices can share the model out.
+Result<void> CheckCudaRanks(const ModelSpec& spec, int world_size) {
+  if (world_size == 1) return Ok();
+  if (const std::string why = kernels::WhyNoNccl(); !why.empty()) {
+    return Error{"several ranks on CUDA devices need NCCL: " + Printable(why)};
+  }
+  for (size_t i = 0; i < spec.layers.size(); ++i) {
+    const auto* delta = std::get_if<GatedDeltaSpec>(&spec.layers[i].mixer);
+    if (delta == nullptr || delta->key_heads >= world_size) continue;
+    return Error{"layer " + std::to_string(i) + ": " + std::to_string(delta->key_heads) + " key heads are fewer than " +
+                 std::to_string(world_size) + " ranks, which CUDA devices are not programmed for"};
+  }
+  return Ok();
+}
 
 class CudaRuntime : public Runtime {
  public:
@@ -21,6 +37,22 @@ class CudaRuntime : public Runtime {
 
   kernels::DeviceMemory& memory() override { return memory_; }
   const kernels::Context& context() override { return context_; }
+  void JoinRanks(Communicator* ranks) override {
+    if (ranks == nullptr) return;
+    // Rank 0's id of the devices' own communicator, and whether every rank has the library for one.
+    std::vector<std::byte> id;
+    if (ranks->rank() == 0) id = kernels::MakeNcclId();
+    ranks->Broadcast(id, ranks->patience);
+    auto devices = std::make_unique<kernels::NcclRanks>(device_, id, ranks->rank(), ranks->world_size());
+    memory_.NoteCommunicator(devices->device_bytes());
+    backend_.JoinRanks(std::move(devices), [ranks](std::chrono::milliseconds waited) {
+      ranks->CheckRanks();
+      if (waited < ranks->patience) return;
+      throw RankLost(ranks->rank() == 0 ? 1 : 0, true,
+                     "the ranks' devices have waited for one another for " + std::to_string(waited.count() / 1000) + " s");
+    });
+  }
+
   Result<LoadedModel> Load(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
                            const quant::Plan& plan, const Shard& shard, const LoadProgress& progress) override {
     return LoadModelOnCuda(spec, checkpoint, table, plan, shard, device_, memory_, pool_, progress, PackedLayout::kFastest);
@@ -29,7 +61,8 @@ class CudaRuntime : public Runtime {
                                    const quant::RateOptions& options, const LoadProgress& progress) override {
     return MeasureRatesOnCuda(checkpoint, table, options, device_, memory_, pool_, progress);
   }
-  Result<void> CheckModel(const ModelSpec& spec) const override {
+  Result<void> CheckModel(const ModelSpec& spec, int world_size) const override {
+    if (Result<void> able = CheckCudaRanks(spec, world_size); !able.ok()) return able;
     if (spec.hidden > kernels::kMostNormColumns) {
       return Error{"a hidden state of " + std::to_string(spec.hidden) + " is wider than CUDA devices are programmed for"};
     }
@@ -53,7 +86,9 @@ class CudaRuntime : public Runtime {
     }
     return Ok();
   }
-  int64_t LoadWorkspaceBytes(const TensorTable& table, int) const override { return MostCudaLoadWorkspaceBytes(table); }
+  int64_t LoadWorkspaceBytes(const TensorTable& table, const Shard& shard, int) const override {
+    return MostCudaLoadWorkspaceBytes(table, shard.world_size);
+  }
   EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const override {
     EngineWorkspace workspace;
     workspace.activation_padding = kernels::kCudaActivationPadding;

@@ -171,7 +171,6 @@ struct Engine::Buffers {
         at_moe.shared_hidden = TakeActivations(plan, padding, rows, m.shared_width);
         at_moe.gate = plan.Take(rows * 4);
       }
-      // Gate and up are done with before there is a result of down.
       const int64_t value_bytes = shape.workspace.sums_in_double ? 8 : 4;
       const int64_t before_down = plan.mark();
       at_moe.gate_up = plan.Take(routes * 2 * m.width * 4);
@@ -179,7 +178,8 @@ struct Engine::Buffers {
         at_moe.shared_gate = plan.Take(rows * m.shared_width * 4);
         at_moe.shared_up = plan.Take(rows * m.shared_width * 4);
       }
-      plan.BackTo(before_down);
+      // On a host, gate and up are done with before there is a result of down.
+      if (shape.workspace.sums_in_double) plan.BackTo(before_down);
       at_moe.routed = plan.Take(routes * spec.hidden * value_bytes);
       if (m.shared_width > 0 || sum_bytes > 0) at_moe.shared_out = plan.Take(rows * spec.hidden * value_bytes);
       moe.push_back(at_moe);

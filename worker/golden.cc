@@ -108,7 +108,7 @@ Result<GoldenResult> RunGolden(const std::filesystem::path& model_dir, const std
     if (Result<void> known = CheckTokens(*file, *ids, spec->vocabulary); !known.ok()) return known.error();
   }
 
-  if (Result<void> able = runtime.CheckModel(*spec); !able.ok()) return able.error();
+  if (Result<void> able = runtime.CheckModel(*spec, rank.shard.world_size); !able.ok()) return able.error();
   if (Result<void> divides = CheckSharding(*spec, rank.shard.world_size); !divides.ok()) return divides.error();
   const ModelSpec part = ShardSpec(*spec, rank.shard);
   runtime.JoinRanks(rank.ranks);

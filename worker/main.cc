@@ -92,13 +92,18 @@ int RunBenchCommand(const BenchOptions& options, bool as_json) {
                       {"repetitions", row.repetitions}, {"mean_tok_per_s", row.mean_tok_per_s},
                       {"sd_tok_per_s", row.sd_tok_per_s}, {"median_tok_per_s", row.median_tok_per_s}});
     }
+    json sums = nullptr;
+    if (report->sums) {
+      sums = {{"step_s", report->sums->step_seconds}, {"bytes", report->sums->sum_bytes},
+              {"large_bus_bytes_per_s", report->sums->large_bus_bytes_per_s}};
+    }
     json ledger = json::object();
     for (const LedgerLine& line : report->ledger) ledger[line.name] = line.bytes;
     std::cout << json{{"model", report->model}, {"device", report->device_name}, {"worker_version", kVersion},
                       {"weights", report->weights}, {"weight_bytes", report->load.weight_bytes},
                       {"bits_per_weight", report->load.bits_per_weight}, {"load_s", report->load.seconds},
                       {"load_peak_bytes", report->peak_bytes}, {"live_bytes", report->live_bytes}, {"ledger", ledger},
-                      {"rows", rows}}.dump() << '\n';
+                      {"rows", rows}, {"all_reduce", sums}}.dump() << '\n';
     return kExitOk;
   }
   std::cerr << fmt::format("{}: loaded in {:.1f} s, {:.2f} G weights/s; {:.2f} GB on the device, {:.2f} GB at most while loading\n",
@@ -111,6 +116,11 @@ int RunBenchCommand(const BenchOptions& options, bool as_json) {
                              Gigabytes(report->load.weight_bytes), report->load.bits_per_weight, report->device_name, row.batch,
                              row.kind == evals::ThroughputKind::kPrefill ? "pp" : "tg", row.tokens / row.batch,
                              row.mean_tok_per_s, row.sd_tok_per_s);
+    if (!report->sums || row.kind == evals::ThroughputKind::kPrefill) continue;
+    const double step = row.batch / row.mean_tok_per_s;
+    std::cerr << fmt::format("sums over the ranks take {:.3f} of the {:.3f} ms of a step of tg{} ({:.1f} %); {:.1f} GB/s of bus bandwidth when large\n",
+                             report->sums->step_seconds * 1e3, step * 1e3, row.tokens / row.batch,
+                             100 * report->sums->step_seconds / step, report->sums->large_bus_bytes_per_s * 1e-9);
   }
   return kExitOk;
 }

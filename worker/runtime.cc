@@ -27,8 +27,8 @@ class CpuRuntime : public Runtime {
                                    const quant::RateOptions& options, const LoadProgress& progress) override {
     return MeasureRates(checkpoint, table, options, pool_, progress);
   }
-  Result<void> CheckModel(const ModelSpec&) const override { return Ok(); }
-  int64_t LoadWorkspaceBytes(const TensorTable& table, int threads) const override {
+  Result<void> CheckModel(const ModelSpec&, int) const override { return Ok(); }
+  int64_t LoadWorkspaceBytes(const TensorTable& table, const Shard&, int threads) const override {
     return worker::LoadWorkspaceBytes(table, threads);
   }
   EngineWorkspace WorkspaceOf(const ModelSpec&, const EngineShape&) const override {

@@ -34,11 +34,12 @@ class Runtime {
                                    const quant::Plan& plan, const Shard& shard, const LoadProgress& progress) = 0;
   virtual Result<quant::RateTable> Measure(const Checkpoint& checkpoint, const TensorTable& table,
                                            const quant::RateOptions& options, const LoadProgress& progress) = 0;
-  // Whether the model's blocks are among those that the device's operations know; the error names what is not.
-  virtual Result<void> CheckModel(const ModelSpec& spec) const = 0;
+  // Whether the model's blocks are among those that the device's operations know, and can be shared out among so many
+  // ranks; the error names what is not.
+  virtual Result<void> CheckModel(const ModelSpec& spec, int world_size) const = 0;
 
   // The most that Load takes beside the weights, whatever the plan, on a pool of `threads`.
-  virtual int64_t LoadWorkspaceBytes(const TensorTable& table, int threads) const = 0;
+  virtual int64_t LoadWorkspaceBytes(const TensorTable& table, const Shard& shard, int threads) const = 0;
   // EngineShape::workspace of an engine of this shape; `spec` is what the rank runs.
   virtual EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const = 0;
 };

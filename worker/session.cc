@@ -205,6 +205,7 @@ class Session {
     const int threads = ThreadsFor(job.deployment);  // of a rank; this pass has those of all
     InPhase(Phase::kInit, [&] { Open(job.model_dir, job.deployment, threads * job.deployment.world_size, 0); });
     MeasureResult result;
+    const std::vector<int64_t> communicators = CommunicatorBytes(devices);
     InPhase(Phase::kMeasure, [&] {
       result.fingerprint = OrFail(checkpoint_->Fingerprint(), ErrorKind::kBadCheckpoint);
       result.table_path = std::filesystem::path(job.table_folder) / (result.fingerprint.substr(0, 16) + ".rates");
@@ -221,12 +222,28 @@ class Session {
         result.ranks.push_back(ForecastOf(table_, spec_, shape_, static_cast<int>(rank), *runtime_, threads));
         result.ranks.back().device = devices[rank];
         result.ranks.back().free_bytes = free_bytes[rank];
+        if (communicators[rank] == 0) continue;
+        result.ranks.back().predicted.push_back({.name = "communicator", .bytes = communicators[rank]});
       }
     });
     events_.Write(ResultEvent{std::move(result)});
     if (!std::holds_alternative<FinishCommand>(OrFail(control_.NextCommand(), ErrorKind::kInternal))) {
       throw Failure{ErrorKind::kInternal, "a measure job serves nothing: finish is the only command"};
     }
+  }
+
+  // What sums over these devices hold on each, tried: how much that is depends on the links between them. By rank; of one
+  // device, and of CPU ranks, nothing.
+  static std::vector<int64_t> CommunicatorBytes(const std::vector<std::string>& devices) {
+    std::vector<int64_t> bytes(devices.size());
+    if (devices.size() == 1 || devices.front() == "cpu") return bytes;
+    RunRanks(static_cast<int>(devices.size()), [&](const Rank& rank) {
+      const auto at = static_cast<size_t>(rank.shard.rank);
+      const std::unique_ptr<Runtime> runtime = OpenRuntime(devices[at], 1, 0);
+      runtime->JoinRanks(rank.ranks);
+      bytes[at] = runtime->memory().usage().overhead.communicator_bytes;
+    });
+    return bytes;
   }
 
   // Waits until the device is as free as the job says it should be.

@@ -23,7 +23,7 @@ Result<OpenModel> OpenModelAt(const std::string& model, const Deployment& deploy
   if (!spec.ok()) return failed(ErrorKind::kBadCheckpoint, spec.error());
   Result<TensorTable> table = BuildTensorTable(*spec, *checkpoint);
   if (!table.ok()) return failed(ErrorKind::kLoaderFault, table.error());
-  if (Result<void> able = runtime.CheckModel(*spec); !able.ok()) return failed(ErrorKind::kBadJob, able.error());
+  if (Result<void> able = runtime.CheckModel(*spec, deployment.world_size); !able.ok()) return failed(ErrorKind::kBadJob, able.error());
   Result<EngineShape> shape = EngineShapeOf(*spec, deployment);
   if (!shape.ok()) return failed(ErrorKind::kBadJob, shape.error());
   shape->workspace = runtime.WorkspaceOf(ShardSpec(*spec, shape->shard), *shape);
@@ -46,6 +46,9 @@ MemoryEvent LedgerOf(const DeviceMemory& memory) {
       {.name = "workspace_peak", .bytes = usage.peak[static_cast<size_t>(MemoryUse::kWorkspace)]});
   if (usage.overhead.context_bytes != 0 || usage.overhead.unattributed_bytes != 0) {  // a device with memory of its own
     event.lines.push_back({.name = "context", .bytes = usage.overhead.context_bytes});
+    if (usage.overhead.communicator_bytes > 0) {
+      event.lines.push_back({.name = "communicator", .bytes = usage.overhead.communicator_bytes});
+    }
     event.lines.push_back({.name = "unattributed", .bytes = std::max<int64_t>(0, usage.overhead.unattributed_bytes)});
   }
   return event;

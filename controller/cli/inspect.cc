@@ -97,6 +97,11 @@ int RunShow(const StudyOptions& options, int number) {
       fmt::print("    {:<16}{:>12}{}\n", line.name, FormatBytes(line.bytes),
                  predicted >= 0 ? fmt::format("   {} predicted", FormatBytes(predicted)) : "");
     }
+    for (size_t rank = 0; rank < trial.measured.ranks.size(); ++rank) {
+      const worker::MemoryEvent& of_rank = trial.measured.ranks[rank];
+      fmt::print("    rank {} on {}: {} live, {} peak\n", rank, PrintableLine(of_rank.device), FormatBytes(of_rank.live_bytes),
+                 FormatBytes(of_rank.peak_bytes));
+    }
   }
   if (trial.measured.load) {
     for (const worker::FamilyReport& family : trial.measured.load->families) {

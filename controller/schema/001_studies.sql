@@ -124,6 +124,26 @@ CREATE TABLE ledger_lines (
   PRIMARY KEY (trial_id, source, position)
 ) STRICT, WITHOUT ROWID;
 
+-- Of several ranks, each one's ledger; trials and ledger_lines have the tightest device's.
+CREATE TABLE rank_ledgers (
+  trial_id   INTEGER NOT NULL REFERENCES trials (id),
+  rank       INTEGER NOT NULL CHECK (rank >= 0),
+  device     TEXT NOT NULL,
+  live_bytes INTEGER NOT NULL,
+  peak_bytes INTEGER NOT NULL,
+  cap_bytes  INTEGER NOT NULL,
+  PRIMARY KEY (trial_id, rank)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE rank_ledger_lines (
+  trial_id INTEGER NOT NULL REFERENCES trials (id),
+  rank     INTEGER NOT NULL,
+  position INTEGER NOT NULL,
+  name     TEXT NOT NULL,
+  bytes    INTEGER NOT NULL,
+  PRIMARY KEY (trial_id, rank, position)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE family_reports (
   trial_id       INTEGER NOT NULL REFERENCES trials (id),
   position       INTEGER NOT NULL,
@@ -214,6 +234,26 @@ CREATE TRIGGER ledger_lines_frozen_update BEFORE UPDATE ON ledger_lines
   WHEN (SELECT state FROM trials WHERE id = OLD.trial_id) IN ('complete', 'infeasible', 'failed')
   BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
 CREATE TRIGGER ledger_lines_frozen_delete BEFORE DELETE ON ledger_lines
+  WHEN (SELECT state FROM trials WHERE id = OLD.trial_id) IN ('complete', 'infeasible', 'failed')
+  BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
+
+CREATE TRIGGER rank_ledgers_frozen_insert BEFORE INSERT ON rank_ledgers
+  WHEN (SELECT state FROM trials WHERE id = NEW.trial_id) IN ('complete', 'infeasible', 'failed')
+  BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
+CREATE TRIGGER rank_ledgers_frozen_update BEFORE UPDATE ON rank_ledgers
+  WHEN (SELECT state FROM trials WHERE id = OLD.trial_id) IN ('complete', 'infeasible', 'failed')
+  BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
+CREATE TRIGGER rank_ledgers_frozen_delete BEFORE DELETE ON rank_ledgers
+  WHEN (SELECT state FROM trials WHERE id = OLD.trial_id) IN ('complete', 'infeasible', 'failed')
+  BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
+
+CREATE TRIGGER rank_ledger_lines_frozen_insert BEFORE INSERT ON rank_ledger_lines
+  WHEN (SELECT state FROM trials WHERE id = NEW.trial_id) IN ('complete', 'infeasible', 'failed')
+  BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
+CREATE TRIGGER rank_ledger_lines_frozen_update BEFORE UPDATE ON rank_ledger_lines
+  WHEN (SELECT state FROM trials WHERE id = OLD.trial_id) IN ('complete', 'infeasible', 'failed')
+  BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
+CREATE TRIGGER rank_ledger_lines_frozen_delete BEFORE DELETE ON rank_ledger_lines
   WHEN (SELECT state FROM trials WHERE id = OLD.trial_id) IN ('complete', 'infeasible', 'failed')
   BEGIN SELECT RAISE(ABORT, 'a finished trial never changes'); END;
 

@@ -113,8 +113,31 @@ struct CudaBackend::State {
     }
   }
 
+  // For the stream; a device that adds up with others waits for them, too, and they may be gone.
+  void Wait() const {
+    if (ranks == nullptr) return stream.Wait();
+    const auto start = std::chrono::steady_clock::now();
+    auto last_check = start;
+    for (;;) {
+      const cudaError_t code = cudaStreamQuery(stream.get());
+      if (code != cudaErrorNotReady) return CheckCuda(code, "cudaStreamQuery", __FILE__, __LINE__);
+      const auto now = std::chrono::steady_clock::now();
+      constexpr std::chrono::milliseconds kBetween{20};
+      if (now - last_check < kBetween) continue;  // a step takes less: the host has nothing else to do
+      last_check = now;
+      try {
+        check(std::chrono::duration_cast<std::chrono::milliseconds>(now - start));
+      } catch (...) {
+        ranks->Abort();
+        throw;
+      }
+    }
+  }
+
   ScopedDevice current;
   bool can_prefill;
+  std::unique_ptr<NcclRanks> ranks;
+  std::function<void(std::chrono::milliseconds)> check;
   Stream stream;
   std::span<std::byte> workspace;
   std::map<int64_t, std::optional<Graph>> graphs;  // by key; empty after the first time
@@ -131,7 +154,7 @@ void CudaBackend::Upload(void* to, std::span<const std::byte> from) {
 
 void CudaBackend::Download(std::span<std::byte> to, const void* from) {
   HPROC_CUDA_CHECK(cudaMemcpyAsync(to.data(), from, to.size(), cudaMemcpyDeviceToHost, state_->stream.get()));
-  state_->stream.Wait();
+  state_->Wait();
 }
 
 void CudaBackend::Zero(void* data, int64_t bytes) {
@@ -349,7 +372,16 @@ void CudaBackend::Route(const RouteCall& call) { cuda::LaunchRoute(call, state_-
 void CudaBackend::SwiGlu(const SwiGluCall& call) { cuda::LaunchSwiGlu(call, state_->stream.get()); }
 void CudaBackend::SigmoidGate(const SigmoidGateCall& call) { cuda::LaunchSigmoidGate(call, state_->stream.get()); }
 void CudaBackend::PickGreedy(const GreedyCall& call) { cuda::LaunchPickGreedy(call, state_->stream.get()); }
-void CudaBackend::AllReduceSum(float*, int64_t) { HPROC_CHECK(false, "a communicator"); }
+void CudaBackend::AllReduceSum(float* values, int64_t count) {
+  HPROC_CHECK(state_->ranks != nullptr, "ranks to add up with");
+  state_->ranks->AllReduceSum(values, count, state_->stream.get());
+}
+
+void CudaBackend::JoinRanks(std::unique_ptr<NcclRanks> ranks, std::function<void(std::chrono::milliseconds)> check) {
+  state_->ranks = std::move(ranks);
+  state_->check = std::move(check);
+}
+
 void CudaBackend::Combine(const CombineCall& call) { cuda::LaunchCombine(call, state_->stream.get()); }
 
 }  // namespace hproc::kernels

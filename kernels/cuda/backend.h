@@ -7,9 +7,12 @@
 // No CUDA types here: callers are compiled by the host compiler alone.
 #pragma once
 
+#include <chrono>
+#include <functional>
 #include <memory>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/nccl_ranks.h"
 #include "kernels/device_backend.h"
 
 namespace hproc::kernels {
@@ -74,6 +77,10 @@ class CudaBackend : public DeviceBackend {
   void Experts(const ExpertsCall& call) override;
   void PickGreedy(const GreedyCall& call) override;
   void AllReduceSum(float* values, int64_t count) override;
+
+  // Before the first pass of one of several ranks. While a Download waits, `check` is called with how long it has; where it
+  // throws, the device is made to give up and what it threw goes on.
+  void JoinRanks(std::unique_ptr<NcclRanks> ranks, std::function<void(std::chrono::milliseconds waited)> check);
 
  private:
   struct State;

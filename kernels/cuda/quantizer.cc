@@ -358,7 +358,8 @@ Result<void> CudaQuantizer::Impl::Verdict(const TensorJob& job, const PassStatus
     return Error{name + ": channel " + std::to_string(status.unreachable_row) +
                  " cannot reach the floor of its plan; the plan belongs to another checkpoint"};
   }
-  if (status.outliers != static_cast<unsigned long long>(job.plan.outliers)) {
+  const auto planned = static_cast<unsigned long long>(job.plan.outliers);
+  if (job.is_part ? status.outliers > planned : status.outliers != planned) {
     return Error{name + ": " + std::to_string(status.outliers) + " outliers where the plan has " +
                  std::to_string(job.plan.outliers) + "; the plan belongs to another checkpoint"};
   }
@@ -375,6 +376,7 @@ Result<void> CudaQuantizer::Impl::Retire(std::span<const TensorJob> jobs, Functi
   std::memcpy(&status, pass.results.data(), sizeof(status));
   if (Result<void> verdict = Verdict(job, status); !verdict.ok()) return verdict;
   if (job.kind == TensorJob::Kind::kQuantize) {
+    pending.outcome.outliers = static_cast<int64_t>(status.outliers);
     pending.outcome.stats = {.channels = status.channels, .min_cosine = status.min_cosine,
                              .sum_cosine = status.sum_cosine, .min_norm_ratio = status.min_norm_ratio,
                              .max_norm_ratio = status.max_norm_ratio};

@@ -41,6 +41,7 @@ struct TensorJob {
   };
   Kind kind = Kind::kKeep;
   quant::TensorPlan plan;  // spec always; the rest for kQuantize
+  bool is_part = false;    // of a tensor's rows: plan.outliers is what there can be at most, and the container has room for
   std::string label;       // how the error for values that are not finite begins; where empty: tensor 'its name'
   Storage storage = Storage::kBfloat16;  // as the checkpoint has it
   MemoryUse use = MemoryUse::kWeightsKept;
@@ -55,6 +56,7 @@ struct TensorJob {
 struct TensorOutcome {
   DeviceBuffer storage;  // kKeep: as stored; kQuantize: the container, the tail of the buffer zeroed
   quant::ChannelStats stats;  // kQuantize
+  int64_t outliers = 0;       // kQuantize
   quant::TensorRates rates;   // kMeasure
 };
 

@@ -48,6 +48,41 @@ TEST(PlanSpace, ResolvesAPairToThePlanOfItsFloors) {
   EXPECT_EQ(point.total_bytes, plan.total_bytes() + 1500);
 }
 
+// Parts of the table's tensors: `share` of the rows of those that can be divided.
+worker::RankForecast Rank(int64_t numerator, int64_t denominator, int64_t cache, int64_t free_bytes) {
+  worker::RankForecast rank{.device = "cuda:0", .free_bytes = free_bytes, .predicted = {}, .parts = {}};
+  rank.predicted = {{.name = "kv_cache", .bytes = cache}, {.name = "workspace_peak", .bytes = 10}, {.name = "communicator", .bytes = 99999}};
+  for (const quant::TensorRates& tensor : FakeTable().tensors) {
+    rank.parts.push_back({.rows = std::max<int64_t>(1, tensor.spec.rows * numerator / denominator), .columns = tensor.spec.columns});
+  }
+  return rank;
+}
+
+TEST(PlanSpace, ReckonsWithTheRankThatHoldsMost) {
+  const PlanSpace whole(FakeTable(), quant::ModePolicy::kAuto, 0.999, {{.name = "kv_cache", .bytes = 700}}, 1);
+  // A rank that holds everything needs what one rank needs, whatever the other one has.
+  const PlanSpace uneven(FakeTable(), quant::ModePolicy::kAuto, 0.999, {}, 1, {Rank(1, 4, 700, 0), Rank(1, 1, 700, 0)});
+  const PlanSpace halves(FakeTable(), quant::ModePolicy::kAuto, 0.999, {}, 1, {Rank(1, 2, 700, 8000), Rank(1, 2, 900, 5000)});
+  for (const FloorPair at : {FloorPair{0, 0}, FloorPair{LadderIndex(0.98), LadderIndex(0.9)}, FloorPair{kTop, kTop}}) {
+    EXPECT_EQ(uneven.NeededBytes(at), whole.NeededBytes(at));
+    EXPECT_EQ(uneven.At(at).total_bytes, whole.At(at).total_bytes);
+    EXPECT_EQ(halves.At(at).digest, whole.At(at).digest) << "plans do not depend on the ranks";
+    EXPECT_EQ(halves.NeededBytes(at), halves.At(at).total_bytes);
+    EXPECT_GT(halves.At(at).weight_bytes, whole.At(at).weight_bytes / 2 - 1);
+    EXPECT_LT(halves.At(at).weight_bytes, whole.At(at).weight_bytes * 3 / 4);
+    EXPECT_EQ(halves.At(at).total_bytes, halves.At(at).weight_bytes + 900) << "the larger cache decides";
+    int64_t ledger = 0;
+    for (const worker::LedgerLine& line : halves.Ledger(halves.At(at).plan)) {
+      if (line.name != "workspace_peak" && line.name != "communicator") ledger += line.bytes;
+    }
+    EXPECT_EQ(ledger, halves.At(at).total_bytes);
+  }
+  // The device with the least free memory bounds what all may take.
+  EXPECT_EQ(halves.LeastRoom(6000), 5000);
+  EXPECT_EQ(halves.LeastRoom(4000), 4000);
+  EXPECT_EQ(whole.LeastRoom(4000), 4000);
+}
+
 TEST(PlanSpace, PairsAndFloorsAreEachOthersInverse) {
   const PlanSpace space = MakeSpace();
   for (int rung : SomeRungs()) {

@@ -119,6 +119,8 @@ TEST(SqliteStoreSchema, HoldsFinishedTrialsAgainstHandWrittenSql) {
       "UPDATE attempts SET ended_utc = '' WHERE trial_id = 2",
       "INSERT INTO attempts (trial_id, number, started_utc, log_path) VALUES (1, 9, '', '')",
       "UPDATE ledger_lines SET bytes = 0 WHERE trial_id = 1",
+      "UPDATE rank_ledgers SET live_bytes = 0 WHERE trial_id = 1",
+      "DELETE FROM rank_ledger_lines WHERE trial_id = 1",
       "DELETE FROM throughput_samples WHERE trial_id = 1",
       "INSERT INTO phase_times VALUES (1, 99, 'load', 1)",
       "INSERT INTO seed_scores VALUES (1, 99, 1)",

@@ -125,6 +125,8 @@ TrialMeasurements ExampleMeasurements(int n) {
                                         .lines = {{.name = "weights_strict", .bytes = 400},
                                                   {.name = "weights_lazy", .bytes = 2'000},
                                                   {.name = "kv_cache", .bytes = 77 + n}}};
+  measured.ranks = {*measured.memory,
+                    {.device = "cuda:1", .live_bytes = 5, .peak_bytes = 6, .cap_bytes = 7, .lines = {{.name = "state", .bytes = 3}}}};
   measured.predicted = {{.name = "weights_strict", .bytes = 401},
                         {.name = "kv_cache", .bytes = 77}};
   measured.accuracy = {.total = 1319,

@@ -63,6 +63,7 @@ Result<Action> ParseAction(const Json& json) {
   action.after = static_cast<int>(action.Int("after", 0));
   action.nth = static_cast<int>(action.Int("nth", 0));
   action.once = action.Text("once");
+  action.rank = static_cast<int>(action.Int("rank", -1));
   if (!Actions().contains(action.what)) return Error{"fake script: no action " + json.dump()};
   return action;
 }

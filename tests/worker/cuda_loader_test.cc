@@ -95,6 +95,46 @@ TEST_F(CudaLoaderTest, MeasuresAndLoadsWhatTheCpuDoes) {
   }
 }
 
+// Without the other ranks: what one loads is its own affair.
+TEST_F(CudaLoaderTest, LoadsTheShardsThatTheCpuDoes) {
+  const Result<quant::RateTable> rates = MeasureRatesOnCuda(*checkpoint_, table_, {}, Device(), *device_, pool_, nullptr);
+  ASSERT_TRUE(rates.ok()) << rates.error().message;
+  for (const quant::ModePolicy policy : {quant::ModePolicy::kV2, quant::ModePolicy::kV2a}) {
+    const quant::Plan plan = quant::ResolvePlan(*rates, {.strict = 0.985, .lazy = 0.95, .head = 0.99}, policy);
+    std::vector<std::vector<TensorShare>> shares;
+    for (const Shard shard : {Shard{.rank = 0, .world_size = 4}, {.rank = 1, .world_size = 4}, {.rank = 2, .world_size = 4}, {.rank = 3, .world_size = 4}}) {
+      kernels::DeviceMemory host("cpu", 0);
+      Result<LoadedModel> expected = LoadModel(spec_, *checkpoint_, table_, plan, shard, host, pool_, nullptr);
+      ASSERT_TRUE(expected.ok()) << expected.error().message;
+      kernels::DeviceMemory memory("cuda:0", 0, kernels::CudaMemory(Device()));
+      Result<LoadedModel> loaded = LoadModelOnCuda(spec_, *checkpoint_, table_, plan, shard, Device(), memory, pool_, nullptr,
+                                                   PackedLayout::kContainers);
+      ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+      shares.push_back(loaded->shares);
+      for (const ModelTensor& tensor : table_.tensors) {
+        const kernels::Matrix* a = loaded->model.Find(tensor.role, tensor.layer);
+        const kernels::Matrix* b = expected->model.Find(tensor.role, tensor.layer);
+        ASSERT_TRUE(a != nullptr && b != nullptr);
+        ASSERT_EQ(a->storage, b->storage);
+        ASSERT_EQ(a->rows, b->rows);
+        ASSERT_EQ(a->columns, b->columns);
+        const bool is_packed = b->storage == kernels::Storage::kXfp;
+        ASSERT_EQ(a->xfp.outliers, b->xfp.outliers) << tensor.spec.name;
+        const int64_t bytes = is_packed ? LayoutOf(b->rows, b->columns, b->xfp.format, b->xfp.outliers, b->xfp.cut).total_bytes
+                                        : b->rows * b->columns * tensor.spec.bytes_per_value;
+        std::vector<std::byte> got(static_cast<size_t>(bytes));
+        ASSERT_EQ(cudaMemcpy(got.data(), is_packed ? a->xfp.codes : a->data, got.size(), cudaMemcpyDeviceToHost), cudaSuccess);
+        const auto* want = static_cast<const std::byte*>(is_packed ? static_cast<const void*>(b->xfp.codes) : b->data);
+        EXPECT_TRUE(std::equal(got.begin(), got.end(), want)) << tensor.spec.name << ", rank " << shard.rank;
+      }
+      EXPECT_EQ(memory.usage().live, host.usage().live);
+    }
+    const Result<LoadResult> report = MergeLoads(plan, shares);
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    EXPECT_EQ(report->plan_digest, plan.Digest());
+  }
+}
+
 TEST_F(CudaLoaderTest, PeaksAtTheWeightsAndALayer) {
   const quant::Plan plan = KeepEverything(table_);
   Result<LoadedModel> loaded = LoadModelOnCuda(spec_, *checkpoint_, table_, plan, {}, Device(), *device_, pool_, nullptr,

@@ -71,7 +71,7 @@ TEST(ProtocolRoundTrip, Jobs) {
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).deployment, EveryFieldSet());
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).table_folder, "out/table");
 
-  const Job trial = TrialJob{"models/b", R"({"tensors":["é"]})", EveryFieldSet(), int64_t{7} << 40, int64_t{6} << 40, 2.5, "abc"};
+  const Job trial = TrialJob{"models/b", R"({"tensors":["é"]})", EveryFieldSet(), int64_t{7} << 40, int64_t{6} << 40, 2.5, "abc", "unix:/tmp/there"};
   const TrialJob back = std::get<TrialJob>(RoundTrip(trial));
   EXPECT_EQ(back.model_dir, "models/b");
   EXPECT_EQ(back.plan_json, R"({"tensors":["é"]})");
@@ -80,6 +80,7 @@ TEST(ProtocolRoundTrip, Jobs) {
   EXPECT_EQ(back.needed_free_bytes, int64_t{6} << 40);
   EXPECT_EQ(back.idle_wait_seconds, 2.5);
   EXPECT_EQ(back.fingerprint, "abc");
+  EXPECT_EQ(back.rendezvous, "unix:/tmp/there");
 }
 
 TEST(ProtocolRoundTrip, Commands) {
@@ -157,6 +158,10 @@ TEST(ProtocolRoundTrip, SamplesOfEveryFinish) {
 TEST(ProtocolRoundTrip, Results) {
   EXPECT_EQ(RoundTripResult(MeasureResult{"out/table", true, "sha", 64, 5, {{"kv_cache", 9}}}).fingerprint,
             "sha");
+  const std::vector<RankForecast> ranks = {
+      {.device = "cuda:0", .free_bytes = 7, .predicted = {{"kv_cache", 9}}, .parts = {{.rows = 4, .columns = 3}}},
+      {.device = "cuda:1", .free_bytes = 8, .predicted = {}, .parts = {{.rows = 4, .columns = 2, .first_column = 3}}}};
+  EXPECT_EQ(RoundTripResult(MeasureResult{"out/table", true, "sha", 64, 5, {}, ranks}).ranks, ranks);
   const auto load = RoundTripResult(
       LoadResult{"digest",
                  100,

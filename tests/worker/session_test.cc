@@ -308,7 +308,8 @@ TEST_F(SessionTest, RefusesWhatTheDeploymentCannotHave) {
   EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.device = "cuda:99"; }), StartsWith("bad_job: device 'cuda:99'"));
   EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.device = "gpu"; }), StartsWith("bad_job: device 'gpu' is neither cpu nor cuda"));
   EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.context = 513; }), StartsWith("bad_job: a context of 513 is not within"));
-  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.world_size = 2; }), AllOf(StartsWith("bad_job: "), HasSubstr("several ranks")));
+  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.world_size = 2; }), StartsWith("bad_job: rendezvous '' is not unix:"));
+  EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.world_size = 32; }), AllOf(StartsWith("bad_job: "), HasSubstr("do not divide among 32 ranks")));
   EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.kv_dtype = "f8"; }), StartsWith("bad_job: kv dtype 'f8'"));
   EXPECT_THAT(error_with([](TrialJob& j) { j.deployment.threads = 40000; }), StartsWith("bad_job: 40000 CPU threads are more than the 1024"));
   EXPECT_THAT(error_with([](TrialJob& j) {

@@ -15,6 +15,7 @@ export interface TrialRow {
 }
 export interface Attempt { number: number; started_utc: string; ended_utc: string; verdict: Verdict; log_path: string }
 export interface LedgerLine { name: string; bytes: number }
+export interface Ledger { device: string; live_bytes: number; peak_bytes: number; cap_bytes: number; lines: LedgerLine[] }
 export interface TensorPlan {
   name: string; family: string; rows: number; columns: number; bytes: number; outliers?: number; floor?: number;
   min_cosine?: number; mean_deficit?: number; format?: { mode: string; levels: number };
@@ -28,7 +29,8 @@ export interface Trial extends TrialRow {
   measured: {
     load: { weight_bytes: number; bits_per_weight: number; seconds: number;
             families: { family: string; weights: number; bytes: number; min_cosine: number; mean_cosine: number }[] } | null;
-    memory: { device: string; live_bytes: number; peak_bytes: number; cap_bytes: number; lines: LedgerLine[] } | null;
+    memory: Ledger | null;  // of several ranks the tightest device's
+    ranks: Ledger[];  // empty where there is one
     predicted: LedgerLine[];
     phase_seconds: { phase: string; seconds: number }[];
   };

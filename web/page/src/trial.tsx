@@ -72,6 +72,10 @@ function Ledger({ trial, study }: { trial: Trial; study: Study }) {
           { head: "What", cell: (n) => f.words(n), sort: (n) => n }, { head: "Measured", numeric: true, cell: (n) => f.bytes(measured.get(n)), sort: (n) => measured.get(n) ?? -1 },
           { head: "Predicted", numeric: true, cell: (n) => f.bytes(predicted.get(n)), sort: (n) => predicted.get(n) ?? -1 }]} />}</AsTable>
       </>}
+      {trial.measured.ranks.length > 0 && <DataTable caption="Memory by rank; above is the tightest device" rows={trial.measured.ranks.map((ledger, rank) => ({ ...ledger, rank }))} keyOf={(r) => String(r.rank)} columns={[
+        { head: "Rank", numeric: true, cell: (r) => r.rank, sort: (r) => r.rank }, { head: "Device", cell: (r) => r.device, sort: (r) => r.device },
+        { head: "Held", numeric: true, cell: (r) => f.bytes(r.live_bytes), sort: (r) => r.live_bytes },
+        { head: "Peak", numeric: true, cell: (r) => f.bytes(r.peak_bytes), sort: (r) => r.peak_bytes }]} />}
     </section>
   );
 }
