@@ -109,11 +109,11 @@ void Arrange(LoadedTensor& loaded, const ModelTensor& tensor, const kernels::Cud
 // Uniform codebooks, those of the INT4 baselines, are made by the host alone: the whole model there, then tensor by tensor to the
 // device.
 Result<LoadedModel> LoadThroughHost(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
-                                    const quant::Plan& plan, const kernels::CudaDevice& device, kernels::DeviceMemory& memory,
-                                    ThreadPool& pool, const LoadProgress& progress) {
+                                    const quant::Plan& plan, const Shard& shard, const kernels::CudaDevice& device,
+                                    kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress) {
   const auto start = std::chrono::steady_clock::now();
   kernels::DeviceMemory host("cpu", 0);
-  Result<LoadedModel> loaded = LoadModel(spec, checkpoint, table, plan, host, pool, progress);
+  Result<LoadedModel> loaded = LoadModel(spec, checkpoint, table, plan, shard, host, pool, progress);
   if (!loaded.ok()) return loaded.error();
   std::vector<LoadedTensor> tensors;
   for (size_t i = 0; i < table.tensors.size(); ++i) {
@@ -134,16 +134,14 @@ Result<LoadedModel> LoadThroughHost(const ModelSpec& spec, const Checkpoint& che
                           {from, static_cast<size_t>(bytes)});
     there.matrix = made;
     if (tensor_plan.format) {
-      AssignLedgerLines(memory, tensor_plan);
       there.matrix.xfp = quant::ViewOf(tensor.spec.rows, tensor.spec.columns, *tensor_plan.format, tensor_plan.outliers,
                                        there.storage.span().first(static_cast<size_t>(bytes)));
+      AssignLedgerLines(memory, MemoryUseOf(tensor.spec.family), there.matrix.xfp);
     } else {
       there.matrix.data = there.storage.data();
     }
   }
-  LoadedModel result{Model(spec, std::move(tensors)), loaded->report};
-  result.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return result;
+  return FinishLoad(spec, plan, shard, std::move(tensors), std::move(loaded->shares), start);
 }
 
 }  // namespace
@@ -157,7 +155,7 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
   if (Result<void> fits = CheckPlanFits(plan, table); !fits.ok()) return fits.error();
   const auto is_uniform = [](const quant::TensorPlan& tensor) { return tensor.format && tensor.codebooks == quant::Codebooks::kUniform; };
   if (std::ranges::any_of(plan.tensors, is_uniform)) {
-    return LoadThroughHost(spec, checkpoint, table, plan, device, memory, pool, progress);
+    return LoadThroughHost(spec, checkpoint, table, plan, shard, device, memory, pool, progress);
   }
   const std::vector<TensorJob> jobs = LoadJobs(checkpoint, table, plan, pool);
   std::vector<LoadedTensor> tensors(jobs.size());

@@ -91,7 +91,7 @@ TEST_F(EngineOnCuda, RunsTheInt4BaselineAsTheReferenceDoes) {
   std::vector<int64_t> weight_bytes;
   for (const bool on_device : {true, false}) {
     const std::unique_ptr<Runtime> runtime = on_device ? OpenRuntime("cuda", 2, 0) : OpenReferenceRuntime(2);
-    Result<LoadedModel> loaded = runtime->Load(opened.spec, opened.checkpoint, opened.table, plan, {});
+    Result<LoadedModel> loaded = runtime->Load(opened.spec, opened.checkpoint, opened.table, plan, {}, {});
     ASSERT_TRUE(loaded.ok()) << loaded.error().message;
     weight_bytes.push_back(loaded->report.weight_bytes);
     EngineShape shape = kShape;
