@@ -204,9 +204,7 @@ Result<LoadedModel> LoadThroughHost(const ModelSpec& spec, const Checkpoint& che
       there.matrix.data = there.storage.data();
     }
   }
-  LoadedModel result{Model(spec, shard, std::move(tensors)), std::move(loaded->shares), loaded->report};
-  result.report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return result;
+  return FinishLoad(spec, plan, shard, std::move(tensors), std::move(loaded->shares), start);
 }
 
 }  // namespace

@@ -77,7 +77,7 @@ int Main(int argc, char** argv) {
 
   TuneOptions tune;
   CLI::App* tune_command = app.add_subcommand("tune", "Search under a memory cap");
-  tune_command->add_option("--model", tune.model, "Checkpoint folder")->required();
+  tune_command->add_option("--model", tune.model, "Checkpoint folder, or synthetic:CONFIG.json for random weights")->required();
   AddBytes(tune_command, "--memory", tune.memory_bytes, "Memory cap of each device, like 7MiB or 96GiB")->required();
   AddBytes(tune_command, "--headroom", tune.headroom_bytes, "To be left free of it");
   AddDeployment(tune_command, tune.deployment);

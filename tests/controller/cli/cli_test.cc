@@ -109,6 +109,36 @@ TEST_F(CliTest, TuneGivesEachStudyOfAFileANameOfItsOwn) {
               testing::EndsWith("MiB-2"));
 }
 
+// Loads of the real worker, refusals of its own budget; what the model says is noise, and nobody looks at it.
+TEST_F(CliTest, TuneFindsWhatFitsOfAModelOfRandomWeightsAndGivesNoAccuracy) {
+  const auto tune = [&](int64_t memory) {
+    return Command({"tune", "--model", "synthetic:" HPROC_TEST_DATA "/goldens/architectures/qwen3_5_moe/config.json", "--memory",
+                    std::to_string(memory), "--context", "64", "--db", db(), "--json"},
+                   WithRealWorker())
+        .Wait();
+  };
+  const json whole = Object(tune(int64_t{1} << 30));
+  EXPECT_EQ(whole["bound"], "none");
+  EXPECT_EQ(whole["loads"], 1);
+  const json& all = whole["recommended"];
+  EXPECT_TRUE(all["accuracy"].is_null());
+  EXPECT_EQ(all["accuracy_reason"], "random weights answer no questions");
+  EXPECT_EQ(all["measured_bytes"], all["predicted_bytes"]);
+  EXPECT_GT(all["decode_tok_per_s"], 0);
+
+  const int64_t cap = all["measured_bytes"].get<int64_t>() - all["weight_bytes"].get<int64_t>() / 2;
+  const Finished finished = tune(cap);
+  EXPECT_EQ(finished.exit_code, kExitDone) << finished.err;
+  const json less = Object(finished);
+  EXPECT_EQ(less["bound"], "out_of_memory");
+  EXPECT_LE(less["recommended"]["measured_bytes"], cap);
+  EXPECT_LT(less["recommended"]["bits_per_weight"], all["bits_per_weight"]);
+  EXPECT_GE(less["loads"], 2);
+  const std::string trials = Run(On("trials")).out;
+  EXPECT_THAT(trials, AllOf(HasSubstr("out_of_memory at "), HasSubstr("timed; random weights answer no questions"),
+                            Not(HasSubstr("garbage"))));
+}
+
 // ---- looking ----
 
 TEST_F(CliTest, LookingPutsDataOnStandardOutputAndSaysNothingElse) {
