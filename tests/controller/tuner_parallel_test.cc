@@ -142,15 +142,6 @@ TEST(Parallel, AFaultOfTheLoaderEndsTheTrialBesideIt) {
 
 // ---- what each trial gets of the machine ----
 
-TEST(DeviceShare, NamesDevicesOneByOne) {
-  EXPECT_THAT(*DevicesOf("cpu"), ElementsAre("cpu"));
-  EXPECT_THAT(*DevicesOf("cuda"), ElementsAre("cuda"));
-  EXPECT_THAT(*DevicesOf("cuda:0,3,12"), ElementsAre("cuda:0", "cuda:3", "cuda:12"));
-  for (const char* bad : {"", "gpu", "cuda:", "cuda:0,", "cuda:0,,1", "cuda:x", "cuda:-1", "cuda:12345", "cuda:0 ,1", "cuda:1,1"}) {
-    EXPECT_THAT(ErrorOf(DevicesOf(bad)), HasSubstr("'" + std::string(bad) + "'"));
-  }
-}
-
 TEST(DeviceShare, GivesEachTrialDevicesOfItsOwn) {
   worker::Deployment whole{.device = "cuda:0,1,2,3"};
   std::vector<worker::Deployment> shares = *ShareDeployment(whole, 4);
@@ -161,8 +152,9 @@ TEST(DeviceShare, GivesEachTrialDevicesOfItsOwn) {
   EXPECT_EQ(shares[0].device, "cuda:0,1");
   EXPECT_EQ(shares[1].device, "cuda:2,3");
   EXPECT_EQ(ErrorOf(ShareDeployment(whole, 3)),
-            "--parallel 3 needs 6 devices, each trial its own; --device cuda:0,1,2,3 names 4");
+            "--parallel 3: --device cuda:0,1,2,3 names 4 devices for 6 ranks");
   EXPECT_EQ(ShareDeployment(whole, 1)->front(), whole);
+  EXPECT_EQ(ShareDeployment({.device = "cuda"}, 2)->back().device, "cuda:1");
 }
 
 TEST(DeviceShare, DividesTheThreadsOfACpu) {

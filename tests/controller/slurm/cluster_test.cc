@@ -235,7 +235,7 @@ TEST_F(NoCluster, ArgumentsAreCheckedBeforeAnythingIsAsked) {
                                         {{"--launcher", "slurm", "--tp", "2"}, "workers of one rank"},
                                         {{"--launcher", "kubernetes"}, "kubernetes"},
                                         {{"--parallel", "0"}, "--parallel"},
-                                        {{"--parallel", "2", "--device", "cuda:0"}, "--parallel 2 needs 2 devices"}}) {
+                                        {{"--parallel", "2", "--device", "cuda:0"}, "--parallel 2: --device cuda:0 names 1 devices for 2 ranks"}}) {
     ExpectRefusal(Run(Tune(arguments)), kExitUsage, what);
   }
 }
