@@ -360,6 +360,7 @@ void WorkerProcess::Supervisor::Bury() {
       end.signal = launch_end_->signal;
     }
     end.launch = std::move(launch_end_);
+    end.sigkill_sent |= cause_ != KillCause::kNone;  // by the agent there, on our word
   }
   {
     const std::lock_guard lock(mutex_);

@@ -248,9 +248,10 @@ TEST_F(RelayTest, AStopOfARunningWorkerEndsItAsALocalOne) {
 
 TEST_F(RelayTest, AWorkerThatIgnoresEverythingIsKilledOnItsNode) {
   Write("job", "7|RUNNING|node1|None\n");
-  const auto process = *WorkerProcess::Start(Launched({{"load", {"ignore_sigterm", "deaf", "hang"}}}), MakeTrial());
+  const json note = {{"do", "write_file"}, {"file", File("deaf")}, {"text", "now"}};
+  const auto process = *WorkerProcess::Start(Launched({{"load", {"ignore_sigterm", "deaf", note, "hang"}}}), MakeTrial());
   const auto hello = AwaitEvent<worker::HelloEvent>(*process);
-  AwaitEvent<worker::PhaseEvent>(*process);
+  ASSERT_TRUE(Eventually([&] { return Exists("deaf"); }));
   process->Stop("enough");
   EXPECT_EQ(Judge(AwaitEnd(*process)).verdict.reason, Reason::kInterrupted);
   EXPECT_NE(::kill(static_cast<pid_t>(hello.pid), 0), 0);
