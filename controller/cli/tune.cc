@@ -227,10 +227,6 @@ int GoOn(const StudyOptions& options, const LaunchOptions& launch, std::optional
 
 int RunTune(const TuneOptions& options) {
   TerminalObserver terminal(::isatty(STDERR_FILENO) == 1, false);
-  if (options.deployment.tp > 1 && options.launcher != "local") {
-    return Fail(kExitUsage, "--tp " + std::to_string(options.deployment.tp) + " with --launcher " + options.launcher +
-                                ": the ranks of a trial meet on one machine");
-  }
   if (options.headroom_bytes >= options.memory_bytes) {
     return Fail(kExitUsage, "the headroom asked for leaves nothing of the memory cap");
   }
