@@ -103,7 +103,7 @@ struct TrialRunner::Attempt : WorkerObserver {
     }
     for (;;) {
       Result<std::optional<End>> end = JudgeProbes(client, *results, calibration);
-      if (!end.ok() || *end || calibration) return end;
+      if (!end.ok() || *end || calibration || runner.reference_trial_ == run.trial.id) return end;
       // Kept at once: it must outlive this attempt, whatever ends it. The first to be kept stands.
       runner.reference_trial_ = run.trial.id;
       const std::string json = evals::GarbageCalibrationToJson(evals::CalibrateGarbage(*results));

@@ -39,7 +39,7 @@ TEST(StudyJson, WritesTheNamesOfTheFields) {
   EXPECT_EQ(ToJson(tally), R"({"total":20,"strict_correct":18,"flexible_correct":19,"invalid":1,)"
                            R"("truncated":0,"strict_by_seed":[18],"strict_squares":18,"all_questions":false})");
   EXPECT_EQ(ToJson(TrialMeasurements{}),
-            R"({"load":null,"memory":null,"predicted":[],"accuracy":{"total":0,"strict_correct":0,)"
+            R"({"load":null,"memory":null,"ranks":[],"predicted":[],"accuracy":{"total":0,"strict_correct":0,)"
             R"("flexible_correct":0,"invalid":0,"truncated":0,"strict_by_seed":[],"strict_squares":0,"all_questions":false},)"
             R"("throughput":[],"phase_seconds":[]})");
 }
