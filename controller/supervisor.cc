@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -46,7 +48,23 @@ int PipeCapacity(const UniqueFd& fd) {
   return capacity > 0 ? capacity : 1 << 20;
 }
 
+// The groups of the workers that are not reaped yet, for KillAllWorkers. One too many for it is not killed there.
+std::array<std::atomic<pid_t>, 256> g_groups;
+
+void Replace(pid_t from, pid_t to) {
+  for (std::atomic<pid_t>& group : g_groups) {
+    pid_t expected = from;
+    if (group.compare_exchange_strong(expected, to)) return;
+  }
+}
+
 }  // namespace
+
+void KillAllWorkers() {
+  for (const std::atomic<pid_t>& group : g_groups) {
+    if (const pid_t pid = group; pid > 0) ::kill(-pid, SIGKILL);
+  }
+}
 
 WorkerProcess::Supervisor::Supervisor(WorkerOptions options, SupervisorStart start)
     : options_(std::move(options)),
@@ -118,6 +136,7 @@ void WorkerProcess::Supervisor::Wake() {
 }
 
 void WorkerProcess::Supervisor::Run() {
+  Replace(0, pid_);
   BlockAllSignals();
   if (!options_.is_launched) PreferAsOomVictim(pid_);
   while (!dead_ && !unkillable_) Turn();
@@ -395,6 +414,7 @@ void WorkerProcess::Supervisor::DrainPipes() {
 }
 
 void WorkerProcess::Supervisor::Reap(WorkerEnd* end) {
+  Replace(pid_, 0);  // once it is reaped, its number may be another's
   int status = 0;
   rusage usage{};
   pid_t reaped = -1;

@@ -114,4 +114,7 @@ class WorkerProcess {
   std::unique_ptr<Supervisor> supervisor_;
 };
 
+// SIGKILL to the groups of all workers of this program: for an end without destructors. Async-signal-safe.
+void KillAllWorkers();
+
 }  // namespace hproc::controller

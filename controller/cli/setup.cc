@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "controller/slurm/slurm_launcher.h"
+#include "controller/worker_process.h"
 
 namespace hproc::controller {
 
@@ -129,7 +130,10 @@ InterruptGuard::InterruptGuard(std::function<void()> stop) : state_(std::make_un
       int signal = 0;
       if (sigwait(&state->signals, &signal) != 0 || ending.stop_requested()) return;
       if (signal == SIGUSR2) continue;  // wakes the thread at the end
-      if (++interrupts > 1) ::_exit(kExitInterrupted);
+      if (++interrupts > 1) {
+        KillAllWorkers();  // one that is deaf would not see us go
+        ::_exit(kExitInterrupted);
+      }
       const std::scoped_lock lock(state->mutex);
       state->interrupted = true;
       if (state->stop) state->stop();

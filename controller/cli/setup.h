@@ -47,7 +47,7 @@ Result<Opened> OpenStudy(const StudyOptions& options, ExitCode& exit_code);
 worker::Deployment DeploymentOf(const DeploymentOptions& options, int shots);
 
 // While it lives, SIGINT and SIGTERM call `stop` from a thread of its own instead of ending the program; a second one ends
-// it at once with kExitInterrupted. Make it before any other thread, so that all of them leave the signals to it.
+// it and its workers at once, with kExitInterrupted. Make it before any other thread, so that all of them leave the signals to it.
 class InterruptGuard {
  public:
   explicit InterruptGuard(std::function<void()> stop);
