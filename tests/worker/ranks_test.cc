@@ -32,7 +32,7 @@ struct AtPhase : controller::WorkerObserver {
 class RanksTest : public testing::Test {
  protected:
   void SetUp() override {
-    SmallCheckpoint small({.layers = "LF", .hidden = 72, .vocabulary = 260, .heads = 8, .kv_heads = 2, .key_heads = 4,
+    SmallCheckpoint small({.layers = "LF", .hidden = 72, .vocabulary = 260, .heads = 8, .kv_heads = 4, .key_heads = 4,
                            .value_heads = 8, .experts = 4, .width = 40, .shared_width = 44});
     small.text_config["eos_token_id"] = nullptr;
     small.WriteTo(folder_);
@@ -49,6 +49,7 @@ class RanksTest : public testing::Test {
     controller::WorkerOptions options;
     options.executable = HPROC_WORKER;
     options.arguments = {"session"};
+    options.terminate = std::chrono::milliseconds(500);
     auto group = WorkerGroup::Start(options, job, observer);
     EXPECT_TRUE(group.ok()) << group.error().message;
     return *std::move(group);
