@@ -97,12 +97,18 @@ Result<std::unique_ptr<PlanSpace>> LoadPlanSpace(const worker::MeasureResult& me
                                      measured.allocation_granularity, measured.ranks);
 }
 
-Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study) {
+Result<worker::MeasureResult> MeasuredOf(const Study& study) {
   const Result<worker::Event> event = worker::DecodeEvent(
       std::string_view(study.measure_json).substr(0, study.measure_json.find_last_not_of('\n') + 1));
   const worker::ResultEvent* result = event.ok() ? std::get_if<worker::ResultEvent>(&event->body) : nullptr;
   const auto* measured = result != nullptr ? std::get_if<worker::MeasureResult>(&result->result) : nullptr;
   if (measured == nullptr) return Error{"study \"" + study.spec.name + "\" was not measured yet"};
+  return *measured;
+}
+
+Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study) {
+  const Result<worker::MeasureResult> measured = MeasuredOf(study);
+  if (!measured.ok()) return measured.error();
   return LoadPlanSpace(*measured, study.spec.mode, study.spec.highest.head);
 }
 
@@ -281,15 +287,20 @@ static int64_t NeededFreeBytes(int64_t wanted, int64_t idle_free_bytes) {
   return std::min(wanted, idle);
 }
 
+// Whether what a trial may use was all free when the study began: not where trials share it, and not on other machines.
+static bool HasIdleMemory(const StudySpec& spec) {
+  return spec.launch.launcher == "local" && (spec.launch.parallel == 1 || spec.deployment.device != "cpu");
+}
+
 Result<TrialRun> Tuner::Prepare(Trial trial, std::optional<int> incumbent, const std::vector<Trial>& trials) {
   TrialRun run;
   const bool is_point = trial.plan.kind == TrialKind::kPoint;
   run.depth = is_point ? DepthOf(trial.plan.purpose) : Depth::kEvaluate;
   run.memory_cap_bytes = is_point ? study_.spec.budget_bytes() : 0;
-  run.needed_free_bytes =
-      NeededFreeBytes(is_point ? run.memory_cap_bytes : trial.plan.predicted_bytes, idle_free_bytes_);
-  for (const int64_t idle : idle_free_by_rank_) {
-    run.needed_free_by_rank.push_back(NeededFreeBytes(is_point ? run.memory_cap_bytes : trial.plan.predicted_bytes, idle));
+  if (HasIdleMemory(study_.spec)) {
+    const int64_t wanted = is_point ? run.memory_cap_bytes : trial.plan.predicted_bytes;
+    run.needed_free_bytes = NeededFreeBytes(wanted, idle_free_bytes_);
+    for (const int64_t idle : idle_free_by_rank_) run.needed_free_by_rank.push_back(NeededFreeBytes(wanted, idle));
   }
   Result<quant::Plan> plan = quant::PlanFromJson(trial.plan.plan_json);
   if (!plan.ok()) return plan.error();

@@ -59,6 +59,8 @@ class MeasureRun {
 // The plane of a study from its measured table; the file is read and checked.
 Result<std::unique_ptr<PlanSpace>> LoadPlanSpace(const worker::MeasureResult& measured, const std::string& mode,
                                                  double head_floor);
+// What the measurement of a study gave. An error where it was not measured yet.
+Result<worker::MeasureResult> MeasuredOf(const Study& study);
 // The plane of a study that was measured; its rate table is read again.
 Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study);
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/bytes.h"
+#include "base/printable.h"
 #include "controller/describe.h"
 
 namespace hproc::controller {
@@ -89,11 +90,11 @@ void TerminalObserver::OnTrialStart(const Trial& trial, int attempt) {
 void TerminalObserver::OnQueue(int trial, const LaunchNote& note) {
   InFlight& queued = in_flight_[trial];
   if (note.kind == LaunchNote::Kind::kPending) {
-    const std::string text = "waits in the queue" + (note.reason.empty() ? "" : ": " + note.reason);
+    const std::string text = "waits in the queue" + (note.reason.empty() ? "" : ": " + PrintableLine(note.reason));
     if (!std::exchange(queued.is_queued, true)) Line(queued.label + "  " + text);
     Status(trial, text, true);
   } else if (note.kind == LaunchNote::Kind::kConnected) {
-    Line(queued.label + "  job " + note.job + " runs on " + note.node);
+    Line(queued.label + PrintableLine("  job " + note.job + " runs on " + note.node));
     queued.step_start = Clock::now();
   }
 }

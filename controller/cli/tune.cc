@@ -201,7 +201,12 @@ int GoOn(const StudyOptions& options, const LaunchOptions& launch, std::optional
   // Quick where the table is still there; and it shows whether the checkpoint is still the same.
   MeasureRun measure(*setup, &observer);
   guard.SetStop([&measure] { measure.Stop(); });
-  Result<Measured> measured = measure.Run(spec.model_dir, TablesOf(launch, options.db), SharesOf(spec)->front());
+  // The tables are where they were, if nobody says otherwise: on other machines they may be nowhere else.
+  fs::path tables = TablesOf(launch, options.db);
+  if (const auto before = MeasuredOf(*study); launch.tables.empty() && before.ok()) {
+    tables = fs::path(before->table_path).parent_path();
+  }
+  Result<Measured> measured = measure.Run(spec.model_dir, tables, SharesOf(spec)->front());
   guard.SetStop({});
   if (measure.stopped()) return kExitInterrupted;
   if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);

@@ -178,7 +178,6 @@ class Relay {
 
   void Connected(UniqueFd socket) {
     channel_.emplace(std::move(socket));
-    connect_until_.reset();
   }
 
   void Hear() {
@@ -194,6 +193,7 @@ class Relay {
         job_->state = "RUNNING";
         Note(LaunchNote::Kind::kConnected, "");
         is_heard_ = true;
+        connect_until_.reset();  // not before: an agent that cannot start its worker says nothing
       }
       if (frame->type == kExitFrame && json.is_object()) {
         LaunchEnd end;
