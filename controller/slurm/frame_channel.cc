@@ -19,17 +19,20 @@ constexpr size_t kHeadBytes = 5;
 
 FrameChannel::FrameChannel(UniqueFd socket) : socket_(std::move(socket)) {
   ::fcntl(socket_.get(), F_SETFL, ::fcntl(socket_.get(), F_GETFL) | O_NONBLOCK);
-  // A node that lost its power says nothing: found out after half a minute, about as soon as the heartbeat would.
+  // A machine that lost its power says nothing. Where nothing is under way to it, that is found out after half a minute; what
+  // is under way is given up after two, since a reader may be slow, too.
   for (const auto& [level, option, value] : {std::array<int, 3>{SOL_SOCKET, SO_KEEPALIVE, 1},
                                              {IPPROTO_TCP, TCP_KEEPIDLE, 10},
                                              {IPPROTO_TCP, TCP_KEEPINTVL, 5},
                                              {IPPROTO_TCP, TCP_KEEPCNT, 4},
+                                             {IPPROTO_TCP, TCP_USER_TIMEOUT, 120'000},
                                              {IPPROTO_TCP, TCP_NODELAY, 1}}) {
     ::setsockopt(socket_.get(), level, option, &value, sizeof value);
   }
 }
 
 void FrameChannel::Send(char type, std::string_view payload) {
+  if (broken_) return;  // nobody takes it any more
   do {
     const std::string_view piece = payload.substr(0, kMaxFrameBytes);
     const auto size = static_cast<uint32_t>(piece.size());

@@ -34,7 +34,7 @@ class FrameChannel {
  public:
   explicit FrameChannel(UniqueFd socket);  // made non-blocking; keep-alive and no delay are set
 
-  // Queues, in several frames of `type` where it is longer than one.
+  // Queues, in several frames of `type` where it is longer than one; nothing once the channel is broken.
   void Send(char type, std::string_view payload);
   void Flush();
   // Takes in what is there.
