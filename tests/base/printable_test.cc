@@ -26,8 +26,9 @@ TEST(Printable, EscapesWhatActsOnATerminalOrReordersText) {
 TEST(Printable, CutsLongNamesInTheMiddleAndSaysHowLongTheyWere) {
   const std::string name =
       std::string(60, 'a') + std::string(1'000'000, 'b') + std::string(24, 'c');
-  EXPECT_EQ(Printable(name),
-            std::string(60, 'a') + "\u2026" + std::string(24, 'c') + " (1000084 bytes)");
+  std::string cut(60, 'a');
+  cut.append("\u2026").append(24, 'c').append(" (1000084 bytes)");
+  EXPECT_EQ(Printable(name), cut);
 }
 
 TEST(Printable, CutsBetweenCharacters) {
