@@ -20,6 +20,7 @@
 
 #include "base/result.h"
 #include "controller/oom_kills.h"
+#include "controller/slurm/end_signals.h"
 #include "controller/slurm/frame_channel.h"
 #include "controller/slurm/handshake.h"
 #include "controller/spawn.h"
@@ -286,12 +287,7 @@ int RunNodeAgent(const NodeAgentOptions& options) {
   const std::string secret = EnvironmentOr(kSecretVariable, "");
   ::unsetenv(kSecretVariable);
   if (secret.empty()) return Fail(kAgentCannotReach, std::string(kSecretVariable) + " is not set: started by hand, or srun passed no environment on");
-  sigset_t ends;
-  ::sigemptyset(&ends);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&ends, signal);
-  ::sigprocmask(SIG_BLOCK, &ends, nullptr);
-  ::signal(SIGPIPE, SIG_IGN);
-  UniqueFd signals(::signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK));
+  UniqueFd signals = EndSignals();
   if (!signals) return Fail(kAgentCannotReach, "out of file descriptors");
   Result<UniqueFd> socket = Connect(options, secret);
   if (!socket.ok()) return Fail(kAgentCannotReach, socket.error().message);

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "controller/launch_note.h"
+#include "controller/slurm/end_signals.h"
 #include "controller/slurm/frame_channel.h"
 #include "controller/slurm/handshake.h"
 #include "controller/slurm/job_queue.h"
@@ -441,12 +442,7 @@ int RunRelay(const RelayOptions& options) {
     }
     *path = found->string();
   }
-  sigset_t ends;
-  ::sigemptyset(&ends);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&ends, signal);
-  ::sigprocmask(SIG_BLOCK, &ends, nullptr);
-  ::signal(SIGPIPE, SIG_IGN);
-  UniqueFd signals(::signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK));
+  UniqueFd signals = EndSignals();
   if (!signals) return 1;
   return Relay(options, std::move(programs), std::move(signals)).Run();
 }
