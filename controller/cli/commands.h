@@ -85,6 +85,10 @@ struct VerifyOptions {
   std::string model;  // empty: the one the file names
   std::string tasks;
   std::string shots_file;
+  // Where it is run, when not as the file says.
+  std::optional<std::string> device;
+  std::optional<int> tp;
+  std::optional<int64_t> memory_bytes;  // cap of each device
   int limit = 200;  // questions asked again; 0: all
   bool json = false;
 };

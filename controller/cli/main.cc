@@ -15,7 +15,9 @@ namespace hproc::controller {
 namespace {
 
 // A size like 7MiB into bytes.
-CLI::Option* AddBytes(CLI::App* app, const std::string& name, int64_t& bytes, const std::string& help) {
+// `Bytes`: int64_t, or an optional one.
+template <typename Bytes>
+CLI::Option* AddBytes(CLI::App* app, const std::string& name, Bytes& bytes, const std::string& help) {
   return app->add_option_function<std::string>(
       name,
       [&bytes, name](const std::string& text) {
@@ -164,6 +166,9 @@ int Main(int argc, char** argv) {
   verify_command->add_option("--model", verify.model, "Checkpoint folder; default the one in the file");
   verify_command->add_option("--tasks", verify.tasks, "Questions; default those in the file");
   verify_command->add_option("--shots-file", verify.shots_file, "Shots; default those in the file");
+  verify_command->add_option("--device", verify.device, "cpu, cuda or cuda:N; cuda:N,M for several; default that in the file");
+  verify_command->add_option("--tp", verify.tp, "Tensor-parallel ranks; default those in the file")->check(CLI::Range(1, 1024));
+  AddBytes(verify_command, "--memory", verify.memory_bytes, "Memory cap of each device; default that in the file");
   verify_command->add_option("--limit", verify.limit, "Questions asked again; 0: all")->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
   verify_command->add_flag("--json", verify.json, "JSON on standard output");

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "base/bytes.h"
 #include "base/file.h"
@@ -18,6 +19,7 @@
 #include "controller/tuner.h"
 #include "evals/evaluation.h"
 #include "evals/statistics.h"
+#include "worker/devices.h"
 
 namespace hproc::controller {
 namespace {
@@ -50,6 +52,9 @@ class VerifyObserver : public WorkerObserver {
   std::string device_name_;
 };
 
+// "cuda" of "cuda:0,1".
+std::string_view KindOf(std::string_view device) { return device.substr(0, device.find(':')); }
+
 std::string PlainText(const std::vector<Check>& checks) {
   std::string text;
   for (const Check& check : checks) text += fmt::format("{:<6} {:<12} {}\n", check.held ? "held" : "DRIFT", check.what, check.detail);
@@ -68,6 +73,18 @@ int RunVerify(const VerifyOptions& options) {
   if (!options.model.empty()) spec.model_dir = fs::absolute(options.model).lexically_normal().string();
   if (!options.tasks.empty()) spec.eval.tasks_path = options.tasks;
   if (!options.shots_file.empty()) spec.eval.shots_path = options.shots_file;
+  // Another kind of device or number of ranks keeps other things beside the weights: its memory is told, not compared.
+  const bool same_ledger = (!options.device || KindOf(*options.device) == KindOf(spec.deployment.device)) &&
+                           (!options.tp || *options.tp == spec.deployment.world_size);
+  if (options.device) spec.deployment.device = *options.device;
+  if (options.tp) spec.deployment.world_size = *options.tp;
+  if (options.memory_bytes) {
+    spec.memory_cap_bytes = *options.memory_bytes;
+    spec.headroom_bytes = 0;
+  }
+  if (const auto devices = worker::DevicesOf(spec.deployment.device, spec.deployment.world_size); !devices.ok()) {
+    return Fail(kExitUsage, devices.error().message);
+  }
   Result<StudyQuestions> questions = LoadQuestions(spec.eval);
   if (!questions.ok()) return Fail(kExitInfrastructure, questions.error().message);
   if (point->outcomes.size() != questions->order.size() * static_cast<size_t>(std::max(1, spec.eval.seeds))) {
@@ -112,7 +129,7 @@ int RunVerify(const VerifyOptions& options) {
   checks.push_back({"plan", loaded->load.plan_digest == point->plan_digest, "digest " + loaded->load.plan_digest.substr(0, 16)});
   checks.push_back({"weights", loaded->load.weight_bytes == point->load.weight_bytes,
                     FormatBytes(loaded->load.weight_bytes) + ", was " + FormatBytes(point->load.weight_bytes)});
-  if (loaded->memory) {
+  if (loaded->memory && same_ledger) {
     const double off = static_cast<double>(loaded->memory->live_bytes) / static_cast<double>(point->memory.live_bytes) - 1;
     checks.push_back({"memory", std::abs(off) <= kMemoryTolerance,
                       FormatBytes(loaded->memory->live_bytes) + ", was " + FormatBytes(point->memory.live_bytes)});

@@ -1,6 +1,7 @@
 // A study from the command line: what goes to standard output, what to standard error, how it ends.
 #include <signal.h>
 
+#include <map>
 #include <set>
 
 #include "base/file.h"
@@ -265,6 +266,28 @@ TEST_F(CliTest, VerifyHoldsWhereNothingChangedAndExitsOneOnDrift) {
   EXPECT_EQ(broken({{"activation_bytes", kFakeActivationBytes / 2}}),
             std::set<std::string>{"memory"});
   EXPECT_EQ(broken({{"activation_bytes", 1'000'000}}), std::set<std::string>{"fit"});
+}
+
+TEST_F(CliTest, VerifyRunsOnOtherDevicesUnderAnotherCapWhereAskedTo) {
+  Play({.questions = 60});
+  const std::string file = fake_->File("point.json");
+  ASSERT_EQ(Run(Tune({"--export", file})).exit_code, kExitDone);
+  const auto checks = [&](const std::vector<std::string>& options) {
+    std::vector<std::string> arguments = {"verify", file, "--json"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    std::map<std::string, bool> held;
+    const json report = Object(Run(arguments));
+    for (const json& check : report["checks"]) held[check["check"]] = check["held"];
+    return held;
+  };
+  using Held = std::map<std::string, bool>;
+  fake_->SetModel({{"activation_bytes", 1'000'000}});
+  EXPECT_EQ(checks({}), (Held{{"fit", false}}));
+  EXPECT_EQ(checks({"--memory", "1GiB"}), (Held{{"plan", true}, {"weights", true}, {"memory", false}, {"accuracy", true}}));
+  // Elsewhere there is another ledger, which is not held against this one's.
+  EXPECT_EQ(checks({"--memory", "1GiB", "--device", "cuda:1"}), (Held{{"plan", true}, {"weights", true}, {"accuracy", true}}));
+  ExpectRefusal(Run({"verify", file, "--device", "cuda:1,1", "--tp", "2"}), kExitUsage, "cuda:1,1");
+  ExpectRefusal(Run({"verify", file, "--memory", "much"}), kExitUsage, "--memory");
 }
 
 // ---- interruption ----
