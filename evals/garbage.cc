@@ -29,6 +29,7 @@ constexpr int kMinProbesForRight = 8;   // 0 of 8 is still 1 in 10 at a rate of 
 constexpr double kReferenceRate = 0.5;  // a reference below it does not show what a rule asks for
 constexpr double kGarbageRateRatio = 0.25;
 constexpr double kSuspectRateRatio = 0.5;
+constexpr double kHardlyAnyRight = 0.05;  // odds of a model half as good as the reference
 
 std::string Percent(double share) {
   char text[16];
@@ -200,6 +201,16 @@ struct Overall {
   std::string detail;
 };
 
+// How likely `right` or fewer of `total` are where each is with probability `rate`, in (0, 1).
+double AtMost(int right, int total, double rate) {
+  double sum = 0;
+  for (int k = 0; k <= right; ++k) {
+    const double ways = std::lgamma(total + 1.0) - std::lgamma(k + 1.0) - std::lgamma(total - k + 1.0);
+    sum += std::exp(ways + k * std::log(rate) + (total - k) * std::log1p(-rate));
+  }
+  return sum;
+}
+
 Overall CheckRates(const Rates& rates, const GarbageCalibration& reference) {
   if (rates.probes >= kMinProbesForRates && reference.stop_rate >= kReferenceRate &&
       rates.stop_rate == 0) {
@@ -227,6 +238,14 @@ Overall CheckRates(const Rates& rates, const GarbageCalibration& reference) {
       return {GarbageVerdict::kSuspect, GarbageRule::kNothingRight, detail};
     }
   }
+  if (rates.asked_for_number >= kMinProbesForRight && reference.right_rate >= kReferenceRightRate) {
+    const int right = static_cast<int>(std::lround(rates.right_rate * rates.asked_for_number));
+    if (AtMost(right, rates.asked_for_number, reference.right_rate * kSuspectRateRatio) < kHardlyAnyRight) {
+      return {GarbageVerdict::kSuspect, GarbageRule::kHardlyAnyRight,
+              std::to_string(right) + " of " + std::to_string(rates.asked_for_number) + " answers are right, " +
+                  Percent(reference.right_rate) + " of the reference's are"};
+    }
+  }
   if (below(rates.strict_rate, kSuspectRateRatio, reference.strict_rate)) {
     return {GarbageVerdict::kSuspect, GarbageRule::kNoNumbers,
             Percent(rates.strict_rate) + " of the answers hold \"#### N\", " +
@@ -249,7 +268,8 @@ std::string_view GarbageRuleName(GarbageRule rule) {
                                                                    "empty",
                                                                    "never_stops",
                                                                    "no_numbers",
-                                                                   "nothing_right"};
+                                                                   "nothing_right",
+                                                                   "hardly_any_right"};
   return kNames[static_cast<size_t>(rule)];
 }
 

@@ -20,6 +20,9 @@
 //   were. This is the rule that word salad breaks, which neither loops nor lacks digits. It stands
 //   for accuracy only where there is next to none: a model that gets one in six right passes 16
 //   such probes nineteen times in twenty
+// - hardly_any_right: so few that a model half as good as the reference would get no more one time
+//   in twenty. One lucky answer of word salad must not make sense of it; whether it is that, the
+//   task decides
 //
 // The reference is a point that is known to be healthy: the one with the highest floors that fits.
 // Healthy models break some of these rules (a small model loops when it is asked what it was not
@@ -57,8 +60,9 @@ enum class GarbageRule {
   kNeverStops,
   kNoNumbers,
   kNothingRight,
+  kHardlyAnyRight,
 };
-inline constexpr int kGarbageRuleCount = 12;
+inline constexpr int kGarbageRuleCount = 13;
 std::string_view GarbageRuleName(GarbageRule rule);  // "none", "nonfinite_logits", …
 std::optional<GarbageRule> GarbageRuleFromName(std::string_view name);
 
@@ -117,7 +121,7 @@ struct GarbageJudgement {
 // Garbage: a non-finite logit; at least half of the probes fail, and beyond that as many as of the
 // reference's did (but all of them are always enough); never_stops, no_numbers or nothing_right.
 // Suspect: one in ten probes fails, at least one, beyond those of the reference; fewer than half as
-// many answers hold "#### N"; nothing is right, and there is no reference or one that got less than
+// many answers hold "#### N"; hardly_any_right; nothing is right, and there is no reference or one that got less than
 // a quarter right. The last is how a loader that mixes up tensors shows when the reference itself
 // is judged. Sensible for an empty list of results.
 GarbageJudgement JudgeGarbage(std::span<const ProbeResult> results,

@@ -391,11 +391,26 @@ TEST(GarbageVerdict, IsSuspectWhenNothingIsRightAndNobodyKnowsWhetherItCouldBe) 
   EXPECT_EQ(JudgeGarbage(WithTaskText("#### 17"), calibration).verdict, GarbageVerdict::kSensible);
 }
 
-TEST(GarbageVerdict, OneRightAnswerIsSense) {
+// Eight answers are asked for a number. Half of a reference that is always right: 1 right or none has odds of 9 in 256, 2 or
+// fewer of 37.
+TEST(GarbageVerdict, IsSuspectWhereOneAnswerIsRightAndSensibleWhereTwoAre) {
   const GarbageCalibration calibration = CalibrateGarbage(HealthyReference());
   std::vector<ProbeResult> results = WithTaskText("#### 17");
   results[9] = HealthyReference()[9];
+  const GarbageJudgement one = JudgeGarbage(results, calibration);
+  EXPECT_EQ(one.verdict, GarbageVerdict::kSuspect);
+  EXPECT_EQ(one.rule, GarbageRule::kHardlyAnyRight);
+  EXPECT_EQ(one.message, "hardly_any_right: 1 of 8 answers are right, 100.0 % of the reference's are");
+  results[10] = HealthyReference()[10];
   EXPECT_EQ(JudgeGarbage(results, calibration).verdict, GarbageVerdict::kSensible);
+}
+
+TEST(GarbageVerdict, OfFewRightIsSensibleWhereTheReferenceHasFewToo) {
+  std::vector<ProbeResult> weak = WithTaskText("#### 17");
+  for (size_t i : {8u, 9u}) weak[i] = HealthyReference()[i];
+  std::vector<ProbeResult> weaker = WithTaskText("#### 17");
+  weaker[9] = HealthyReference()[9];
+  EXPECT_EQ(JudgeGarbage(weaker, CalibrateGarbage(weak)).verdict, GarbageVerdict::kSensible);
 }
 
 TEST(GarbageVerdict, IsSuspectWhereTheFormatOfTheAnswerIsLost) {
