@@ -1,7 +1,12 @@
 // The pure pieces of the Slurm launcher: arguments, answers of squeue, proofs, frames, notes.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
+
+#include <chrono>
+#include <thread>
 
 #include "controller/launch_note.h"
 #include "controller/slurm/frame_channel.h"
@@ -44,19 +49,34 @@ TEST(CheckSrunArguments, RefusesWhatIsOursOrWouldBeRunAndNamesIt) {
                                     {"bash -c id", "'bash' is no option"},
                                     {"-p gpu id", "'id' is no option"},
                                     {"-- id", "'--' ends the options"},
-                                    {"--export=NONE", "'--export=NONE' is not the operator's"},
-                                    {"--exp=NONE", "'--exp=NONE' is not the operator's"},
-                                    {"-J name", "'-J' is not the operator's"},
-                                    {"--job-name=x", "'--job-name=x'"},
-                                    {"-n2", "'-n2'"},
-                                    {"--ntasks=2", "'--ntasks=2'"},
-                                    {"--output=/tmp/x", "'--output=/tmp/x'"},
+                                    {"--export=NONE", "'--export=NONE' is set by the launcher itself"},
+                                    {"--exp=NONE", "'--exp=NONE' is --export, which is set by the launcher itself"},
+                                    {"-J name", "'-J' is --job-name, which is set by the launcher itself"},
+                                    {"--job-name=x", "'--job-name=x' is set"},
+                                    {"-n2", "'-n2' is --ntasks, which is set"},
+                                    {"--ntasks=2", "'--ntasks=2' is set"},
+                                    {"--nodes=2", "'--nodes=2' is set"},
+                                    {"--mpi=pmix", "'--mpi=pmix' is set"},
+                                    {"--ntasks-per-node=2", "'--ntasks-per-node=2' would not be one task"},
+                                    {"--output=/tmp/x", "'--output=/tmp/x' would take the worker's standard streams"},
+                                    {"-Q", "'-Q' is --quiet, which would silence srun"},
+                                    {"--test-only", "'--test-only' does not run the worker"},
+                                    {"-I5", "'-I5' is --immediate, which changes how srun waits"},
+                                    {"-k", "'-k' is --no-kill"},
+                                    {"-M other", "'-M' is --clusters, which names another cluster"},
                                     {"-sv", "'-sv' is more than one option"},
                                     {"-p", "'-p' lacks its value"},
                                     {"-", "'-' is no option"}}) {
     EXPECT_THAT(ErrorOf(CheckSrunArguments(*SplitArguments(text))), HasSubstr(named)) << text;
   }
   EXPECT_THAT(ErrorOf(CheckSrunArguments({"--comment=a\nb"})), HasSubstr("control character"));
+}
+
+TEST(CheckSrunArguments, RefusesAllThatTheLauncherSetsButTheCpus) {
+  for (const std::string& argument : SrunArguments({.job_name = "j", .threads = 2, .operators = {}, .avoid = {}, .command = {}})) {
+    if (argument.starts_with("--cpus-per-task=")) continue;  // the operator's own comes behind and stands
+    EXPECT_THAT(ErrorOf(CheckSrunArguments({argument})), HasSubstr("is set by the launcher itself")) << argument;
+  }
 }
 
 TEST(SrunArguments, PutOursFirstAndTheCommandLast) {
@@ -193,6 +213,57 @@ TEST_F(FrameChannelTest, IsBrokenByAFrameThatIsTooLong) {
   other_->Read();
   EXPECT_FALSE(other_->Next());
   EXPECT_TRUE(other_->broken());
+}
+
+// A connection over TCP whose other end neither hears nor answers from Unplug on, like a machine that lost its power.
+class TcpPair {
+ public:
+  explicit TcpPair(std::chrono::seconds most_silence) {
+    const UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    EXPECT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(::listen(listener.get(), 1), 0);
+    ::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size);
+    far_.Reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    EXPECT_EQ(::connect(far_.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+    near.emplace(UniqueFd(::accept(listener.get(), nullptr, nullptr)), most_silence);
+  }
+  // The kernel drops what comes for it, unacknowledged.
+  void Unplug() const {
+    sock_filter drop{.code = BPF_RET | BPF_K, .jt = 0, .jf = 0, .k = 0};
+    const sock_fprog program{.len = 1, .filter = &drop};
+    EXPECT_EQ(::setsockopt(far_.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program), 0);
+  }
+  std::optional<FrameChannel> near;
+
+ private:
+  UniqueFd far_;
+};
+
+TEST(FrameChannelOverTcp, IsBrokenWhereTheOtherMachineIsSilentForTooLong) {
+  TcpPair idle(std::chrono::seconds(2));
+  TcpPair busy(std::chrono::seconds(2));
+  TcpPair patient(kMostSilence);
+  for (TcpPair* pair : {&idle, &busy, &patient}) pair->Unplug();
+  busy.near->Send(kControlFrame, "is there anybody?");
+  busy.near->Flush();
+  const auto start = std::chrono::steady_clock::now();
+  const auto now = [&] { return std::chrono::steady_clock::now() - start; };
+  while (!(idle.near->broken() && busy.near->broken()) && now() < std::chrono::seconds(20)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    for (TcpPair* pair : {&idle, &busy}) {
+      if (!pair->near->broken()) pair->near->Read();
+    }
+    if (now() < std::chrono::seconds(1)) {
+      EXPECT_FALSE(idle.near->broken() || busy.near->broken());
+    }
+  }
+  EXPECT_TRUE(idle.near->broken());
+  EXPECT_TRUE(busy.near->broken());
+  EXPECT_FALSE(patient.near->broken());
 }
 
 // ---- notes ----
