@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <chrono>
 #include <thread>
 
@@ -12,6 +13,7 @@
 #include "controller/slurm/frame_channel.h"
 #include "controller/slurm/handshake.h"
 #include "controller/slurm/job_queue.h"
+#include "controller/slurm/rank_links.h"
 #include "controller/slurm/srun_arguments.h"
 
 namespace hproc::controller {
@@ -264,6 +266,77 @@ TEST(FrameChannelOverTcp, IsBrokenWhereTheOtherMachineIsSilentForTooLong) {
   EXPECT_TRUE(idle.near->broken());
   EXPECT_TRUE(busy.near->broken());
   EXPECT_FALSE(patient.near->broken());
+}
+
+// ---- links between the relay and its other ranks ----
+
+class RankLinksTest : public testing::Test {
+ protected:
+  RankLinksTest() : name_("pieces-" + MakeSecret().substr(0, 10)), links_(*RankLinks::Open(name_, 3)) {}
+  void Turn() {
+    std::vector<pollfd> fds;
+    links_.AppendTo(fds);
+    ::poll(fds.data(), fds.size(), 100);
+    links_.Take(fds);
+  }
+  UniqueFd Link(int rank) {
+    std::optional<UniqueFd> link = LinkToRelay(name_, rank);
+    EXPECT_TRUE(link);
+    Turn();  // accepted
+    Turn();  // known
+    return link ? std::move(*link) : UniqueFd();
+  }
+  // One end of a connection; what is written to `other` is read from it.
+  static UniqueFd Connection(UniqueFd* other) {
+    int ends[2] = {-1, -1};
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    other->Reset(ends[1]);
+    return UniqueFd(ends[0]);
+  }
+  static std::string Hear(const UniqueFd& fd) {
+    std::array<char, 64> chunk{};
+    const ssize_t n = ::recv(fd.get(), chunk.data(), chunk.size(), 0);
+    return {chunk.data(), n > 0 ? static_cast<size_t>(n) : 0};
+  }
+
+  const std::string name_;
+  RankLinks links_;
+};
+
+TEST_F(RankLinksTest, GiveARankItsConnectionWhicheverComesFirst) {
+  UniqueFd far_1;
+  UniqueFd far_2;
+  const UniqueFd link_1 = Link(1);
+  links_.Give(1, Connection(&far_1));
+  links_.Give(2, Connection(&far_2));
+  const UniqueFd link_2 = Link(2);
+  const UniqueFd one = ReceiveConnection(link_1.get());
+  const UniqueFd two = ReceiveConnection(link_2.get());
+  ASSERT_TRUE(one && two);
+  ASSERT_EQ(::send(far_1.get(), "first", 5, 0), 5);
+  ASSERT_EQ(::send(far_2.get(), "second", 6, 0), 6);
+  EXPECT_EQ(Hear(one), "first");
+  EXPECT_EQ(Hear(two), "second");
+  links_.End("over");
+  EXPECT_EQ(Hear(link_1), "over");
+  EXPECT_EQ(Hear(link_1), "") << "closed";
+  EXPECT_EQ(Hear(link_2), "over");
+}
+
+TEST_F(RankLinksTest, TurnAwayRanksThatAreNone) {
+  const UniqueFd link_1 = Link(1);
+  for (const int rank : {0, 1, 3, -1}) EXPECT_EQ(Hear(Link(rank)), "") << rank;  // 1 is there already
+  links_.End("over");
+  EXPECT_EQ(Hear(link_1), "over");
+  EXPECT_FALSE(LinkToRelay(name_ + "x", 1)) << "no such relay";
+  EXPECT_FALSE(RankLinks::Open(name_, 2).ok()) << "one relay a job";
+}
+
+TEST_F(RankLinksTest, AreGoneWithTheRelay) {
+  const UniqueFd link = Link(1);
+  { const RankLinks gone = std::move(links_); }
+  EXPECT_FALSE(ReceiveConnection(link.get()));
+  EXPECT_FALSE(LinkToRelay(name_, 2));
 }
 
 // ---- notes ----
