@@ -42,4 +42,10 @@ Result<std::vector<worker::Deployment>> ShareDeployment(const worker::Deployment
   return shares;
 }
 
+Result<std::vector<worker::Deployment>> SharesOf(const StudySpec& spec) {
+  if (spec.launch.launcher == "local") return ShareDeployment(spec.deployment, spec.launch.parallel);
+  // Each trial has a node, or the part of it that it asked for.
+  return std::vector<worker::Deployment>(static_cast<size_t>(spec.launch.parallel), spec.deployment);
+}
+
 }  // namespace hproc::controller

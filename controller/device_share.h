@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "controller/study.h"
 #include "worker/protocol.h"
 
 namespace hproc::controller {
@@ -12,5 +13,8 @@ namespace hproc::controller {
 // one each at least; elsewhere every trial gets devices that no other has, one for each of its ranks, named as worker/devices.h
 // has it. One trial gets all there is. The error is for the command line: other devices named than are needed.
 Result<std::vector<worker::Deployment>> ShareDeployment(const worker::Deployment& whole, int parallel);
+
+// What each trial in flight gets of the machine, one entry a slot. The error is for the command line.
+Result<std::vector<worker::Deployment>> SharesOf(const StudySpec& spec);
 
 }  // namespace hproc::controller

@@ -18,8 +18,10 @@ namespace hproc::controller {
 
 struct LaunchRequest {
   std::string name;                // of the job, unique within the study: "t3-a1"
-  int threads = 0;                 // CPU threads of the worker; 0: all there are
-  std::vector<std::string> avoid;  // nodes where it failed before
+  int threads = 0;                 // CPU threads of the worker, or of all its ranks; 0: all there are
+  int ranks = 1;                   // workers that run together on one machine (controller/worker_group.h)
+  std::vector<std::string> avoid;   // nodes where it failed before: another is better, but not worth a long wait
+  std::vector<std::string> faulty;  // nodes that failed it by a fault (verdict.h): worth any wait, where there is another
 };
 
 // Thread-safe.
@@ -29,6 +31,8 @@ class Launcher {
 
   // `options` has the worker's executable and arguments; they become the launcher's.
   virtual void Launch(WorkerOptions& options, const LaunchRequest& request) const = 0;
+  // The same for a rank but 0, beside the one that `leader` was made for by Launch.
+  virtual void LaunchRank(WorkerOptions& options, const WorkerOptions& leader, int rank) const = 0;
   // Whether workers can be launched at all, now; and whatever a controller of this study that was killed left running is
   // ended. The error is one line.
   virtual Result<void> Prepare() const = 0;

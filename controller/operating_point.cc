@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/printable.h"
+#include "controller/device_share.h"
 #include "controller/study_json.h"
 #include "evals/statistics.h"
 #include "quant/plan.h"
@@ -88,6 +89,11 @@ Result<OperatingPoint> MakeOperatingPoint(const Study& study, const std::vector<
   point.bits_per_weight = trial.plan.bits_per_weight;
   point.predicted_bytes = trial.plan.predicted_bytes;
   point.spec = study.spec;
+  // Of how the study was launched only what a trial had of the machine belongs to the point.
+  const Result<std::vector<worker::Deployment>> shares = SharesOf(study.spec);
+  if (!shares.ok()) return shares.error();
+  point.spec.deployment = shares->front();
+  point.spec.launch = {};
   point.load = *trial.measured.load;
   point.memory = *trial.measured.memory;
   point.predicted = trial.measured.predicted;
@@ -137,6 +143,7 @@ std::string OperatingPointToJson(const OperatingPoint& point) {
       file[key] = std::move(value);
     }
   }
+  file["spec"].erase("launch");  // always local: it is the study's, see MakeOperatingPoint
   return file.dump(1, ' ', false, Json::error_handler_t::replace) + '\n';
 }
 
@@ -153,6 +160,10 @@ Result<OperatingPoint> OperatingPointFromJson(std::string_view json) {
   file["plan_json"] = file["plan"].dump();
   file.erase("plan");
   file.erase("summary");
+  if (file.contains("spec") && file["spec"].is_object()) {
+    if (file["spec"].contains("launch")) return Error{"spec.launch: not known here"};
+    file["spec"]["launch"] = Json::parse(ToJson(StudySpec{}))["launch"];
+  }
   Result<OperatingPoint> point = OperatingPointFieldsFromJson(file.dump());
   if (!point.ok()) return point;
   if (const size_t at = point->outcomes.find_first_not_of("01"); at != std::string::npos) {

@@ -36,7 +36,7 @@ struct OperatingPoint {
   int64_t predicted_bytes = 0;
   std::string bound;  // what keeps the floors from being higher
   std::string why;
-  StudySpec spec;  // model, fingerprint, deployment, cap, protocol, versions, device
+  StudySpec spec;  // model, fingerprint, deployment of one trial, cap, protocol, versions, device; nothing of the launch
   worker::LoadResult load;
   worker::MemoryEvent memory;
   std::vector<worker::LedgerLine> predicted;

@@ -211,11 +211,16 @@ struct TrialRunner::Attempt : WorkerObserver {
 
   // Garbage where no garbage can be is a fault of the loader.
   Result<std::optional<End>> Garbage(WorkerGroup& client, std::string phase, std::string message) {
-    const bool loader_fault = BeyondDoubt(run.trial.plan);
-    Result<End> end = Finished(client, loader_fault ? TrialState::kFailed : TrialState::kInfeasible,
-                               {.reason = loader_fault ? Reason::kLoaderFault : Reason::kGarbageOutput, .phase = std::move(phase),
-                                .device = {}, .short_bytes = 0, .message = std::move(message)});
+    Verdict verdict{.reason = Reason::kGarbageOutput, .phase = std::move(phase), .device = {}, .short_bytes = 0,
+                    .message = std::move(message)};
+    Result<End> end = Finished(client, TrialState::kInfeasible, std::move(verdict));
     if (!end.ok()) return end.error();
+    if (BeyondDoubt(run.trial.plan)) {
+      end->state.reset();
+      end->verdict.reason = Reason::kLoaderFault;
+      end->verdict.device = client.node();
+      if (!client.node().empty()) end->verdict.message += " (on " + client.node() + ")";
+    }
     return std::optional<End>(std::move(*end));
   }
 
@@ -253,15 +258,21 @@ Result<std::optional<evals::GarbageCalibration>> CalibrationOf(Store& store, con
   return std::optional<evals::GarbageCalibration>(std::move(*calibration));
 }
 
-// Where attempts failed that another machine may bring to an end.
-static std::vector<std::string> FailedNodes(const Trial& trial) {
-  std::vector<std::string> nodes;
-  for (const Attempt& attempt : trial.attempts) {
-    const std::string& node = attempt.verdict.device;
-    const bool is_wanted = attempt.verdict.reason != Reason::kInterrupted && !node.empty();
-    if (is_wanted && std::ranges::find(nodes, node) == nodes.end()) nodes.push_back(node);
+void AvoidFailedNodes(const Trial& trial, const std::vector<Trial>& trials, LaunchRequest* request) {
+  const auto add = [&](std::vector<std::string>& nodes, const std::string& node) {
+    const auto is_in = [&](const std::vector<std::string>& list) { return std::ranges::find(list, node) != list.end(); };
+    if (!node.empty() && !is_in(request->faulty) && !is_in(nodes)) nodes.push_back(node);
+  };
+  for (const Trial& other : trials) {
+    // One that came again elsewhere is not the node's.
+    if (other.id != trial.id && IsFault(other.verdict.reason)) continue;
+    for (const Attempt& attempt : other.id == trial.id ? trial.attempts : other.attempts) {
+      if (IsFault(attempt.verdict.reason)) add(request->faulty, attempt.verdict.device);
+    }
   }
-  return nodes;
+  for (const Attempt& attempt : trial.attempts) {
+    if (attempt.verdict.reason != Reason::kInterrupted) add(request->avoid, attempt.verdict.device);
+  }
 }
 
 TrialRunner::TrialRunner(Store& store, const StudySpec& spec, const StudyQuestions& questions, WorkerSetup setup,
@@ -287,16 +298,9 @@ worker::Deployment TrialRunner::DeploymentFor(const Trial& trial) const {
 
 Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
   // Attempts that an interruption ended say nothing; those that failed before one count.
-  const auto attempts_that = [&](auto&& ended_so) {
-    return std::ranges::count_if(run.trial.attempts, [&](const controller::Attempt& attempt) {
-      return ended_so(attempt.verdict.reason);
-    });
-  };
+  PastRuns before{.is_launched = setup_.launcher != nullptr};
+  for (const controller::Attempt& attempt : run.trial.attempts) before.Add(attempt.verdict.reason);
   for (;;) {
-    const auto kills = attempts_that([](Reason reason) { return reason == Reason::kKilled; });
-    const auto failures = attempts_that([](Reason reason) {
-      return reason != Reason::kNone && reason != Reason::kInterrupted && reason != Reason::kKilled;
-    });
     if (stopped_) return TrialRunResult{.trial = std::move(run.trial), .interrupted = true};
     WorkerOptions options;
     options.executable = setup_.executable;
@@ -314,15 +318,19 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
     attempt.measured.predicted = run.predicted;
     if (setup_.launcher) {
       options.on_note = [this, number = run.trial.number](const LaunchNote& note) { observer_->OnQueue(number, note); };
-      setup_.launcher->Launch(options, {.name = "t" + std::to_string(run.trial.number) + "-a" + std::to_string(number),
-                                        .threads = spec_.deployment.threads, .avoid = FailedNodes(run.trial)});
+      const Result<std::vector<Trial>> trials = store_.ListTrials(run.trial.study_id);
+      if (!trials.ok()) return trials.error();
+      LaunchRequest request{.name = "t" + std::to_string(run.trial.number) + "-a" + std::to_string(number),
+                            .threads = spec_.deployment.threads, .ranks = spec_.deployment.world_size, .avoid = {}, .faulty = {}};
+      AvoidFailedNodes(run.trial, *trials, &request);
+      setup_.launcher->Launch(options, request);
     }
     const worker::TrialJob job{.model_dir = spec_.model_dir, .plan_json = run.trial.plan.plan_json,
                                .deployment = DeploymentFor(run.trial), .memory_cap_bytes = run.memory_cap_bytes,
                                .needed_free_bytes = run.needed_free_bytes,
                                .idle_wait_seconds = setup_.idle_wait_seconds,
                                .fingerprint = spec_.fingerprint};
-    Result<std::unique_ptr<WorkerGroup>> client = WorkerGroup::Start(options, job, &attempt, run.needed_free_by_rank);
+    Result<std::unique_ptr<WorkerGroup>> client = WorkerGroup::Start(options, job, &attempt, run.needed_free_by_rank, setup_.launcher.get());
     if (!client.ok()) return client.error();
     {
       const std::scoped_lock lock(mutex_);
@@ -348,7 +356,8 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
         }
         return TrialRunResult{.trial = std::move(run.trial), .interrupted = true};
       }
-      const bool again = IsTriedAgain(reason, kills, failures);
+      const bool again = IsTriedAgain(reason, before);
+      before.Add(reason);
       observer_->OnAttemptEnd(run.trial, *attempt_number, end->verdict, again);
       if (again) {
         if (Result<void> ended = store_.EndAttempt(run.trial.id, *attempt_number, end->verdict); !ended.ok()) {

@@ -4,7 +4,7 @@
 //        ▲                 │ refused            │ garbage   │ clearly worse
 //        │                 ▼                    ▼           ▼
 //        │            infeasible           infeasible    complete, stopped early
-//        └── crash, hang, timeout, killed: once more; then failed
+//        └── crash, hang, timeout, killed: once more, on another machine where there are several; then failed
 //
 // A fresh process each attempt. Answers are stored in small batches as they come, so that an attempt cut short by a power
 // cut goes on behind the last batch; everything else about a trial is stored in one transaction at its end.
@@ -71,6 +71,10 @@ struct TrialRunResult {
 
 // As the store has it; none: not set yet.
 Result<std::optional<evals::GarbageCalibration>> CalibrationOf(Store& store, const StudySpec& spec);
+
+// Fills in the nodes that the next attempt at `trial` is better made elsewhere than on: where one failed before, and where
+// another of the study's `trials` met a fault that it did not meet elsewhere.
+void AvoidFailedNodes(const Trial& trial, const std::vector<Trial>& trials, LaunchRequest* request);
 
 // Thread-compatible, but for Stop. Several runners may work on one store.
 class TrialRunner {

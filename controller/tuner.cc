@@ -46,11 +46,11 @@ Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesy
     options.on_note = [this](const LaunchNote& note) { observer_->OnQueue(kNoTrial, note); };
   }
   const worker::MeasureJob job{.model_dir = model_dir, .table_folder = table_folder.string(), .deployment = deployment};
-  int kills = 0;
-  int failures = 0;
+  PastRuns before{.is_launched = setup_.launcher != nullptr};
+  LaunchRequest request{.name = "measure", .threads = deployment.threads, .ranks = 1, .avoid = {}, .faulty = {}};
   for (;;) {
     WorkerOptions started = options;
-    if (setup_.launcher) setup_.launcher->Launch(started, {.name = "measure", .threads = deployment.threads, .avoid = {}});
+    if (setup_.launcher) setup_.launcher->Launch(started, request);
     Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(started, job, &observer);
     if (!client.ok()) return client.error();
     {
@@ -70,8 +70,9 @@ Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesy
                       .device_name = observer.hello().device_name};
     }
     const Verdict& verdict = result.verdict().verdict;
-    if (!IsTriedAgain(verdict.reason, kills, failures)) return Error{verdict.message};
-    ++(verdict.reason == Reason::kKilled ? kills : failures);
+    if (!IsTriedAgain(verdict.reason, before)) return Error{verdict.message};
+    before.Add(verdict.reason);
+    if (!verdict.device.empty()) (IsFault(verdict.reason) ? request.faulty : request.avoid).push_back(verdict.device);
     observer_->OnNote("measuring failed, once more: " + verdict.message);
   }
 }
@@ -132,12 +133,6 @@ Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol) {
   }
   std::vector<evals::Probe> probes = evals::MakeProbes(*task, order);
   return StudyQuestions{.task = std::move(*task), .order = std::move(order), .probes = std::move(probes)};
-}
-
-Result<std::vector<worker::Deployment>> SharesOf(const StudySpec& spec) {
-  if (spec.launch.launcher == "local") return ShareDeployment(spec.deployment, spec.launch.parallel);
-  // Each trial has a node, or the part of it that it asked for.
-  return std::vector<worker::Deployment>(static_cast<size_t>(spec.launch.parallel), spec.deployment);
 }
 
 SearchSpec SearchSpecOf(const StudySpec& spec, const PlanSpace& space) {

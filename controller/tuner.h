@@ -67,9 +67,6 @@ Result<std::unique_ptr<PlanSpace>> SpaceOf(const Study& study);
 // Reads the questions that a protocol asks for and checks them against its digests, where those are set.
 Result<StudyQuestions> LoadQuestions(const EvalProtocol& protocol);
 
-// What each trial in flight gets of the machine, one entry a slot. The error is for the command line.
-Result<std::vector<worker::Deployment>> SharesOf(const StudySpec& spec);
-
 // What the search is told of a study: its spec, and its points that are finished; with kPassed those in flight too.
 // Baselines are none of its business.
 enum class InFlight { kLeftOut, kPassed };

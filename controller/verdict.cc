@@ -241,10 +241,21 @@ RunVerdict Judge(const WorkerEnd& end) {
   RunVerdict run = JudgeRun(end);
   // So that a further attempt can be made elsewhere.
   if (run.state == TrialState::kFailed && end.launch && run.verdict.device.empty()) run.verdict.device = end.launch->node;
+  // The scheduler's words name it already.
+  if (IsFault(run.verdict.reason) && end.launch && !end.launch->node.empty()) run.verdict.message += " (on " + end.launch->node + ")";
   return run;
 }
 
-bool IsTriedAgain(Reason reason, int64_t kills, int64_t failures) {
+void PastRuns::Add(Reason reason) {
+  if (reason == Reason::kNone || reason == Reason::kInterrupted) return;
+  ++(reason == Reason::kKilled ? kills : IsFault(reason) ? faults : failures);
+}
+
+bool IsFault(Reason reason) {
+  return reason == Reason::kLoaderFault || reason == Reason::kProtocolError || reason == Reason::kDeviceLost;
+}
+
+bool IsTriedAgain(Reason reason, const PastRuns& before) {
   switch (reason) {
     case Reason::kCrash:
     case Reason::kHang:
@@ -253,15 +264,16 @@ bool IsTriedAgain(Reason reason, int64_t kills, int64_t failures) {
     case Reason::kNodeLost:
     case Reason::kNotLaunched:
     case Reason::kHostOutOfMemory:
-      return failures == 0;
+      return before.failures == 0;
     case Reason::kKilled:
-      return kills + 1 < kMostKills;
-    case Reason::kNone:
-    case Reason::kOutOfMemory:
-    case Reason::kGarbageOutput:
+      return before.kills + 1 < kMostKills;
     case Reason::kLoaderFault:
     case Reason::kProtocolError:
     case Reason::kDeviceLost:
+      return before.is_launched && before.faults == 0;
+    case Reason::kNone:
+    case Reason::kOutOfMemory:
+    case Reason::kGarbageOutput:
     case Reason::kInterrupted:
       return false;
   }

@@ -22,6 +22,9 @@
 //   exit code 0, 2, 4 or 5 without the event due    | protocol_error     | no       | never
 //   any other exit code                             | crash              | no       | once
 //
+// Of a run that was launched on another machine, "never" and "stop study" hold once a second machine has said the same: a read
+// error, an old copy of the worker or a broken device is that machine's own.
+//
 // A crash signal outranks our own ending of a hang: a process that dumps core neither beats nor
 // answers, and the kernel keeps the signal that began it. An exit code of 128 + N counts as signal
 // N: launchers and shells report so.
@@ -43,10 +46,23 @@ struct RunVerdict {
 
 RunVerdict Judge(const WorkerEnd& end);
 
-// Whether a run that failed so is made again, `kills` runs having been killed before it and `failures` having failed
-// otherwise. What may pass is tried once more. A kill from outside, by a person or a scheduler, says nothing at all, and
-// kMostKills runs may end so. A worker that is caught lying, and a device that is lost, are not tried again.
-bool IsTriedAgain(Reason reason, int64_t kills, int64_t failures);
+// How the runs of one trial failed so far; those that were interrupted say nothing.
+struct PastRuns {
+  int64_t kills = 0;
+  int64_t faults = 0;    // IsFault
+  int64_t failures = 0;  // otherwise
+  bool is_launched = false;  // on machines that a launcher chooses
+
+  void Add(Reason reason);
+};
+
+// Not merely bad luck: the files, the worker, or the device.
+bool IsFault(Reason reason);
+
+// Whether a run that failed so is made again after those before it. What may pass is tried once more. A kill from outside, by
+// a person or a scheduler, says nothing at all, and kMostKills runs may end so. A fault is tried once more where another
+// machine may be without it, and not at all otherwise.
+bool IsTriedAgain(Reason reason, const PastRuns& before);
 inline constexpr int kMostKills = 3;
 
 }  // namespace hproc::controller

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <utility>
 
+#include "controller/launcher.h"
 #include "worker/communicator.h"
 #include "worker/devices.h"
 
@@ -16,6 +17,9 @@ namespace {
 bool IsConsequence(const WorkerClient& client) {
   const RunVerdict& run = *client.verdict();
   if (run.verdict.reason == Reason::kInterrupted || run.verdict.reason == Reason::kNone) return true;
+  // By whoever ended the job they are all in.
+  const std::optional<LaunchEnd>& launch = client.end()->launch;
+  if (launch && launch->state.empty() && client.end()->exit_code == worker::kExitControllerGone) return true;
   const std::optional<worker::ErrorEvent>& error = client.end()->record.error;
   return error && error->kind == worker::ErrorKind::kRankLost;
 }
@@ -106,11 +110,14 @@ class WorkerGroup::Follower : public WorkerObserver {
 };
 
 Result<std::unique_ptr<WorkerGroup>> WorkerGroup::Start(const WorkerOptions& options, const worker::TrialJob& job,
-                                                        WorkerObserver* observer, std::span<const int64_t> needed_free_bytes) {
+                                                        WorkerObserver* observer, std::span<const int64_t> needed_free_bytes,
+                                                        const Launcher* launcher) {
   const int world_size = job.deployment.world_size;
   const Result<std::vector<std::string>> devices = worker::DevicesOf(job.deployment.device, world_size);
   if (!devices.ok()) return devices.error();
-  if (options.is_launched && world_size > 1) return Error{"ranks of one trial meet on one machine: they are not launched elsewhere"};
+  if (options.is_launched && launcher == nullptr && world_size > 1) {
+    return Error{"ranks of one trial meet on one machine: no launcher to see to that"};
+  }
   std::unique_ptr<WorkerGroup> group(new WorkerGroup());
   group->leader_observer_ = std::make_unique<Leader>(observer);
   group->grace_ = options.terminate;
@@ -123,6 +130,10 @@ Result<std::unique_ptr<WorkerGroup>> WorkerGroup::Start(const WorkerOptions& opt
     if (!needed_free_bytes.empty()) own.needed_free_bytes = needed_free_bytes[static_cast<size_t>(rank)];
     WorkerOptions own_options = options;
     own_options.log_file = LogOfRank(options.log_file, rank);
+    if (launcher != nullptr && rank > 0) {
+      launcher->LaunchRank(own_options, options, rank);
+      own_options.on_note = {};  // they have one job, of which rank 0 tells
+    }
     std::unique_ptr<Follower> follower = rank == 0 ? nullptr : std::make_unique<Follower>(*group);
     WorkerObserver* own_observer = follower == nullptr ? static_cast<WorkerObserver*>(group->leader_observer_.get()) : follower.get();
     Result<std::unique_ptr<WorkerClient>> client = WorkerClient::Start(std::move(own_options), own, own_observer);
@@ -279,6 +290,11 @@ std::vector<worker::MemoryEvent> WorkerGroup::Ledgers() const {
     if (follower->memory()) ledgers.push_back(*follower->memory());
   }
   return ledgers;
+}
+
+std::string WorkerGroup::node() const {
+  const std::optional<WorkerEnd>& end = leader_->end();
+  return end && end->launch ? end->launch->node : "";
 }
 
 pid_t WorkerGroup::pid(int rank) const {

@@ -26,14 +26,17 @@
 
 namespace hproc::controller {
 
+class Launcher;
+
 class WorkerGroup final : public RemoteModel {
  public:
   // Starts a worker for every rank of `job`'s deployment, whose device is that of all (worker/devices.h); rank and rendezvous
   // are the group's to fill in. `needed_free_bytes`: by rank, in place of the job's; empty: the job's for all. `observer` may
-  // be null, hears of rank 0 alone, and must outlive the group. An error: a process cannot be started, or the devices are not
-  // as many as the ranks.
+  // be null, hears of rank 0 alone, and must outlive the group. `launcher`: where `options` are its Launch's, for the other
+  // ranks. An error: a process cannot be started, or the devices are not as many as the ranks.
   static Result<std::unique_ptr<WorkerGroup>> Start(const WorkerOptions& options, const worker::TrialJob& job,
-                                                    WorkerObserver* observer, std::span<const int64_t> needed_free_bytes = {});
+                                                    WorkerObserver* observer, std::span<const int64_t> needed_free_bytes = {},
+                                                    const Launcher* launcher = nullptr);
   ~WorkerGroup() override;
 
   // As WorkerClient's, of all ranks. The memory is the tightest device's.
@@ -47,6 +50,8 @@ class WorkerGroup final : public RemoteModel {
 
   // The last ledger of each rank, by rank, as far as they told; safe at any time.
   std::vector<worker::MemoryEvent> Ledgers() const;
+  // Where rank 0 ran, once it has ended; empty where it was not launched elsewhere.
+  std::string node() const;
   int size() const { return 1 + static_cast<int>(followers_.size()); }
   pid_t pid(int rank) const;
 

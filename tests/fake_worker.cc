@@ -239,6 +239,8 @@ class FakeWorker {
           at_the_end ? action.after > 0 && action.after >= samples : action.after == samples;
       if (!due || (action.nth > 0 && action.nth != generates_)) continue;
       if (action.rank >= 0 && action.rank != rank_) continue;
+      const char* node = std::getenv("SLURMD_NODENAME");
+      if (!action.node.empty() && (node == nullptr || action.node != node)) continue;
       if (!action.once.empty()) {
         if (std::filesystem::exists(action.once)) continue;
         std::ofstream marker(action.once);

@@ -9,6 +9,7 @@
 #include "controller/cli/setup.h"
 #include "controller/cli/terminal_observer.h"
 #include "controller/cli/text.h"
+#include "controller/device_share.h"
 #include "controller/export_point.h"
 #include "controller/plane_text.h"
 #include "controller/slurm/srun_arguments.h"
@@ -69,9 +70,6 @@ Result<LaunchSpec> LaunchOf(const LaunchOptions& options, LaunchSpec launch, con
   }
   if (const Result<void> checked = CheckSrunArguments(launch.slurm_args); !checked.ok()) return checked.error();
   if (launch.launcher == "local" && options.slurm_args) return Error{"--slurm-args goes with --launcher slurm"};
-  if (launch.launcher == "slurm" && spec.deployment.world_size > 1) {
-    return Error{"--launcher slurm runs workers of one rank; --tp is " + std::to_string(spec.deployment.world_size)};
-  }
   StudySpec launched = spec;
   launched.launch = launch;
   const Result<std::vector<worker::Deployment>> shares = SharesOf(launched);

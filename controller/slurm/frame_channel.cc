@@ -17,15 +17,17 @@ constexpr size_t kHeadBytes = 5;
 
 }  // namespace
 
-FrameChannel::FrameChannel(UniqueFd socket) : socket_(std::move(socket)) {
+FrameChannel::FrameChannel(UniqueFd socket, std::chrono::seconds most_silence) : socket_(std::move(socket)) {
   ::fcntl(socket_.get(), F_SETFL, ::fcntl(socket_.get(), F_GETFL) | O_NONBLOCK);
-  // A machine that lost its power says nothing. Where nothing is under way to it, that is found out after half a minute; what
-  // is under way is given up after two, since a reader may be slow, too.
+  // A machine that lost its power says nothing. The user timeout bounds that whether anything is under way to it or not; where
+  // nothing is, probes every twelfth of it see to it that there is something to answer. (With a user timeout the number of
+  // probes does not count: tcp(7).)
+  const auto silence = static_cast<int>(most_silence.count());
+  const int between = std::max(1, silence / 12);
   for (const auto& [level, option, value] : {std::array<int, 3>{SOL_SOCKET, SO_KEEPALIVE, 1},
-                                             {IPPROTO_TCP, TCP_KEEPIDLE, 10},
-                                             {IPPROTO_TCP, TCP_KEEPINTVL, 5},
-                                             {IPPROTO_TCP, TCP_KEEPCNT, 4},
-                                             {IPPROTO_TCP, TCP_USER_TIMEOUT, 120'000},
+                                             {IPPROTO_TCP, TCP_KEEPIDLE, between},
+                                             {IPPROTO_TCP, TCP_KEEPINTVL, between},
+                                             {IPPROTO_TCP, TCP_USER_TIMEOUT, 1000 * silence},
                                              {IPPROTO_TCP, TCP_NODELAY, 1}}) {
     ::setsockopt(socket_.get(), level, option, &value, sizeof value);
   }

@@ -22,6 +22,16 @@ std::string Proof(std::string_view secret, std::string_view who, std::string_vie
   return {reinterpret_cast<const char*>(digest), size};
 }
 
+std::string Hex(std::string_view bytes) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string hex;
+  for (const char byte : bytes) {
+    hex += kHex[static_cast<unsigned char>(byte) >> 4];
+    hex += kHex[static_cast<unsigned char>(byte) & 15];
+  }
+  return hex;
+}
+
 // In a time that does not tell where they differ.
 bool Equal(std::string_view a, std::string_view b) {
   return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
@@ -39,14 +49,10 @@ std::string MakeNonce() {
   return bytes;
 }
 
-std::string MakeSecret() {
-  constexpr char kHex[] = "0123456789abcdef";
-  std::string hex;
-  for (const char byte : MakeNonce()) {
-    hex += kHex[static_cast<unsigned char>(byte) >> 4];
-    hex += kHex[static_cast<unsigned char>(byte) & 15];
-  }
-  return hex;
+std::string MakeSecret() { return Hex(MakeNonce()); }
+
+std::string SecretOfRank(const std::string& secret, int rank) {
+  return rank == 0 ? secret : Hex(Proof(secret, "rank", std::to_string(rank), ""));
 }
 
 std::string RelayGreeting(std::string_view nonce_r) { return std::string(kMagic).append(nonce_r); }

@@ -22,6 +22,8 @@ inline constexpr size_t kProofBytes = 32;
 std::string MakeNonce();
 // As hexadecimal, for an environment variable; never on a command line, which anybody can read.
 std::string MakeSecret();
+// What the agent of a rank shows to know: of rank 0 the secret itself, of the others one made of it.
+std::string SecretOfRank(const std::string& secret, int rank);
 
 std::string RelayGreeting(std::string_view nonce_r);
 std::string AgentAnswer(std::string_view secret, std::string_view nonce_r, std::string_view nonce_a);

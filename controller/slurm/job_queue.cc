@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <utility>
 
 namespace hproc::controller {
 namespace {
@@ -58,6 +59,16 @@ Result<std::filesystem::path> FindProgram(const std::string& name) {
     folders.remove_prefix(std::min(end + 1, folders.size()));
   }
   return Error{name + ": not found in PATH; is Slurm installed here?"};
+}
+
+Result<SlurmPrograms> FindSlurmPrograms() {
+  SlurmPrograms programs;
+  for (const auto& [name, path] : {std::pair{"srun", &programs.srun}, {"squeue", &programs.squeue}, {"scancel", &programs.scancel}}) {
+    const Result<std::filesystem::path> found = FindProgram(name);
+    if (!found.ok()) return found.error();
+    *path = found->string();
+  }
+  return programs;
 }
 
 }  // namespace hproc::controller

@@ -33,4 +33,11 @@ bool IsActive(std::string_view state);  // running, or about to end
 // In PATH; the error names what is missing.
 Result<std::filesystem::path> FindProgram(const std::string& name);
 
+struct SlurmPrograms {
+  std::string srun;
+  std::string squeue;
+  std::string scancel;
+};
+Result<SlurmPrograms> FindSlurmPrograms();
+
 }  // namespace hproc::controller

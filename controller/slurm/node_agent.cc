@@ -4,21 +4,23 @@
 #include <netdb.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <system_error>
 #include <utility>
 
 #include "base/result.h"
+#include "controller/launch_note.h"
 #include "controller/oom_kills.h"
 #include "controller/slurm/end_signals.h"
 #include "controller/slurm/frame_channel.h"
@@ -142,11 +144,13 @@ class Agent {
       : options_(options), channel_(std::move(socket)), worker_(std::move(worker)), signals_(std::move(signals)) {}
 
   int Run() {
-    const nlohmann::json hello = {{"job", EnvironmentOr("SLURM_JOB_ID", "")}, {"node", EnvironmentOr("SLURMD_NODENAME", HostName())}};
-    channel_.Send(kHelloFrame, hello.dump());
+    channel_.Send(kHelloFrame, EncodeNote({.kind = LaunchNote::Kind::kConnected, .job = EnvironmentOr("SLURM_JOB_ID", ""),
+                                           .node = EnvironmentOr("SLURMD_NODENAME", HostName()), .reason = {}, .end = {}}));
     while (!dead_) Turn();
     return Bury();
   }
+  // Not on the relay's word, or a signal's.
+  bool left_by_itself() const { return ending_ == Ending::kNone; }
 
  private:
   enum class Ending { kNone, kClosed, kTerminated, kKilled };
@@ -249,10 +253,11 @@ class Agent {
     while (::waitpid(worker_.pid, &status, 0) < 0 && errno == EINTR) {
     }
     const std::optional<int64_t> after = oom_kills_.Read();
-    const char* oom = !before_ || !after ? "unknown" : *after > *before_ ? "some" : "none";
-    channel_.Send(kExitFrame, nlohmann::json{{"exit_code", WIFEXITED(status) ? nlohmann::json(WEXITSTATUS(status)) : nlohmann::json(nullptr)},
-                                             {"signal", WIFSIGNALED(status) ? WTERMSIG(status) : 0},
-                                             {"oom_kills", oom}}.dump());
+    LaunchNote note{.kind = LaunchNote::Kind::kEnded, .job = {}, .node = {}, .reason = {}, .end = {}};
+    if (WIFEXITED(status)) note.end.exit_code = WEXITSTATUS(status);
+    if (WIFSIGNALED(status)) note.end.signal = WTERMSIG(status);
+    if (before_ && after) note.end.oom_kills = *after > *before_ ? OomKills::kSome : OomKills::kNone;
+    channel_.Send(kExitFrame, EncodeNote(note));
     const Clock::time_point until = Clock::now() + kAnswerPatience;
     for (channel_.Flush(); channel_.has_to_write() && Clock::now() < until; channel_.Flush()) {
       WaitFor(channel_.fd(), POLLOUT, milliseconds(MillisecondsUntil(until)));
@@ -281,19 +286,71 @@ int Fail(int code, const std::string& message) {
   return code;
 }
 
-}  // namespace
+// The agents of the other ranks, children of rank 0's.
+class OtherRanks {
+ public:
+  // Returns the rank of the calling process, which may be a new one.
+  int Start(int ranks) {
+    const pid_t parent = ::getpid();
+    for (int rank = 1; rank < ranks; ++rank) {
+      const pid_t pid = ::fork();  // nothing else runs here yet
+      if (pid == 0) {
+        children_.clear();
+        ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+        if (::getppid() != parent) ::_exit(kAgentCutOff);
+        return rank;
+      }
+      if (pid > 0) children_.push_back(pid);
+    }
+    return 0;
+  }
 
-int RunNodeAgent(const NodeAgentOptions& options) {
-  const std::string secret = EnvironmentOr(kSecretVariable, "");
-  ::unsetenv(kSecretVariable);
-  if (secret.empty()) return Fail(kAgentCannotReach, std::string(kSecretVariable) + " is not set: started by hand, or srun passed no environment on");
+  // Rank 0 is gone. Where it left by itself, the others see that; who does not is ended.
+  void End(const NodeAgentOptions& options, bool left_by_itself) {
+    for (const auto& [signal, patience] : {std::pair{0, left_by_itself ? options.polite + options.terminate : milliseconds(0)},
+                                           {SIGTERM, options.polite + options.terminate + kAnswerPatience},
+                                           {SIGKILL, kAnswerPatience}}) {
+      for (const pid_t pid : children_) {
+        if (signal != 0) ::kill(pid, signal);
+      }
+      const Clock::time_point until = Clock::now() + patience;
+      do {
+        std::erase_if(children_, [](pid_t pid) { return ::waitpid(pid, nullptr, WNOHANG) != 0; });
+        if (children_.empty()) return;
+        ::poll(nullptr, 0, 20);
+      } while (Clock::now() < until);
+    }
+  }
+
+ private:
+  std::vector<pid_t> children_;
+};
+
+int RunRank(const NodeAgentOptions& options, const std::string& secret, bool* left_by_itself) {
   UniqueFd signals = EndSignals();
   if (!signals) return Fail(kAgentCannotReach, "out of file descriptors");
   Result<UniqueFd> socket = Connect(options, secret);
   if (!socket.ok()) return Fail(kAgentCannotReach, socket.error().message);
   Result<SpawnedWorker> worker = SpawnWorker(options.worker, EnvironmentWith({}));
   if (!worker.ok()) return Fail(kAgentCannotReach, HostName() + ": " + worker.error().message);
-  return Agent(options, *std::move(socket), *std::move(worker), std::move(signals)).Run();
+  Agent agent(options, *std::move(socket), *std::move(worker), std::move(signals));
+  const int code = agent.Run();
+  *left_by_itself = agent.left_by_itself();
+  return code;
+}
+
+}  // namespace
+
+int RunNodeAgent(const NodeAgentOptions& options) {
+  const std::string secret = EnvironmentOr(kSecretVariable, "");
+  ::unsetenv(kSecretVariable);
+  if (secret.empty()) return Fail(kAgentCannotReach, std::string(kSecretVariable) + " is not set: started by hand, or srun passed no environment on");
+  OtherRanks others;
+  const int rank = others.Start(options.ranks);
+  bool left_by_itself = false;
+  const int code = RunRank(options, SecretOfRank(secret, rank), &left_by_itself);
+  others.End(options, left_by_itself);
+  return code;
 }
 
 }  // namespace hproc::controller

@@ -4,6 +4,9 @@
 //   relay ◀──TCP──▶ agent ──stdin──▶ worker        stdout and stderr of the worker: the agent's own stderr, which srun
 //                         ◀──events──              carries to the relay
 //
+// Of several ranks each has an agent and a connection of its own; srun starts that of rank 0, which starts the others and ends
+// last.
+//
 // The worker never outlives the connection: where it is lost, or the relay says that the worker is to end, its stdin is
 // closed at once (it ends by itself), its group gets SIGTERM kPolite later and SIGKILL kTerminate after that.
 #pragma once
@@ -20,6 +23,7 @@ struct NodeAgentOptions {
   std::vector<std::string> hosts;  // names or addresses of the relay's machine, tried in turn
   int port = 0;
   std::vector<std::string> worker;  // argv
+  int ranks = 1;                    // of the trial, all on this node
   std::chrono::milliseconds connect_patience = std::chrono::seconds(30);
   std::chrono::milliseconds polite = std::chrono::seconds(2);
   std::chrono::milliseconds terminate = std::chrono::seconds(5);

@@ -11,7 +11,6 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
@@ -21,6 +20,8 @@
 #include "controller/slurm/handshake.h"
 #include "controller/slurm/job_queue.h"
 #include "controller/slurm/node_agent.h"
+#include "controller/slurm/pass_on.h"
+#include "controller/slurm/rank_links.h"
 #include "controller/slurm/relay_port.h"
 #include "controller/slurm/run_command.h"
 #include "controller/spawn.h"
@@ -44,24 +45,23 @@ constexpr milliseconds kBetweenLastQueries{500};
 constexpr seconds kLastQueries{20};
 constexpr seconds kBetweenLaunches{3};
 
-// Of an ending that was asked for: the agent has the worker end (2 and 5 s), then srun ends its job, then it is killed.
-constexpr seconds kAgentGrace{8};
+// Of an ending that was asked for: the agent has the worker end (RelayOptions::agent_grace), then srun ends its job, then it is
+// killed.
 constexpr seconds kSrunGrace{6};
-
-struct Programs {
-  std::string srun;
-  std::string squeue;
-  std::string scancel;
-};
 
 class Relay {
  public:
-  Relay(const RelayOptions& options, Programs programs, UniqueFd signals)
+  Relay(const RelayOptions& options, SlurmPrograms programs, UniqueFd signals)
       : options_(options), programs_(std::move(programs)), signals_(std::move(signals)), tail_() {
     ::fcntl(STDIN_FILENO, F_SETFL, ::fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
   }
 
   int Run() {
+    if (options_.ranks > 1) {
+      Result<RankLinks> links = RankLinks::Open(options_.task.job_name, options_.ranks);
+      if (!links.ok()) return Give(kJobNotLaunched, links.error().message) ? 0 : 1;
+      links_ = *std::move(links);
+    }
     if (!Launch()) return 1;
     while (!done_) Turn();
     channel_.reset();  // the agent waits for it
@@ -74,22 +74,26 @@ class Relay {
 
  private:
   enum class Ending { kNone, kAsked, kCancelled, kKilled };
+  enum class Avoiding { kAll, kFaulty, kNone };
 
   // ---- srun ----
 
   bool Launch() {
     const std::string secret = MakeSecret();
-    Result<RelayPort> port = RelayPort::Open(secret);
+    Result<RelayPort> port = RelayPort::Open(secret, options_.ranks);
     if (!port.ok()) return Give(kJobNotLaunched, port.error().message);
     port_ = *std::move(port);
     SrunTask task = options_.task;
-    if (is_anywhere_) task.avoid.clear();
-    task.command = {options_.agent, "node", "--port=" + std::to_string(port_->port())};
+    task.avoid.clear();
+    if (avoiding_ != Avoiding::kNone) task.avoid = options_.faulty;
+    if (avoiding_ == Avoiding::kAll) task.avoid.insert(task.avoid.end(), options_.avoid.begin(), options_.avoid.end());
+    task.command = {options_.agent, "node", "--port=" + std::to_string(port_->port()),
+                    "--ranks=" + std::to_string(options_.ranks)};
     for (const std::string& host : options_.hosts.empty() ? OwnHosts() : options_.hosts) task.command.push_back("--host=" + host);
     task.command.emplace_back("--");
     task.command.insert(task.command.end(), options_.worker.begin(), options_.worker.end());
     std::vector<std::string> argv = SrunArguments(task);
-    argv.insert(argv.begin(), programs_.srun);
+    argv.insert(argv.begin(), {options_.agent, "srun", "--parent=" + std::to_string(::getpid()), "--", programs_.srun});
     Result<SpawnedWorker> spawned = SpawnWorker(argv, EnvironmentWith({std::string(kSecretVariable) + "=" + secret}));
     if (!spawned.ok()) return Give(kJobNotLaunched, spawned.error().message);
     srun_ = *std::move(spawned);
@@ -103,18 +107,61 @@ class Relay {
 
   // srun is gone, and no worker was heard. Whether it is worth another go.
   bool LaunchAgain() {
-    if (ending_ != Ending::kNone || (job_ && !IsPending(job_->state))) return false;
-    if (!is_query_answered_) {  // neither srun nor squeue reaches Slurm: it may be back soon
-      if (Clock::now() - begun_ > options_.slurm_patience) return false;
-      Note(LaunchNote::Kind::kPending, "Slurm does not answer: " + LastLine(tail_));
+    if (ending_ != Ending::kNone) return false;
+    if (is_tired_) {
+      is_tired_ = false;
+      AvoidLess();
+      launch_at_ = Clock::now();
+      return true;
+    }
+    const bool is_refused = !job_ || (job_->state == "FAILED" && job_->node.empty());  // it was never on a node
+    if (!is_refused && !IsPending(job_->state)) return false;
+    if (no_answer_since_) {  // neither srun nor squeue reaches Slurm: it may be back soon
+      if (Clock::now() - *no_answer_since_ >= options_.slurm_patience) return false;
+      Note(LaunchNote::Kind::kPending, "Slurm does not answer: " + (tail_.empty() ? query_error_ : LastLine(tail_)));
       launch_at_ = Clock::now() + kBetweenLaunches;
       return true;
     }
-    if (!options_.task.avoid.empty() && !is_anywhere_) {  // perhaps there is no other node
-      is_anywhere_ = true;
-      return Launch();
+    if (!is_refused || !AvoidLess()) return false;  // perhaps there is no other node
+    launch_at_ = Clock::now();
+    return true;
+  }
+
+  bool AvoidLess() {
+    if (avoiding_ == Avoiding::kAll && !options_.avoid.empty()) {
+      avoiding_ = options_.faulty.empty() ? Avoiding::kNone : Avoiding::kFaulty;
+    } else if (avoiding_ != Avoiding::kNone && !options_.faulty.empty()) {
+      avoiding_ = Avoiding::kNone;
+    } else {
+      return false;
     }
-    return false;
+    return true;
+  }
+
+  // What srun left in the queue goes first, or there would be two jobs of this name. Slurm may be away for that, too.
+  void ClearQueue() {
+    launch_at_.reset();
+    is_clearing_ = true;
+    StartCancel();
+    if (!cancel_) Cleared(1);
+  }
+
+  void Cleared(int code) {
+    is_clearing_ = false;
+    if (ending_ != Ending::kNone) return;
+    job_.reset();
+    if (code == 0) {
+      Launch();
+      return;
+    }
+    if (!no_answer_since_) no_answer_since_ = Clock::now();
+    if (!LaunchAgain()) Give(kJobNotLaunched, LastLine(tail_));
+  }
+
+  void StartCancel() {
+    Result<ChildCommand> cancel = ChildCommand::Start({programs_.scancel, "--quiet", "--name=" + options_.task.job_name});
+    cancel_until_ = Clock::now() + kMostBetweenQueries;
+    if (cancel.ok()) cancel_.emplace(*std::move(cancel));
   }
 
   void ReapSrun() {
@@ -153,12 +200,22 @@ class Relay {
     next_query_ = Clock::now() + query_period_;
   }
 
+  // squeue was answered, or not.
+  void TakeReachability(bool is_answered) {
+    is_query_answered_ = is_answered;
+    is_asked_since_end_ |= !srun_;
+    if (is_answered) {
+      no_answer_since_.reset();
+    } else if (!no_answer_since_) {
+      no_answer_since_ = Clock::now();
+    }
+  }
+
   void TakeAnswer() {
     const int code = query_->Reap();
     const std::optional<JobInfo> job = code == 0 ? ParseSqueue(query_->output()) : std::nullopt;
     query_error_ = code == 0 ? "" : LastLine(query_->output());
-    is_query_answered_ = code == 0;
-    is_asked_since_end_ |= !srun_;
+    TakeReachability(code == 0);
     query_.reset();
     if (!job) {
       if (code == 0 && job_) job_->state.clear();  // a step within an allocation that others own
@@ -167,48 +224,51 @@ class Relay {
     const bool is_new = !job_ || job_->state != job->state || job_->reason != job->reason;
     job_ = job;
     if (channel_ || !is_new || !srun_) return;
+    connect_until_.reset();  // time in the queue, for the first time or again, and asleep is not the agent's
+    if (!IsPending(job->state)) elsewhere_until_.reset();
     if (IsPending(job->state)) {
       Note(LaunchNote::Kind::kPending, job->reason);
+      const bool is_choosy = !options_.avoid.empty() && avoiding_ == Avoiding::kAll;
+      if (is_choosy && !elsewhere_until_) elsewhere_until_ = Clock::now() + options_.elsewhere_patience;
     } else if (job->state == "RUNNING") {
-      if (!connect_until_) connect_until_ = Clock::now() + options_.connect_patience;
+      connect_until_ = Clock::now() + options_.connect_patience;
       Note(LaunchNote::Kind::kStarted, "");
     }
   }
 
   // ---- the agent ----
 
-  void Connected(UniqueFd socket) {
-    channel_.emplace(std::move(socket));
+  void Connected(RelayPort::Agent agent) {
+    if (agent.rank > 0) {
+      links_->Give(agent.rank, std::move(agent.connection));
+    } else {
+      channel_.emplace(std::move(agent.connection));
+    }
   }
 
   void Hear() {
     channel_->Read();
     while (std::optional<Frame> frame = channel_->Next()) {
-      const nlohmann::json json =
-          frame->type == kEventsFrame ? nlohmann::json() : nlohmann::json::parse(frame->payload, nullptr, false);
-      if (frame->type == kEventsFrame) WriteAll(kEventsFd, frame->payload);
-      if (frame->type == kHelloFrame && json.is_object()) {
+      if (frame->type == kEventsFrame) {
+        WriteAll(kEventsFd, frame->payload);
+        continue;
+      }
+      const std::optional<LaunchNote> note = DecodeNote(frame->payload);
+      if (note && frame->type == kHelloFrame) {
         if (!job_) job_.emplace();
-        job_->id = json.value("job", job_->id);
-        job_->node = json.value("node", job_->node);
+        job_->id = note->job;
+        job_->node = note->node;
         job_->state = "RUNNING";
         Note(LaunchNote::Kind::kConnected, "");
         is_heard_ = true;
         connect_until_.reset();  // not before: an agent that cannot start its worker says nothing
       }
-      if (frame->type == kExitFrame && json.is_object()) {
-        LaunchEnd end;
-        if (json.contains("exit_code") && json["exit_code"].is_number_integer()) end.exit_code = json["exit_code"].get<int>();
-        end.signal = json.value("signal", 0);
-        const std::string oom = json.value("oom_kills", "unknown");
-        end.oom_kills = oom == "some" ? OomKills::kSome : oom == "none" ? OomKills::kNone : OomKills::kUnknown;
-        exit_ = end;
-      }
+      if (note && frame->type == kExitFrame) exit_ = note->end;
     }
     // It has said all there is, or is gone. In either case srun's end is next.
     if (exit_ || channel_->broken()) {
       channel_.reset();
-      if (!exit_) cut_off_until_ = Clock::now() + kAgentGrace;
+      if (!exit_) cut_off_until_ = Clock::now() + options_.agent_grace;
     }
   }
 
@@ -240,16 +300,9 @@ class Relay {
     note.end.state = state;
     note.end.message = message;
     WriteAll(options_.notes_fd, EncodeNote(note));
+    if (links_) links_->End(EncodeNote(note));
     done_ = true;
     return false;
-  }
-
-  static void WriteAll(int fd, std::string_view bytes) {
-    while (!bytes.empty()) {
-      const ssize_t n = ::write(fd, bytes.data(), bytes.size());
-      if (n < 0 && errno != EINTR) return;  // the supervisor is gone: its stdin says so, too
-      if (n > 0) bytes.remove_prefix(static_cast<size_t>(n));
-    }
   }
 
   // ---- the end ----
@@ -259,7 +312,7 @@ class Relay {
     ending_ = Ending::kAsked;
     if (channel_) {
       channel_->Send(kEndControlFrame, "");
-      next_step_ = Clock::now() + kAgentGrace;
+      next_step_ = Clock::now() + options_.agent_grace;
     } else {
       Cancel();
     }
@@ -269,11 +322,9 @@ class Relay {
     ending_ = Ending::kCancelled;
     next_step_ = Clock::now() + kSrunGrace;
     launch_at_.reset();
-    if (!srun_) return;
-    ::kill(srun_->pid, SIGTERM);  // gives the job back, running or not
-    // Should srun be stuck, or its job be requeued behind its back.
-    Result<ChildCommand> cancel = ChildCommand::Start({programs_.scancel, "--quiet", "--name=" + options_.task.job_name});
-    if (cancel.ok()) cancel_.emplace(*std::move(cancel));
+    is_clearing_ = false;
+    if (srun_) ::kill(srun_->pid, SIGTERM);  // gives the job back, running or not
+    StartCancel();  // should srun be stuck or gone, or its job be requeued behind its back
   }
 
   void StepEnding(Clock::time_point now) {
@@ -313,9 +364,11 @@ class Relay {
     }
   }
 
+  bool IsAsking() const { return !channel_ && !launch_at_ && !is_clearing_; }
+
   void Turn() {
     const Clock::time_point before = Clock::now();
-    if (!query_ && before >= next_query_ && !channel_ && !launch_at_ && !done_ && !(exit_ && srun_)) Ask();
+    if (!query_ && before >= next_query_ && IsAsking() && !done_ && !(exit_ && srun_)) Ask();
     const bool takes_control = ending_ == Ending::kNone && channel_ && channel_->queued_bytes() < kMostQueuedBytes;
     std::vector<pollfd> fds = {
         {ending_ == Ending::kNone ? STDIN_FILENO : -1, static_cast<short>(takes_control ? POLLIN : 0), 0},
@@ -328,12 +381,14 @@ class Relay {
         {channel_ ? channel_->fd() : -1, static_cast<short>(POLLIN | (channel_ && channel_->has_to_write() ? POLLOUT : 0)), 0},
     };
     enum Source { kStdin, kSignal, kSrun, kLog, kQuery, kQueryOutput, kCancel, kAgent };
-    if (port_ && !channel_ && !is_heard_) port_->AppendTo(fds);
+    if (port_) port_->AppendTo(fds);
+    if (links_) links_->AppendTo(fds);
     Clock::time_point due = before + seconds(10);
-    if (!channel_ && !query_ && !launch_at_) due = std::min(due, next_query_);
+    if (!query_ && IsAsking()) due = std::min(due, next_query_);
     if (query_) due = std::min(due, query_until_);
+    if (cancel_) due = std::min(due, cancel_until_);
     if (ending_ != Ending::kNone) due = std::min(due, next_step_);
-    for (const auto& at : {launch_at_, connect_until_, cut_off_until_, port_ ? port_->Next() : std::nullopt}) {
+    for (const auto& at : {launch_at_, connect_until_, elsewhere_until_, cut_off_until_, port_ ? port_->Next() : std::nullopt}) {
       if (at) due = std::min(due, *at);
     }
     const auto timeout = std::max<int64_t>(0, std::chrono::ceil<milliseconds>(due - before).count());
@@ -341,9 +396,10 @@ class Relay {
     const Clock::time_point now = Clock::now();
 
     if (fds[kLog].revents != 0) PassLog();
-    if (port_ && !channel_ && !is_heard_) {
-      if (std::optional<UniqueFd> agent = port_->Take(fds)) Connected(*std::move(agent));
+    if (port_) {
+      if (std::optional<RelayPort::Agent> agent = port_->Take(fds)) Connected(*std::move(agent));
     }
+    if (links_) links_->Take(fds);
     if (fds[kAgent].revents != 0 && channel_) Hear();
     if (fds[kStdin].revents != 0) {
       if (takes_control && (fds[kStdin].revents & POLLIN) != 0) {
@@ -364,18 +420,25 @@ class Relay {
     if (query_ && now >= query_until_) {  // slurmctld does not answer: the same as an error
       query_.reset();
       query_error_ = "squeue gave no answer";
-      is_query_answered_ = false;
-      is_asked_since_end_ |= !srun_;
+      TakeReachability(false);
     }
-    if (fds[kCancel].revents != 0 && cancel_) {
-      cancel_->Reap();
+    if (cancel_ && (fds[kCancel].revents != 0 || now >= cancel_until_)) {
+      const int code = fds[kCancel].revents != 0 ? cancel_->Reap() : 1;
       cancel_.reset();
+      if (is_clearing_) Cleared(code);
     }
     if (fds[kSrun].revents != 0 && srun_) ReapSrun();
     if (connect_until_ && now >= *connect_until_ && !is_heard_ && ending_ == Ending::kNone) {
       connect_until_.reset();
       is_not_heard_ = true;
       Cancel();
+    }
+    if (elsewhere_until_ && now >= *elsewhere_until_ && ending_ == Ending::kNone) {
+      elsewhere_until_.reset();
+      if (srun_ && !channel_ && !is_heard_) {
+        is_tired_ = true;
+        ::kill(srun_->pid, SIGTERM);
+      }
     }
     if (cut_off_until_ && now >= *cut_off_until_ && srun_ && ending_ == Ending::kNone) {  // the node may be gone, and srun waits for it
       cut_off_until_.reset();
@@ -384,9 +447,8 @@ class Relay {
     }
     StepEnding(now);
     if (launch_at_ && now >= *launch_at_) {
-      launch_at_.reset();
-      Launch();
-    } else if (!srun_ && !launch_at_ && !done_ && !channel_) {
+      ClearQueue();
+    } else if (!srun_ && !launch_at_ && !is_clearing_ && !done_ && !channel_) {
       if (is_not_heard_) {
         Give(kJobNotHeard, "it did not connect within " + std::to_string(options_.connect_patience.count() / 1000) + " s");
       } else {
@@ -396,26 +458,31 @@ class Relay {
   }
 
   const RelayOptions& options_;
-  const Programs programs_;
+  const SlurmPrograms programs_;
   UniqueFd signals_;
-  const Clock::time_point begun_ = Clock::now();
 
   std::optional<RelayPort> port_;
+  std::optional<RankLinks> links_;   // to the programs of the other ranks, where there are any
   std::optional<SpawnedWorker> srun_;
   std::string tail_;                 // of what srun printed
-  bool is_anywhere_ = false;         // the nodes to avoid are no longer
+  Avoiding avoiding_ = Avoiding::kAll;
+  std::optional<Clock::time_point> elsewhere_until_;  // in the queue
+  bool is_tired_ = false;            // of waiting for another node: srun was ended for that
   std::optional<Clock::time_point> launch_at_;  // again
+  bool is_clearing_ = false;         // before that, by cancel_
 
   std::optional<ChildCommand> query_;
   std::optional<ChildCommand> cancel_;
   Clock::time_point next_query_;
   Clock::time_point query_until_;
+  Clock::time_point cancel_until_;
   Clock::time_point last_queries_until_;
   milliseconds query_period_{0};
   std::optional<JobInfo> job_;       // as far as known
   bool is_query_answered_ = false;   // the last one
   bool is_asked_since_end_ = false;  // since srun's
   std::string query_error_;
+  std::optional<Clock::time_point> no_answer_since_;  // of Slurm; none: the last one was
 
   std::optional<FrameChannel> channel_;
   bool is_heard_ = false;
@@ -433,18 +500,14 @@ class Relay {
 }  // namespace
 
 int RunRelay(const RelayOptions& options) {
-  Programs programs;
-  for (const auto& [name, path] : {std::pair{"srun", &programs.srun}, {"squeue", &programs.squeue}, {"scancel", &programs.scancel}}) {
-    const Result<std::filesystem::path> found = FindProgram(name);
-    if (!found.ok()) {
-      std::fprintf(stderr, "hproc-slurm: %s\n", found.error().message.c_str());
-      return 1;
-    }
-    *path = found->string();
+  Result<SlurmPrograms> programs = FindSlurmPrograms();
+  if (!programs.ok()) {
+    std::fprintf(stderr, "hproc-slurm: %s\n", programs.error().message.c_str());
+    return 1;
   }
   UniqueFd signals = EndSignals();
   if (!signals) return 1;
-  return Relay(options, std::move(programs), std::move(signals)).Run();
+  return Relay(options, *std::move(programs), std::move(signals)).Run();
 }
 
 }  // namespace hproc::controller

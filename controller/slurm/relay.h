@@ -8,7 +8,8 @@
 //
 // A process of its own, so that a job never outlives its controller: killed or not, that one's end closes the relay's
 // stdin, and the relay has the worker end, the job cancelled, and only then goes. Killed itself, the kernel closes the
-// connection, on which the agent ends the worker, and srun's, on which Slurm ends the job.
+// connection, on which the agent ends the worker, and sends srun a SIGTERM (BecomeChild), on which it gives its job back, whether
+// that runs or waits.
 //
 // Before the agent proves itself anybody may connect: at most kMostStrangers at once, kStrangerPatience each, and
 // nothing is believed of what they say; then the port is closed.
@@ -23,15 +24,22 @@
 namespace hproc::controller {
 
 struct RelayOptions {
-  SrunTask task;                     // but for its command, which is the relay's to make
+  SrunTask task;                     // but for its command and the nodes to avoid, which are the relay's to make
   std::string agent;                 // the program that runs the agent, at the same path on every node
   std::vector<std::string> hosts;    // that nodes reach this machine by; empty: its name and addresses
   std::vector<std::string> worker;   // argv
+  int ranks = 1;                     // workers to run; all but rank 0's are others' to speak for (controller/slurm/rank_relay.h)
   int notes_fd = -1;
-  // How long Slurm may give no answer before the launch is given up: its controller may be restarted meanwhile.
+  // As LaunchRequest's (controller/launcher.h). Where Slurm refuses the job without them, it is asked for with them.
+  std::vector<std::string> avoid;
+  std::vector<std::string> faulty;
+  std::chrono::milliseconds elsewhere_patience = std::chrono::seconds(30);  // in the queue, for the sake of `avoid`
+  // How long Slurm may give no answer, at a stretch, before the launch is given up: its controller may be restarted meanwhile.
   std::chrono::milliseconds slurm_patience = std::chrono::minutes(2);
-  // From the start of the job to the agent's proof.
+  // From the start of the job to the agent's proof. Time in the queue is no part of it, however often the job goes back there.
   std::chrono::milliseconds connect_patience = std::chrono::seconds(60);
+  // For the agent to end its worker (2 and 5 s), and for srun to notice that it is cut off.
+  std::chrono::milliseconds agent_grace = std::chrono::seconds(8);
 };
 
 inline constexpr size_t kMostStrangers = 8;

@@ -31,7 +31,7 @@ UniqueFd Listen(int family, sockaddr* address, socklen_t size) {
 
 }  // namespace
 
-Result<RelayPort> RelayPort::Open(std::string secret) {
+Result<RelayPort> RelayPort::Open(std::string secret, int ranks) {
   sockaddr_in6 any6{};
   any6.sin6_family = AF_INET6;
   UniqueFd fd = Listen(AF_INET6, reinterpret_cast<sockaddr*>(&any6), sizeof any6);
@@ -47,11 +47,13 @@ Result<RelayPort> RelayPort::Open(std::string secret) {
   }
   const int port = bound.ss_family == AF_INET6 ? ntohs(reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port)
                                                : ntohs(reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
-  return RelayPort(std::move(secret), std::move(fd), port);
+  std::vector<std::string> secrets;
+  for (int rank = 0; rank < ranks; ++rank) secrets.push_back(SecretOfRank(secret, rank));
+  return RelayPort(std::move(secrets), std::move(fd), port);
 }
 
-RelayPort::RelayPort(std::string secret, UniqueFd listener, int port)
-    : secret_(std::move(secret)), listener_(std::move(listener)), port_(port) {}
+RelayPort::RelayPort(std::vector<std::string> secrets, UniqueFd listener, int port)
+    : secrets_(std::move(secrets)), listener_(std::move(listener)), port_(port) {}
 
 void RelayPort::AppendTo(std::vector<pollfd>& fds) const {
   if (!listener_) return;
@@ -69,7 +71,7 @@ void RelayPort::Accept() {
   }
 }
 
-std::optional<UniqueFd> RelayPort::Take(const std::vector<pollfd>& fds) {
+std::optional<RelayPort::Agent> RelayPort::Take(const std::vector<pollfd>& fds) {
   if (!listener_) return std::nullopt;
   const auto is_ready = [&](int fd) {
     return std::ranges::any_of(fds, [fd](const pollfd& polled) { return polled.fd == fd && polled.revents != 0; });
@@ -81,12 +83,18 @@ std::optional<UniqueFd> RelayPort::Take(const std::vector<pollfd>& fds) {
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
     if (n > 0) stranger.said.append(chunk.data(), static_cast<size_t>(n));
     if (n > 0 && stranger.said.size() < kAnswerBytes) continue;
-    if (n > 0 && CheckAgentAnswer(secret_, stranger.nonce, stranger.said)) {
-      const std::string proof = RelayProof(secret_, std::string_view(stranger.said).substr(kMagic.size(), kNonceBytes), stranger.nonce);
+    const auto secret = std::ranges::find_if(secrets_, [&](const std::string& known) {
+      return n > 0 && !known.empty() && CheckAgentAnswer(known, stranger.nonce, stranger.said);
+    });
+    if (secret != secrets_.end()) {
+      const std::string proof = RelayProof(*secret, std::string_view(stranger.said).substr(kMagic.size(), kNonceBytes), stranger.nonce);
       if (::send(stranger.fd.get(), proof.data(), proof.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(proof.size())) {
-        UniqueFd agent = std::move(stranger.fd);
-        listener_.Reset();
-        strangers_.clear();
+        Agent agent{.connection = std::move(stranger.fd), .rank = static_cast<int>(secret - secrets_.begin())};
+        secret->clear();
+        if (std::ranges::all_of(secrets_, &std::string::empty)) {
+          listener_.Reset();
+          strangers_.clear();
+        }
         return agent;
       }
     }

@@ -1,12 +1,16 @@
 #include "controller/slurm/run_command.h"
 
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <system_error>
 #include <utility>
 
 #include "worker/lines.h"
@@ -79,6 +83,18 @@ Result<std::string> RunCommand(const std::vector<std::string>& argv, std::chrono
   if (code == 0) return child->output();
   const std::string said = LastLine(child->output());
   return Error{said.empty() ? argv[0] + ": exit code " + std::to_string(code) : said};
+}
+
+int BecomeChild(pid_t parent, const std::vector<std::string>& argv) {
+  // posix_spawn cannot say so for its child. Kept over exec, unless the program is set-uid.
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (::getppid() != parent) return 1;
+  std::vector<char*> arguments;
+  for (const std::string& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
+  arguments.push_back(nullptr);
+  ::execv(arguments[0], arguments.data());
+  std::fprintf(stderr, "hproc-slurm: %s: %s\n", arguments[0], std::generic_category().message(errno).c_str());
+  return 1;
 }
 
 std::string LastLine(std::string_view text) {

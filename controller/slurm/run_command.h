@@ -1,6 +1,8 @@
 // Slurm's commands as child processes: an argv, no shell, bounded in time and output.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <optional>
 #include <string>
@@ -41,6 +43,10 @@ class ChildCommand {
 // Runs it to its end. The error is that it cannot be started, takes longer than `patience`, or exits with another code
 // than 0: then the last line it printed.
 Result<std::string> RunCommand(const std::vector<std::string>& argv, std::chrono::milliseconds patience);
+
+// Becomes the program of `argv` (argv[0] is a path), which gets a SIGTERM once the calling process's parent is gone, however it
+// went. Returns only where that cannot be done, with a line on standard error, or where `parent` is not the parent any more.
+int BecomeChild(pid_t parent, const std::vector<std::string>& argv);
 
 // The last line of `text` that says something; empty where none does.
 std::string LastLine(std::string_view text);

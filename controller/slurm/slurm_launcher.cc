@@ -7,6 +7,7 @@
 #include <chrono>
 #include <utility>
 
+#include "base/check.h"
 #include "base/sha256.h"
 #include "controller/slurm/handshake.h"
 #include "controller/slurm/job_queue.h"
@@ -39,9 +40,11 @@ void SlurmLauncher::Launch(WorkerOptions& options, const LaunchRequest& request)
   const std::string name = prefix_ + request.name + "-" + MakeSecret().substr(0, kNonceDigits);
   std::vector<std::string> arguments = {"relay", "--job-name=" + name,
                                         "--notes-fd=" + std::to_string(kNotesFd),
-                                        "--threads=" + std::to_string(request.threads)};
+                                        "--threads=" + std::to_string(request.threads),
+                                        "--ranks=" + std::to_string(request.ranks)};
   for (const std::string& argument : srun_arguments_) arguments.push_back("--srun-arg=" + argument);
   for (const std::string& node : request.avoid) arguments.push_back("--avoid=" + node);
+  for (const std::string& node : request.faulty) arguments.push_back("--faulty=" + node);
   arguments.emplace_back("--");
   arguments.push_back(options.executable.string());
   arguments.insert(arguments.end(), options.arguments.begin(), options.arguments.end());
@@ -52,19 +55,21 @@ void SlurmLauncher::Launch(WorkerOptions& options, const LaunchRequest& request)
   options.terminate = kTerminate;
 }
 
+void SlurmLauncher::LaunchRank(WorkerOptions& options, const WorkerOptions& leader, int rank) const {
+  constexpr std::string_view kName = "--job-name=";
+  const auto name = std::ranges::find_if(leader.arguments, [&](const std::string& argument) { return argument.starts_with(kName); });
+  HPROC_CHECK(name != leader.arguments.end(), "no options of Launch's");
+  options.arguments = {"rank", *name, "--notes-fd=" + std::to_string(kNotesFd), "--rank=" + std::to_string(rank)};
+}
+
 Result<void> SlurmLauncher::Prepare() const {
-  std::array<std::filesystem::path, 3> programs;
-  for (size_t i = 0; i < programs.size(); ++i) {
-    constexpr std::array<const char*, 3> kNames = {"srun", "squeue", "scancel"};
-    Result<std::filesystem::path> found = FindProgram(kNames[i]);
-    if (!found.ok()) return Error{"--launcher slurm: " + found.error().message};
-    programs[i] = *std::move(found);
-  }
+  const Result<SlurmPrograms> programs = FindSlurmPrograms();
+  if (!programs.ok()) return Error{"--launcher slurm: " + programs.error().message};
   // Jobs that have ended are not in this list.
   const Result<std::string> listed = RunCommand(
-      {programs[1].string(), "--noheader", "--user=" + std::to_string(::geteuid()), "--format=%i|%j"}, kPatience);
+      {programs->squeue, "--noheader", "--user=" + std::to_string(::geteuid()), "--format=%i|%j"}, kPatience);
   if (!listed.ok()) return Error{"--launcher slurm: " + listed.error().message};
-  std::vector<std::string> cancel = {programs[2].string(), "--quiet"};
+  std::vector<std::string> cancel = {programs->scancel, "--quiet"};
   for (size_t at = 0; at < listed->size();) {
     const size_t end = std::min(listed->find('\n', at), listed->size());
     const std::string line = listed->substr(at, end - at);

@@ -19,6 +19,7 @@ class SlurmLauncher final : public Launcher {
   SlurmLauncher(std::filesystem::path program, std::vector<std::string> srun_arguments, const std::filesystem::path& db);
 
   void Launch(WorkerOptions& options, const LaunchRequest& request) const override;
+  void LaunchRank(WorkerOptions& options, const WorkerOptions& leader, int rank) const override;
   // Slurm's commands are there and answer, and no job of this study is left.
   Result<void> Prepare() const override;
 

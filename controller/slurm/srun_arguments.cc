@@ -1,7 +1,7 @@
 #include "controller/slurm/srun_arguments.h"
 
 #include <algorithm>
-#include <array>
+#include <iterator>
 #include <optional>
 #include <string_view>
 
@@ -9,12 +9,58 @@ namespace hproc::controller {
 namespace {
 
 // Short options of srun that take a value.
-constexpr std::string_view kValued = "ACDFGLMScdmpqtwx";
-// Ours, and what would take the worker's input, output or environment away. -K, -W: how srun ends its tasks.
-constexpr std::string_view kOursShort = "JnNioeKWIEQv";
-constexpr std::array<std::string_view, 18> kOursLong = {
-    "job-name", "ntasks", "nodes",  "input",     "output",  "error", "export", "pty",         "multi-prog",
-    "label",    "help",   "usage",  "version",   "bcast",   "epilog", "prolog", "kill-on-bad-exit", "no-kill"};
+constexpr std::string_view kValued = "ABCDFGLSTbcdmpqtwx";
+
+constexpr std::string_view kSetByUs = "is set by the launcher itself";
+constexpr std::string_view kOneTask = "would not be one task on one node";
+constexpr std::string_view kStreams = "would take the worker's standard streams or environment away";
+constexpr std::string_view kNotRun = "does not run the worker";
+constexpr std::string_view kWaiting = "changes how srun waits, which is the launcher's own";
+
+// The options of srun that are not the operator's, as srun(1) lists them, and why.
+struct Reserved {
+  std::string_view name;
+  char letter;  // 0: it has none
+  std::string_view why;
+};
+constexpr Reserved kReserved[] = {
+    {"job-name", 'J', kSetByUs},
+    {"nodes", 'N', kSetByUs},
+    {"ntasks", 'n', kSetByUs},
+    {"input", 'i', kSetByUs},
+    {"export", 0, kSetByUs},
+    {"mpi", 0, kSetByUs},
+    {"kill-on-bad-exit", 'K', kSetByUs},
+    {"ntasks-per-core", 0, kOneTask},
+    {"ntasks-per-gpu", 0, kOneTask},
+    {"ntasks-per-node", 0, kOneTask},
+    {"ntasks-per-socket", 0, kOneTask},
+    {"multi-prog", 0, kOneTask},
+    {"het-group", 0, kOneTask},
+    {"relative", 'r', kOneTask},
+    {"output", 'o', kStreams},
+    {"error", 'e', kStreams},
+    {"open-mode", 0, kStreams},
+    {"label", 'l', kStreams},
+    {"pty", 0, kStreams},
+    {"preserve-env", 'E', kStreams},
+    {"quiet", 'Q', "would silence srun, whose words explain a failure"},
+    {"verbose", 'v', "would bury srun's words, which explain a failure"},
+    {"bcast", 0, kNotRun},
+    {"test-only", 0, kNotRun},
+    {"help", 'h', kNotRun},
+    {"usage", 0, kNotRun},
+    {"version", 'V', kNotRun},
+    {"no-allocate", 'Z', kNotRun},
+    {"immediate", 'I', kWaiting},
+    {"wait", 'W', kWaiting},
+    {"no-kill", 'k', kWaiting},
+    {"disable-status", 'X', kWaiting},
+    {"quit-on-interrupt", 0, kWaiting},
+    {"prolog", 0, "would run a program beside the launcher"},
+    {"epilog", 0, "would run a program beside the launcher"},
+    {"clusters", 'M', "names another cluster than the one that is asked what became of the job"},
+};
 
 constexpr std::string_view kExclude = "--exclude=";
 
@@ -68,8 +114,13 @@ Result<std::vector<std::string>> SplitArguments(const std::string& text) {
 }
 
 Result<void> CheckSrunArguments(const std::vector<std::string>& arguments) {
-  const auto refuse = [](const std::string& argument, const char* why) {
-    return Error{"--slurm-args: '" + argument + "' " + why};
+  const auto refuse = [](const std::string& argument, std::string_view why) {
+    return Error{"--slurm-args: '" + argument + "' " + std::string(why)};
+  };
+  const auto refuse_reserved = [](const std::string& argument, const Reserved& reserved) {
+    const std::string option = "--" + std::string(reserved.name);
+    const bool is_spelt_out = argument == option || argument.starts_with(option + "=");
+    return Error{"--slurm-args: '" + argument + "' " + (is_spelt_out ? "" : "is " + option + ", which ") + std::string(reserved.why)};
   };
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -80,14 +131,15 @@ Result<void> CheckSrunArguments(const std::vector<std::string>& arguments) {
       const std::string name = argument.substr(2, argument.find('=') == std::string::npos ? std::string::npos : argument.find('=') - 2);
       if (name.empty()) return refuse(argument, "ends the options of srun, and what follows would be run");
       // srun takes any beginning of a name that is unambiguous.
-      const auto is_ours = [&](std::string_view ours) { return ours.starts_with(name); };
-      if (std::ranges::any_of(kOursLong, is_ours)) return refuse(argument, "is not the operator's to set");
+      const auto* reserved = std::ranges::find_if(kReserved, [&](const Reserved& r) { return r.name.starts_with(name); });
+      if (reserved != std::end(kReserved)) return refuse_reserved(argument, *reserved);
       continue;
     }
     if (argument.size() < 2 || argument[0] != '-') {
       return refuse(argument, "is no option of srun; the value of a long option stands behind =");
     }
-    if (kOursShort.find(argument[1]) != std::string_view::npos) return refuse(argument, "is not the operator's to set");
+    const auto* reserved = std::ranges::find(kReserved, argument[1], &Reserved::letter);
+    if (reserved != std::end(kReserved)) return refuse_reserved(argument, *reserved);
     if (kValued.find(argument[1]) == std::string_view::npos) {
       if (argument.size() > 2) return refuse(argument, "is more than one option");
       continue;

@@ -11,9 +11,9 @@ namespace hproc::controller {
 // Splits the text of --slurm-args at blanks; quotes, single or double, keep blanks together. The error is an open quote.
 Result<std::vector<std::string>> SplitArguments(const std::string& text);
 
-// Whether every argument is an option of srun that leaves us ours: no name, number of tasks, input, output or environment,
+// Whether every argument is an option of srun that leaves us ours (kReserved in the .cc: name, tasks, streams, how it waits),
 // and nothing that srun would take for the program to run. Long options carry their value behind "="; of the short ones
-// "-p gpu" and "-pgpu" are the same. The error names the argument.
+// "-p gpu" and "-pgpu" are the same. The error names the argument, the option it means, and why it is refused.
 Result<void> CheckSrunArguments(const std::vector<std::string>& arguments);
 
 struct SrunTask {

@@ -131,6 +131,22 @@ TEST_F(OperatingPointTest, IsRefusedWhereAnAnswerIsMissing) {
               HasSubstr("the answer to question " + std::to_string(missing) + " is missing"));
 }
 
+TEST_F(OperatingPointTest, HoldsWhatATrialHadAndNothingOfHowTheStudyWasLaunched) {
+  Study study = study_;
+  study.spec.launch = {.launcher = "slurm", .slurm_args = {"--account=someones"}, .parallel = 8};
+  OperatingPoint point = *MakeOperatingPoint(study, trials_, Recommended(), answers_, fake_->questions().order, "");
+  EXPECT_EQ(point.spec, study_.spec);
+  EXPECT_THAT(OperatingPointToJson(point), AllOf(Not(HasSubstr("someones")), Not(HasSubstr("slurm"))));
+  EXPECT_FALSE(json::parse(OperatingPointToJson(point))["spec"].contains("launch"));
+  EXPECT_EQ(ErrorWith([](auto& f) { f["spec"]["launch"] = json::object(); }), "spec.launch: not known here");
+
+  // So that the point can be run again alone.
+  study.spec.launch = {.launcher = "local", .slurm_args = {}, .parallel = 2};
+  study.spec.deployment.device = "cuda:2,3";
+  point = *MakeOperatingPoint(study, trials_, Recommended(), answers_, fake_->questions().order, "");
+  EXPECT_EQ(point.spec.deployment.device, "cuda:2");
+}
+
 // ---- the file ----
 
 TEST_F(OperatingPointTest, ComesBackFromItsFileWhole) {

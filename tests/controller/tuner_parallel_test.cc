@@ -115,9 +115,10 @@ TEST(Parallel, TrialsThatDeadControllersLeftOpenAreFinishedBeforeAnythingNew) {
     EXPECT_TRUE(IsFinished(study.Trials()[i].state));
     EXPECT_THAT(study.Trials()[i].attempts, SizeIs(2));
   }
-  ASSERT_GE(study.observer.starts.size(), 3U);
+  // Two slots tell of their starts in any order.
+  ASSERT_GE(study.observer.starts.size(), 4U);
   EXPECT_EQ(study.observer.starts[0].first + study.observer.starts[1].first, 1);
-  EXPECT_EQ(study.observer.starts[2].first, 2);
+  EXPECT_EQ(std::min(study.observer.starts[2].first, study.observer.starts[3].first), 2);
 }
 
 TEST(Parallel, ALostDeviceEndsTheTrialsBesideItAsInterrupted) {

@@ -209,22 +209,44 @@ TEST(Judge, QuotesTheLastWordsOfACrashAsOneSafeLine) {
 
 TEST(IsTriedAgain, WhatMayPassOnceMore) {
   for (const Reason reason : {Reason::kCrash, Reason::kHang, Reason::kTimeout, Reason::kContaminated, Reason::kHostOutOfMemory}) {
-    EXPECT_TRUE(IsTriedAgain(reason, 2, 0)) << "kills do not count";
-    EXPECT_FALSE(IsTriedAgain(reason, 0, 1));
+    EXPECT_TRUE(IsTriedAgain(reason, {.kills = 2})) << "kills do not count";
+    EXPECT_FALSE(IsTriedAgain(reason, {.failures = 1}));
   }
 }
 
 TEST(IsTriedAgain, AKilledRunUntilTheThirdKill) {
-  EXPECT_TRUE(IsTriedAgain(Reason::kKilled, 0, 5));
-  EXPECT_TRUE(IsTriedAgain(Reason::kKilled, 1, 0));
-  EXPECT_FALSE(IsTriedAgain(Reason::kKilled, 2, 0));
+  EXPECT_TRUE(IsTriedAgain(Reason::kKilled, {.failures = 5}));
+  EXPECT_TRUE(IsTriedAgain(Reason::kKilled, {.kills = 1}));
+  EXPECT_FALSE(IsTriedAgain(Reason::kKilled, {.kills = 2}));
 }
 
 TEST(IsTriedAgain, NoResultAndNoLie) {
   for (const Reason reason : {Reason::kNone, Reason::kOutOfMemory, Reason::kGarbageOutput, Reason::kLoaderFault, Reason::kProtocolError,
                               Reason::kDeviceLost, Reason::kInterrupted}) {
-    EXPECT_FALSE(IsTriedAgain(reason, 0, 0));
+    EXPECT_FALSE(IsTriedAgain(reason, {}));
   }
+}
+
+TEST(IsTriedAgain, AFaultOnceWhereItMayBeTheMachines) {
+  for (const Reason reason : {Reason::kLoaderFault, Reason::kProtocolError, Reason::kDeviceLost}) {
+    EXPECT_TRUE(IsTriedAgain(reason, {.is_launched = true}));
+    EXPECT_TRUE(IsTriedAgain(reason, {.failures = 1, .is_launched = true})) << "that was another matter";
+    EXPECT_FALSE(IsTriedAgain(reason, {.faults = 1, .is_launched = true}));
+  }
+  for (const Reason reason : {Reason::kOutOfMemory, Reason::kGarbageOutput, Reason::kInterrupted}) {
+    EXPECT_FALSE(IsTriedAgain(reason, {.is_launched = true}));
+  }
+}
+
+TEST(PastRuns, AreCountedByWhatTheySay) {
+  PastRuns runs;
+  for (const Reason reason : {Reason::kNone, Reason::kInterrupted, Reason::kKilled, Reason::kKilled, Reason::kNodeLost, Reason::kLoaderFault,
+                              Reason::kHang, Reason::kCrash}) {
+    runs.Add(reason);
+  }
+  EXPECT_EQ(runs.kills, 2);
+  EXPECT_EQ(runs.failures, 3);
+  EXPECT_EQ(runs.faults, 1);
 }
 
 // ---- jobs ----

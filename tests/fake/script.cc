@@ -64,6 +64,7 @@ Result<Action> ParseAction(const Json& json) {
   action.nth = static_cast<int>(action.Int("nth", 0));
   action.once = action.Text("once");
   action.rank = static_cast<int>(action.Int("rank", -1));
+  action.node = action.Text("node");
   if (!Actions().contains(action.what)) return Error{"fake script: no action " + json.dump()};
   return action;
 }

@@ -14,7 +14,7 @@
 // that do not end the process the step goes on as if nothing were wrong. "after": N holds an action
 // back until N samples of a generate are out. "once": FILE does it only as long as the file does
 // not exist, and makes it: the next attempt goes well. "rank": N does it on that
-// rank alone.
+// rank alone, "node": NAME on that node of Slurm's.
 //
 //   ends or blocks
 //     oom {requested, available}  error {kind, message}  exit {code}  segv  abort  sigkill
@@ -49,6 +49,7 @@ struct Action {
   int nth = 0;  // 0: in each
   std::string once;
   int rank = -1;  // -1: on each
+  std::string node;  // empty: on each
   nlohmann::json parameters;  // the whole object; an empty one for an action given as a string
 
   int64_t Int(const char* name, int64_t otherwise) const {

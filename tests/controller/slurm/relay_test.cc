@@ -20,8 +20,9 @@
 #include "controller/slurm/relay_port.h"
 #include "controller/slurm/slurm_launcher.h"
 #include "controller/verdict.h"
-#include "controller/worker_client.h"
+#include "controller/worker_group.h"
 #include "tests/controller/fake.h"
+#include "tests/controller/processes.h"
 
 namespace hproc::controller {
 namespace {
@@ -41,6 +42,19 @@ bool Eventually(const std::function<bool()>& holds) {
   return holds();
 }
 
+std::string CommandLine(pid_t pid) {
+  std::ifstream stream("/proc/" + std::to_string(pid) + "/cmdline", std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
+pid_t ParentOf(pid_t pid) {
+  std::ifstream stream("/proc/" + std::to_string(pid) + "/status");
+  for (std::string line; std::getline(stream, line);) {
+    if (line.starts_with("PPid:")) return std::stoi(line.substr(5));
+  }
+  return -1;
+}
+
 class RelayTest : public testing::Test {
  protected:
   std::string File(const std::string& name) const { return folder_ / name; }
@@ -52,12 +66,14 @@ class RelayTest : public testing::Test {
     return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
   }
 
-  WorkerOptions Launched(const json& script = json::object(), const std::vector<std::string>& avoid = {}, int patience_s = 120) {
+  // `relay`: options of its own, before those that the launcher gives it.
+  WorkerOptions Launched(const json& script = json::object(), const std::vector<std::string>& avoid = {},
+                         const std::vector<std::string>& relay = {}, int ranks = 1) {
     WorkerOptions options = FakeWorker(script.dump());
     options.environment.push_back("FAKE_SLURM=" + File(""));
     options.environment.push_back(std::string("PATH=") + HPROC_FAKE_SLURM + ":/usr/bin:/bin");
-    SlurmLauncher(HPROC_SLURM, {"--partition=gpu"}, "/somewhere/study.db").Launch(options, {.name = "t3-a1", .threads = 2, .avoid = avoid});
-    options.arguments.insert(options.arguments.begin() + 1, "--patience=" + std::to_string(patience_s));
+    launcher_.Launch(options, {.name = "t3-a1", .threads = 2, .ranks = ranks, .avoid = avoid, .faulty = {}});
+    options.arguments.insert(options.arguments.begin() + 1, relay.begin(), relay.end());
     options.on_note = [this](const LaunchNote& note) {
       const std::scoped_lock lock(mutex_);
       notes_.push_back(note);
@@ -67,6 +83,11 @@ class RelayTest : public testing::Test {
   std::vector<LaunchNote> Notes() {
     const std::scoped_lock lock(mutex_);
     return notes_;
+  }
+  std::vector<LaunchNote::Kind> Kinds() {
+    std::vector<LaunchNote::Kind> kinds;
+    for (const LaunchNote& note : Notes()) kinds.push_back(note.kind);
+    return kinds;
   }
   bool HasNote(LaunchNote::Kind kind) {
     for (const LaunchNote& note : Notes()) {
@@ -81,6 +102,15 @@ class RelayTest : public testing::Test {
     return Judge(end);
   }
 
+  std::unique_ptr<WorkerGroup> Ranks(int ranks, const json& script = json::object()) {
+    worker::TrialJob job = MakeTrial();
+    job.deployment.world_size = ranks;
+    WorkerOptions options = Launched(script, {}, {}, ranks);
+    options.terminate = milliseconds(500);
+    return *WorkerGroup::Start(options, job, nullptr, {}, &launcher_);
+  }
+
+  const SlurmLauncher launcher_{HPROC_SLURM, {"--partition=gpu"}, "/somewhere/study.db"};
   TestFolder folder_;
   std::mutex mutex_;
   std::vector<LaunchNote> notes_;
@@ -185,8 +215,8 @@ TEST_F(RelayTest, AJobThatIsRefusedIsNotLaunchedInSrunsOwnWords) {
   const RunVerdict run = RunToItsEnd(Launched());
   EXPECT_EQ(run.verdict.reason, Reason::kNotLaunched);
   EXPECT_THAT(run.verdict.message, HasSubstr("Invalid partition name specified"));
-  EXPECT_TRUE(IsTriedAgain(run.verdict.reason, 0, 0));
-  EXPECT_FALSE(IsTriedAgain(run.verdict.reason, 0, 1));
+  EXPECT_TRUE(IsTriedAgain(run.verdict.reason, {}));
+  EXPECT_FALSE(IsTriedAgain(run.verdict.reason, {.failures = 1}));
 }
 
 TEST_F(RelayTest, NodesAreAvoidedUnlessThereIsNoOther) {
@@ -197,8 +227,44 @@ TEST_F(RelayTest, NodesAreAvoidedUnlessThereIsNoOther) {
   client->Finish();
 
   Write("refuse_exclude", "");
-  Remove("job");
   const auto again = *WorkerClient::Start(Launched(json::object(), {"node5"}), MakeTrial(), nullptr);
+  EXPECT_TRUE(again->AwaitLoad("").ok());
+  EXPECT_THAT(Read("srun.args"), Not(HasSubstr("--exclude")));
+  EXPECT_EQ(again->Finish().verdict, Verdict{});
+}
+
+TEST_F(RelayTest, AnotherNodeIsWorthAShortWait) {
+  Write("hold", "");
+  Write("job", "7|PENDING||ReqNodeNotAvail, UnavailableNodes:node6\n");
+  const auto client = *WorkerClient::Start(Launched(json::object(), {"node5"}, {"--elsewhere-patience=1"}), MakeTrial(), nullptr);
+  ASSERT_TRUE(Eventually([&] { return HasNote(LaunchNote::Kind::kPending); }));
+  EXPECT_THAT(Read("srun.args"), HasSubstr("--exclude=node5\n"));
+  ASSERT_TRUE(Eventually([&] { return Read("launches") == "x\nx\n"; }));
+  EXPECT_EQ(Read("ended"), "terminated\n");
+  EXPECT_THAT(Read("srun.args"), Not(HasSubstr("--exclude")));
+  Remove("hold");
+  EXPECT_TRUE(client->AwaitLoad("").ok());
+  EXPECT_EQ(client->Finish().verdict, Verdict{});
+}
+
+TEST_F(RelayTest, InPlaceOfAFaultyNodeAnyWaitIsWorthIt) {
+  Write("hold", "");
+  Write("job", "7|PENDING||ReqNodeNotAvail, UnavailableNodes:node6\n");
+  const auto client =
+      *WorkerClient::Start(Launched(json::object(), {"node5"}, {"--elsewhere-patience=1", "--faulty=node4"}), MakeTrial(), nullptr);
+  ASSERT_TRUE(Eventually([&] { return HasNote(LaunchNote::Kind::kPending); }));
+  EXPECT_THAT(Read("srun.args"), HasSubstr("--exclude=node4,node5\n"));
+  ASSERT_TRUE(Eventually([&] { return Read("launches") == "x\nx\n"; }));
+  EXPECT_THAT(Read("srun.args"), HasSubstr("--exclude=node4\n"));
+  std::this_thread::sleep_for(milliseconds(1500));
+  EXPECT_EQ(Read("launches"), "x\nx\n");
+  Remove("hold");
+  EXPECT_TRUE(client->AwaitLoad("").ok());
+  client->Finish();
+
+  // Unless there is none.
+  Write("refuse_exclude", "");
+  const auto again = *WorkerClient::Start(Launched(json::object(), {"node5"}, {"--faulty=node4"}), MakeTrial(), nullptr);
   EXPECT_TRUE(again->AwaitLoad("").ok());
   EXPECT_THAT(Read("srun.args"), Not(HasSubstr("--exclude")));
   EXPECT_EQ(again->Finish().verdict, Verdict{});
@@ -219,9 +285,79 @@ TEST_F(RelayTest, ASlurmThatGivesNoAnswerIsWaitedFor) {
 TEST_F(RelayTest, ButNotForEver) {
   Write("refuse", "srun: error: Unable to contact slurm controller (connect failure)\n");
   Write("squeue_error", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n");
-  const RunVerdict run = RunToItsEnd(Launched(json::object(), {}, 0));
+  const RunVerdict run = RunToItsEnd(Launched(json::object(), {}, {"--patience=0"}));
   EXPECT_EQ(run.verdict.reason, Reason::kNotLaunched);
   EXPECT_THAT(run.verdict.message, HasSubstr("Unable to contact slurm controller"));
+}
+
+TEST_F(RelayTest, ButOnlyAsLongAsSlurmIsAwayIsHeldAgainstIt) {
+  Write("hold", "");
+  Write("job", "7|PENDING||Resources\n");
+  const auto client = *WorkerClient::Start(Launched(json::object(), {}, {"--patience=5"}), MakeTrial(), nullptr);
+  ASSERT_TRUE(Eventually([&] { return HasNote(LaunchNote::Kind::kPending); }));
+  std::this_thread::sleep_for(milliseconds(5500));  // in the queue, longer than the patience
+  Write("squeue_error", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n");
+  Write("lose_contact", "srun: error: Unable to contact slurm controller (connect failure)\n");
+  ASSERT_TRUE(Eventually([&] { return Notes().back().reason.find("Slurm does not answer") != std::string::npos; }));
+  EXPECT_FALSE(Exists("cancelled"));
+  for (const char* wish : {"squeue_error", "lose_contact", "hold"}) Remove(wish);
+  EXPECT_TRUE(client->AwaitLoad("").ok());
+  EXPECT_EQ(Read("launches"), "x\nx\n");
+  EXPECT_THAT(Read("cancelled"), HasSubstr("--name=hproc-")) << "what the first srun left in the queue";
+  EXPECT_EQ(client->Finish().verdict, Verdict{});
+}
+
+// ---- what nobody hears any more, or never did ----
+
+TEST_F(RelayTest, ANodeThatDoesNotConnectInTimeIsGivenUpAndNamed) {
+  Write("deaf_node", "");
+  Write("job", "7|RUNNING|node1|None\n");
+  const RunVerdict run = RunToItsEnd(Launched(json::object(), {}, {"--connect-patience=1"}));
+  EXPECT_EQ(run.state, TrialState::kFailed);
+  EXPECT_EQ(run.verdict.reason, Reason::kNodeLost);
+  EXPECT_THAT(run.verdict.message, HasSubstr("the worker could not reach the controller: job 7 on node1: it did not connect within 1 s"));
+  EXPECT_EQ(run.verdict.device, "node1");
+  EXPECT_EQ(Read("ended"), "terminated\n") << "the job was given back";
+  EXPECT_THAT(Read("cancelled"), HasSubstr("--name=hproc-"));
+}
+
+TEST_F(RelayTest, TimeInTheQueueIsNotTheAgentsEither) {
+  Write("hold", "");
+  Write("job", "7|RUNNING|node1|None\n");  // for a moment, then it is put back
+  const auto client = *WorkerClient::Start(Launched(json::object(), {}, {"--connect-patience=1"}), MakeTrial(), nullptr);
+  ASSERT_TRUE(Eventually([&] { return HasNote(LaunchNote::Kind::kStarted); }));
+  Write("job", "7|PENDING||BeginTime\n");
+  ASSERT_TRUE(Eventually([&] { return HasNote(LaunchNote::Kind::kPending); }));
+  std::this_thread::sleep_for(milliseconds(1500));
+  Remove("hold");
+  EXPECT_TRUE(client->AwaitLoad("").ok());
+  EXPECT_EQ(client->Finish().verdict, Verdict{});
+}
+
+TEST_F(RelayTest, AMachineThatIsLostIsGivenUpThoughSrunWaitsForIt) {
+  Write("lost_node", "");
+  Write("job", "7|RUNNING|node1|None\n");
+  const auto process = *WorkerProcess::Start(Launched({{"load", {"hang"}}}, {}, {"--agent-grace=1"}), MakeTrial());
+  const auto hello = AwaitEvent<worker::HelloEvent>(*process);
+  const pid_t agent = ParentOf(static_cast<pid_t>(hello.pid));
+  ::kill(static_cast<pid_t>(hello.pid), SIGSTOP);  // nothing there says a word
+  ::kill(agent, SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return Exists("ended"); }));
+  Write("job", "7|CANCELLED|node1|None\n");
+  const RunVerdict run = Judge(AwaitEnd(*process));
+  ::kill(static_cast<pid_t>(hello.pid), SIGKILL);
+  EXPECT_EQ(run.verdict.reason, Reason::kNodeLost) << "that the job was cancelled is our own doing";
+  EXPECT_THAT(run.verdict.message, HasSubstr("the connection to the worker was lost: job 7 on node1"));
+  EXPECT_EQ(run.verdict.device, "node1");
+}
+
+TEST_F(RelayTest, ARelayThatIsKilledTakesAJobAlongThatWaits) {
+  Write("hold", "");
+  Write("job", "7|PENDING||Resources\n");
+  auto process = *WorkerProcess::Start(Launched(), MakeTrial());
+  ASSERT_TRUE(Eventually([&] { return HasNote(LaunchNote::Kind::kPending); }));
+  process.reset();  // SIGKILL
+  EXPECT_TRUE(Eventually([&] { return Exists("ended"); })) << "srun still waits";
 }
 
 TEST_F(RelayTest, AStopInTheQueueGivesTheJobBack) {
@@ -284,6 +420,89 @@ TEST_F(RelayTest, TheSecretIsOnNoCommandLine) {
   for (const std::string& argument : process->argv()) EXPECT_FALSE(std::regex_search(argument, secret));
 }
 
+// ---- several ranks ----
+
+TEST_F(RelayTest, TheRanksOfATrialAreOneJob) {
+  Write("job", "7|RUNNING|node1|None\n");
+  const auto group = Ranks(3);
+  Outcome<LoadedModel> loaded = group->AwaitLoad("");
+  ASSERT_TRUE(loaded.ok()) << loaded.verdict().verdict.message;
+  EXPECT_EQ(group->Ledgers().size(), 3U);
+  std::vector<evals::GenerationRequest> requests(20);
+  for (size_t i = 0; i < requests.size(); ++i) requests[i].id = static_cast<int64_t>(i);
+  int answers = 0;
+  EXPECT_TRUE(group->Generate(requests, [&](const evals::Completion&) { return ++answers > 0; }).ok());
+  EXPECT_EQ(answers, 20);
+  EXPECT_EQ(group->Finish().verdict, Verdict{});
+  EXPECT_EQ(group->node(), "node1");
+  EXPECT_EQ(Read("launches"), "x\n");
+  EXPECT_THAT(Read("srun.args"), AllOf(HasSubstr("--nodes=1\n--ntasks=1\n"), HasSubstr("--ranks=3\n")));
+  EXPECT_EQ(std::ranges::count(Kinds(), LaunchNote::Kind::kConnected), 1) << "the job is told of once";
+}
+
+TEST_F(RelayTest, ARankThatDiesEndsTheTrialInItsOwnName) {
+  Write("job", "7|RUNNING|node1|None\n");
+  for (const int rank : {0, 1, 2}) {
+    const json over = {{"do", "write_file"}, {"rank", rank}, {"file", File("job")}, {"text", "7|FAILED|node1|None\n"}};
+    const auto group = Ranks(3, {{"load", {over, {{"do", "sigkill"}, {"rank", rank}}}}, {"cache", {"hang"}}});
+    Outcome<LoadedModel> loaded = group->AwaitLoad("");
+    ASSERT_FALSE(loaded.ok());
+    EXPECT_EQ(loaded.verdict().verdict.reason, Reason::kKilled);
+    EXPECT_THAT(loaded.verdict().verdict.message, testing::StartsWith("rank " + std::to_string(rank) + ": SIGKILL"));
+    EXPECT_EQ(loaded.verdict().verdict.device, "node1");
+  }
+}
+
+TEST_F(RelayTest, ARankThatLacksMemoryNamesItself) {
+  Write("job", "7|RUNNING|node1|None\n");
+  const auto group = Ranks(2, {{"load", {{{"do", "oom"}, {"rank", 1}, {"requested", 900}, {"available", 200}}}}});
+  Outcome<LoadedModel> loaded = group->AwaitLoad("");
+  ASSERT_FALSE(loaded.ok());
+  EXPECT_EQ(loaded.verdict().state, TrialState::kInfeasible);
+  EXPECT_EQ(loaded.verdict().verdict.short_bytes, 700);
+  EXPECT_THAT(loaded.verdict().verdict.message, testing::StartsWith("rank 1: "));
+}
+
+TEST_F(RelayTest, AJobOfRanksThatIsCancelledIsKilledForAllOfThem) {
+  Write("job", "7|RUNNING|node1|None\n");
+  const auto group = Ranks(2, {{"load", {{{"do", "write_file"}, {"file", File("loading")}, {"text", "now"}}, "hang"}}});
+  ASSERT_TRUE(Eventually([&] { return Exists("loading"); }));
+  Write("job", "7|CANCELLED|node1|None\n");
+  std::vector<pid_t> agents;
+  for (const pid_t pid : Marked("FAKE_SLURM=" + File(""))) {
+    if (CommandLine(pid).find(std::string(1, '\0') + "node" + std::string(1, '\0')) != std::string::npos) agents.push_back(pid);
+  }
+  for (const pid_t agent : agents) ::kill(agent, SIGTERM);  // as Slurm does
+  Outcome<LoadedModel> loaded = group->AwaitLoad("");
+  ASSERT_FALSE(loaded.ok());
+  EXPECT_EQ(loaded.verdict().verdict.reason, Reason::kKilled);
+  EXPECT_THAT(loaded.verdict().verdict.message, HasSubstr("rank 0: the job was cancelled: job 7 on node1"));
+}
+
+TEST_F(RelayTest, AStopEndsRanksThatWaitAndRanksThatRun) {
+  for (const bool waits : {true, false}) {
+    if (waits) Write("hold", "");
+    Write("job", waits ? "7|PENDING||Resources\n" : "7|RUNNING|node1|None\n");
+    const auto group = Ranks(2, {{"load", {"hang"}}});
+    ASSERT_TRUE(Eventually([&] { return HasNote(waits ? LaunchNote::Kind::kPending : LaunchNote::Kind::kConnected); }));
+    group->Stop("the study was interrupted");
+    Outcome<LoadedModel> loaded = group->AwaitLoad("");
+    ASSERT_FALSE(loaded.ok());
+    EXPECT_EQ(loaded.verdict().verdict.reason, Reason::kInterrupted);
+    Remove("hold");
+    EXPECT_TRUE(Eventually([&] { return Marked("FAKE_SLURM=" + File("")).empty(); }));
+  }
+}
+
+TEST_F(RelayTest, RanksAreNotLaunchedWhereTheirJobIsNot) {
+  Write("refuse", "srun: error: Unable to allocate resources: Invalid partition name specified\n");
+  const auto group = Ranks(2);
+  Outcome<LoadedModel> loaded = group->AwaitLoad("");
+  ASSERT_FALSE(loaded.ok());
+  EXPECT_EQ(loaded.verdict().verdict.reason, Reason::kNotLaunched);
+  EXPECT_THAT(loaded.verdict().verdict.message, HasSubstr("Invalid partition name specified"));
+}
+
 // ---- who is let in ----
 
 class RelayPortTest : public testing::Test {
@@ -300,7 +519,7 @@ class RelayPortTest : public testing::Test {
     return fd;
   }
   // A turn of the relay's loop.
-  std::optional<UniqueFd> Turn() {
+  std::optional<RelayPort::Agent> Turn() {
     std::vector<pollfd> fds;
     port_.AppendTo(fds);
     ::poll(fds.data(), fds.size(), 100);
@@ -332,6 +551,23 @@ TEST_F(RelayPortTest, LetsInWhoKnowsTheSecretAndClosesThePort) {
   ASSERT_TRUE(Turn());
   EXPECT_TRUE(CheckRelayProof(secret_, nonce_a, nonce_r, Hear(agent, kProofBytes)));
   EXPECT_FALSE(Connect()) << "one agent a job";
+}
+
+TEST_F(RelayPortTest, LetsEachRankInOnce) {
+  port_ = *RelayPort::Open(secret_, 2);
+  std::vector<UniqueFd> agents;
+  for (const int rank : {1, 0}) {
+    agents.push_back(Connect());
+    Say(agents.back(), AgentAnswer(SecretOfRank(secret_, rank), Nonce(agents.back()), MakeNonce()));
+    const std::optional<RelayPort::Agent> agent = Turn();
+    ASSERT_TRUE(agent);
+    EXPECT_EQ(agent->rank, rank);
+    if (rank == 0) continue;
+    const UniqueFd again = Connect();
+    Say(again, AgentAnswer(SecretOfRank(secret_, rank), Nonce(again), MakeNonce()));
+    EXPECT_FALSE(Turn());
+  }
+  EXPECT_FALSE(Connect()) << "all are there";
 }
 
 TEST_F(RelayPortTest, CutsOffWhoDoesNot) {

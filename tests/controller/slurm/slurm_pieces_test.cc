@@ -1,12 +1,19 @@
 // The pure pieces of the Slurm launcher: arguments, answers of squeue, proofs, frames, notes.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
+
+#include <array>
+#include <chrono>
+#include <thread>
 
 #include "controller/launch_note.h"
 #include "controller/slurm/frame_channel.h"
 #include "controller/slurm/handshake.h"
 #include "controller/slurm/job_queue.h"
+#include "controller/slurm/rank_links.h"
 #include "controller/slurm/srun_arguments.h"
 
 namespace hproc::controller {
@@ -44,19 +51,34 @@ TEST(CheckSrunArguments, RefusesWhatIsOursOrWouldBeRunAndNamesIt) {
                                     {"bash -c id", "'bash' is no option"},
                                     {"-p gpu id", "'id' is no option"},
                                     {"-- id", "'--' ends the options"},
-                                    {"--export=NONE", "'--export=NONE' is not the operator's"},
-                                    {"--exp=NONE", "'--exp=NONE' is not the operator's"},
-                                    {"-J name", "'-J' is not the operator's"},
-                                    {"--job-name=x", "'--job-name=x'"},
-                                    {"-n2", "'-n2'"},
-                                    {"--ntasks=2", "'--ntasks=2'"},
-                                    {"--output=/tmp/x", "'--output=/tmp/x'"},
+                                    {"--export=NONE", "'--export=NONE' is set by the launcher itself"},
+                                    {"--exp=NONE", "'--exp=NONE' is --export, which is set by the launcher itself"},
+                                    {"-J name", "'-J' is --job-name, which is set by the launcher itself"},
+                                    {"--job-name=x", "'--job-name=x' is set"},
+                                    {"-n2", "'-n2' is --ntasks, which is set"},
+                                    {"--ntasks=2", "'--ntasks=2' is set"},
+                                    {"--nodes=2", "'--nodes=2' is set"},
+                                    {"--mpi=pmix", "'--mpi=pmix' is set"},
+                                    {"--ntasks-per-node=2", "'--ntasks-per-node=2' would not be one task"},
+                                    {"--output=/tmp/x", "'--output=/tmp/x' would take the worker's standard streams"},
+                                    {"-Q", "'-Q' is --quiet, which would silence srun"},
+                                    {"--test-only", "'--test-only' does not run the worker"},
+                                    {"-I5", "'-I5' is --immediate, which changes how srun waits"},
+                                    {"-k", "'-k' is --no-kill"},
+                                    {"-M other", "'-M' is --clusters, which names another cluster"},
                                     {"-sv", "'-sv' is more than one option"},
                                     {"-p", "'-p' lacks its value"},
                                     {"-", "'-' is no option"}}) {
     EXPECT_THAT(ErrorOf(CheckSrunArguments(*SplitArguments(text))), HasSubstr(named)) << text;
   }
   EXPECT_THAT(ErrorOf(CheckSrunArguments({"--comment=a\nb"})), HasSubstr("control character"));
+}
+
+TEST(CheckSrunArguments, RefusesAllThatTheLauncherSetsButTheCpus) {
+  for (const std::string& argument : SrunArguments({.job_name = "j", .threads = 2, .operators = {}, .avoid = {}, .command = {}})) {
+    if (argument.starts_with("--cpus-per-task=")) continue;  // the operator's own comes behind and stands
+    EXPECT_THAT(ErrorOf(CheckSrunArguments({argument})), HasSubstr("is set by the launcher itself")) << argument;
+  }
 }
 
 TEST(SrunArguments, PutOursFirstAndTheCommandLast) {
@@ -193,6 +215,128 @@ TEST_F(FrameChannelTest, IsBrokenByAFrameThatIsTooLong) {
   other_->Read();
   EXPECT_FALSE(other_->Next());
   EXPECT_TRUE(other_->broken());
+}
+
+// A connection over TCP whose other end neither hears nor answers from Unplug on, like a machine that lost its power.
+class TcpPair {
+ public:
+  explicit TcpPair(std::chrono::seconds most_silence) {
+    const UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    EXPECT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(::listen(listener.get(), 1), 0);
+    ::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size);
+    far_.Reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    EXPECT_EQ(::connect(far_.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+    near.emplace(UniqueFd(::accept(listener.get(), nullptr, nullptr)), most_silence);
+  }
+  // The kernel drops what comes for it, unacknowledged.
+  void Unplug() const {
+    sock_filter drop{.code = BPF_RET | BPF_K, .jt = 0, .jf = 0, .k = 0};
+    const sock_fprog program{.len = 1, .filter = &drop};
+    EXPECT_EQ(::setsockopt(far_.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program), 0);
+  }
+  std::optional<FrameChannel> near;
+
+ private:
+  UniqueFd far_;
+};
+
+TEST(FrameChannelOverTcp, IsBrokenWhereTheOtherMachineIsSilentForTooLong) {
+  TcpPair idle(std::chrono::seconds(2));
+  TcpPair busy(std::chrono::seconds(2));
+  TcpPair patient(kMostSilence);
+  for (TcpPair* pair : {&idle, &busy, &patient}) pair->Unplug();
+  busy.near->Send(kControlFrame, "is there anybody?");
+  busy.near->Flush();
+  const auto start = std::chrono::steady_clock::now();
+  const auto now = [&] { return std::chrono::steady_clock::now() - start; };
+  while (!(idle.near->broken() && busy.near->broken()) && now() < std::chrono::seconds(20)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    for (TcpPair* pair : {&idle, &busy}) {
+      if (!pair->near->broken()) pair->near->Read();
+    }
+    if (now() < std::chrono::seconds(1)) {
+      EXPECT_FALSE(idle.near->broken() || busy.near->broken());
+    }
+  }
+  EXPECT_TRUE(idle.near->broken());
+  EXPECT_TRUE(busy.near->broken());
+  EXPECT_FALSE(patient.near->broken());
+}
+
+// ---- links between the relay and its other ranks ----
+
+class RankLinksTest : public testing::Test {
+ protected:
+  RankLinksTest() : name_("pieces-" + MakeSecret().substr(0, 10)), links_(*RankLinks::Open(name_, 3)) {}
+  void Turn() {
+    std::vector<pollfd> fds;
+    links_.AppendTo(fds);
+    ::poll(fds.data(), fds.size(), 100);
+    links_.Take(fds);
+  }
+  UniqueFd Link(int rank) {
+    std::optional<UniqueFd> link = LinkToRelay(name_, rank);
+    EXPECT_TRUE(link);
+    Turn();  // accepted
+    Turn();  // known
+    return link ? std::move(*link) : UniqueFd();
+  }
+  // One end of a connection; what is written to `other` is read from it.
+  static UniqueFd Connection(UniqueFd* other) {
+    int ends[2] = {-1, -1};
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    other->Reset(ends[1]);
+    return UniqueFd(ends[0]);
+  }
+  static std::string Hear(const UniqueFd& fd) {
+    std::array<char, 64> chunk{};
+    const ssize_t n = ::recv(fd.get(), chunk.data(), chunk.size(), 0);
+    return {chunk.data(), n > 0 ? static_cast<size_t>(n) : 0};
+  }
+
+  const std::string name_;
+  RankLinks links_;
+};
+
+TEST_F(RankLinksTest, GiveARankItsConnectionWhicheverComesFirst) {
+  UniqueFd far_1;
+  UniqueFd far_2;
+  const UniqueFd link_1 = Link(1);
+  links_.Give(1, Connection(&far_1));
+  links_.Give(2, Connection(&far_2));
+  const UniqueFd link_2 = Link(2);
+  const UniqueFd one = ReceiveConnection(link_1.get());
+  const UniqueFd two = ReceiveConnection(link_2.get());
+  ASSERT_TRUE(one && two);
+  ASSERT_EQ(::send(far_1.get(), "first", 5, 0), 5);
+  ASSERT_EQ(::send(far_2.get(), "second", 6, 0), 6);
+  EXPECT_EQ(Hear(one), "first");
+  EXPECT_EQ(Hear(two), "second");
+  links_.End("over");
+  EXPECT_EQ(Hear(link_1), "over");
+  EXPECT_EQ(Hear(link_1), "") << "closed";
+  EXPECT_EQ(Hear(link_2), "over");
+}
+
+TEST_F(RankLinksTest, TurnAwayRanksThatAreNone) {
+  const UniqueFd link_1 = Link(1);
+  for (const int rank : {0, 1, 3, -1}) EXPECT_EQ(Hear(Link(rank)), "") << rank;  // 1 is there already
+  links_.End("over");
+  EXPECT_EQ(Hear(link_1), "over");
+  EXPECT_FALSE(LinkToRelay(name_ + "x", 1)) << "no such relay";
+  EXPECT_FALSE(RankLinks::Open(name_, 2).ok()) << "one relay a job";
+}
+
+TEST_F(RankLinksTest, AreGoneWithTheRelay) {
+  const UniqueFd link = Link(1);
+  { const RankLinks gone = std::move(links_); }
+  EXPECT_FALSE(ReceiveConnection(link.get()));
+  EXPECT_FALSE(LinkToRelay(name_, 2));
 }
 
 // ---- notes ----

@@ -1,0 +1,177 @@
+#include "controller/slurm/rank_relay.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <optional>
+#include <utility>
+
+#include "controller/launch_note.h"
+#include "controller/slurm/end_signals.h"
+#include "controller/slurm/frame_channel.h"
+#include "controller/slurm/pass_on.h"
+#include "controller/slurm/rank_links.h"
+#include "controller/spawn.h"
+#include "worker/protocol.h"
+
+namespace hproc::controller {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+constexpr size_t kMostQueuedBytes = size_t{1} << 20;
+constexpr milliseconds kBetweenTries{50};
+
+class RankRelay {
+ public:
+  RankRelay(const RankRelayOptions& options, UniqueFd signals) : options_(options), signals_(std::move(signals)) {
+    ::fcntl(STDIN_FILENO, F_SETFL, ::fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
+  }
+
+  int Run() {
+    while (!done_) Turn();
+    return 0;
+  }
+
+ private:
+  void Turn() {
+    const Clock::time_point before = Clock::now();
+    if (!link_ && !is_alone_ && before >= next_try_) Link(before);
+    const bool takes_control = !is_ending_ && channel_ && channel_->queued_bytes() < kMostQueuedBytes;
+    enum Source { kStdin, kSignal, kLink, kAgent };
+    std::array<pollfd, 4> fds{{
+        {is_ending_ ? -1 : STDIN_FILENO, static_cast<short>(takes_control ? POLLIN : 0), 0},
+        {signals_.get(), POLLIN, 0},
+        {link_ ? link_->get() : -1, POLLIN, 0},
+        {channel_ ? channel_->fd() : -1, static_cast<short>(POLLIN | (channel_ && channel_->has_to_write() ? POLLOUT : 0)), 0},
+    }};
+    Clock::time_point due = before + std::chrono::seconds(10);
+    if (!link_ && !is_alone_) due = std::min(due, next_try_);
+    if (give_up_at_) due = std::min(due, *give_up_at_);
+    const auto timeout = std::max<int64_t>(0, std::chrono::ceil<milliseconds>(due - before).count());
+    if (::poll(fds.data(), fds.size(), static_cast<int>(timeout)) < 0) return;
+    if (fds[kAgent].revents != 0) Hear();
+    if (fds[kLink].revents != 0) HearRelay();
+    if (fds[kSignal].revents != 0) {
+      signalfd_siginfo info{};
+      [[maybe_unused]] const ssize_t n = ::read(signals_.get(), &info, sizeof info);
+      BeginEnding();
+    } else if (fds[kStdin].revents != 0) {
+      TakeControl(takes_control && (fds[kStdin].revents & POLLIN) != 0);
+    }
+    if (channel_) channel_->Flush();
+    Conclude(Clock::now());
+  }
+
+  void Link(Clock::time_point now) {
+    link_ = LinkToRelay(options_.job_name, options_.rank);
+    next_try_ = now + kBetweenTries;
+    if (!link_ && now - begun_ >= options_.link_patience) is_alone_ = true;
+  }
+
+  // The connection first, then how the job ended, or nothing more.
+  void HearRelay() {
+    if (!channel_ && !is_heard_) {
+      if (UniqueFd connection = ReceiveConnection(link_->get())) {
+        channel_.emplace(std::move(connection));
+        return;
+      }
+    } else {
+      std::array<char, 4096> chunk{};
+      const ssize_t n = ::recv(link_->get(), chunk.data(), chunk.size(), 0);
+      if (n > 0) said_.append(chunk.data(), static_cast<size_t>(n));
+      if (n > 0 || (n < 0 && (errno == EINTR || errno == EAGAIN))) return;
+    }
+    if (const std::optional<LaunchNote> note = DecodeNote(said_.substr(0, said_.find('\n')))) of_job_ = note->end;
+    link_.reset();
+    is_alone_ = true;
+  }
+
+  void Hear() {
+    channel_->Read();
+    while (std::optional<Frame> frame = channel_->Next()) {
+      if (frame->type == kEventsFrame) {
+        WriteAll(kEventsFd, frame->payload);
+        continue;
+      }
+      const std::optional<LaunchNote> note = DecodeNote(frame->payload);
+      if (note && frame->type == kHelloFrame) {
+        is_heard_ = true;
+        hello_ = *note;
+        WriteAll(options_.notes_fd, EncodeNote(*note));
+      }
+      if (note && frame->type == kExitFrame) exit_ = note->end;
+    }
+    if (!exit_ && !channel_->broken()) return;
+    channel_.reset();
+    is_over_ = true;
+    give_up_at_ = Clock::now() + options_.end_patience;
+  }
+
+  void TakeControl(bool can_read) {
+    std::array<char, kMaxFrameBytes> chunk{};
+    const ssize_t n = can_read ? ::read(STDIN_FILENO, chunk.data(), chunk.size()) : 0;
+    if (n > 0) channel_->Send(kControlFrame, {chunk.data(), static_cast<size_t>(n)});
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) BeginEnding();
+  }
+
+  void BeginEnding() {
+    if (is_ending_) return;
+    is_ending_ = true;
+    if (channel_) channel_->Send(kEndControlFrame, "");
+  }
+
+  void Conclude(Clock::time_point now) {
+    // Taking the controller for gone is what a worker makes of a job that ends. How it left otherwise is its own doing, and the
+    // other ranks should not have to wait for it.
+    const bool as_reported = exit_ && exit_->exit_code != worker::kExitControllerGone;
+    const bool is_asked_for = is_ending_ && !channel_;
+    const bool is_unheard = is_alone_ && !channel_ && !is_over_;  // and never will be
+    const bool is_known = is_over_ && (is_alone_ || now >= *give_up_at_);
+    if (!as_reported && !is_asked_for && !is_unheard && !is_known) return;
+    LaunchNote note{.kind = LaunchNote::Kind::kEnded, .job = hello_.job, .node = hello_.node, .reason = {}, .end = {}};
+    if (exit_) note.end = *exit_;
+    if (!as_reported && !is_asked_for) {
+      note.end.state = !of_job_.state.empty() || exit_ ? of_job_.state : is_over_ ? kJobLost : kJobNotLaunched;
+      note.end.message = of_job_.message;
+    }
+    WriteAll(options_.notes_fd, EncodeNote(note));
+    done_ = true;
+  }
+
+  const RankRelayOptions& options_;
+  UniqueFd signals_;
+  const Clock::time_point begun_ = Clock::now();
+
+  std::optional<UniqueFd> link_;
+  Clock::time_point next_try_ = begun_;
+  std::string said_;         // by the relay
+  LaunchEnd of_job_;         // as far as it did
+  bool is_alone_ = false;    // the relay is gone, or never was there
+
+  std::optional<FrameChannel> channel_;
+  LaunchNote hello_;
+  bool is_heard_ = false;
+  bool is_over_ = false;     // the connection; it was there
+  std::optional<LaunchEnd> exit_;  // the worker's
+  std::optional<Clock::time_point> give_up_at_;
+  bool is_ending_ = false;
+  bool done_ = false;
+};
+
+}  // namespace
+
+int RunRankRelay(const RankRelayOptions& options) {
+  UniqueFd signals = EndSignals();
+  if (!signals) return 1;
+  return RankRelay(options, std::move(signals)).Run();
+}
+
+}  // namespace hproc::controller
