@@ -9,6 +9,7 @@ namespace hproc::controller {
 namespace {
 
 using nlohmann::json;
+using testing::AnyOf;
 using testing::ElementsAre;
 using testing::Pair;
 using testing::SizeIs;
@@ -39,8 +40,7 @@ TEST_P(Resumed, AfterAnyPrefixOfItsTrialsAStudyEndsTheSameAndRepeatsNoneThatWasF
       if (where == "start" && running == prefix) study.Stop();
     };
     study.observer.at_question = [&](int answered) {
-      // Before the seven wrong answers that make a suspect point garbage: that trial would be over.
-      if (where == "question" && running == prefix && answered == 5) study.Stop();
+      if (where == "question" && running == prefix && answered == 2) study.Stop();
     };
     study.observer.at_trial_end = [&](const Trial& trial) {
       if (where == "end" && trial.number == prefix) study.Stop();
@@ -55,8 +55,15 @@ TEST_P(Resumed, AfterAnyPrefixOfItsTrialsAStudyEndsTheSameAndRepeatsNoneThatWasF
       for (const Trial& trial : study.Trials()) {
         if (IsFinished(trial.state)) finished.push_back(trial.finished_utc);
       }
-      EXPECT_THAT(finished, SizeIs(static_cast<size_t>(where == "end" ? prefix + 1 : prefix)));
+      // A suspect point is garbage after seven wrong answers; where they had come before the stop, its trial is over.
+      const size_t ended = static_cast<size_t>(prefix) + 1;
+      if (where == "question") {
+        EXPECT_THAT(finished.size(), AnyOf(ended - 1, ended));
+      } else {
+        EXPECT_THAT(finished, SizeIs(where == "end" ? ended : ended - 1));
+      }
     }
+    const bool was_lost = was_cut && finished.size() == static_cast<size_t>(prefix);
 
     study.observer.at_start = [](const Trial&) {};
     study.observer.at_question = [](int) {};
@@ -69,7 +76,7 @@ TEST_P(Resumed, AfterAnyPrefixOfItsTrialsAStudyEndsTheSameAndRepeatsNoneThatWasF
       EXPECT_THAT(after[i].attempts, SizeIs(1));
     }
     json expected = json::parse(reference.outcome_json);
-    if (was_cut && where != "end") expected["loads"] = expected["loads"].get<int>() + 1;
+    if (was_lost) expected["loads"] = expected["loads"].get<int>() + 1;
     EXPECT_EQ(json::parse(end.outcome_json), expected);
   }
   if (where == "start") {
