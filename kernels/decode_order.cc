@@ -130,7 +130,7 @@ DecodeMatrix WriteDecodeOrder(const quant::XfpMatrix& matrix, std::span<std::byt
     copy(order.outlier_columns, matrix.outlier_columns, matrix.outliers * quant::OutlierColumnBytes(matrix.columns));
     copy(order.outlier_values, matrix.outlier_values, matrix.outliers * quant::kOutlierValueBytes);
   }
-  return {matrix.rows, matrix.columns, matrix.format, matrix.outliers, out};
+  return {.rows = matrix.rows, .columns = matrix.columns, .format = matrix.format, .outliers = matrix.outliers, .bytes = out};
 }
 
 void DecodeOrderedRow(const DecodeMatrix& matrix, int64_t row, std::span<float> values) {
@@ -170,10 +170,10 @@ void DecodeOrderedRow(const DecodeMatrix& matrix, int64_t row, std::span<float> 
     const std::byte* counts = record + kTileRows * 2 + 4;
     for (int before = 0; before < r; ++before) next += CountOf(counts, matrix.columns, before);
     for (int64_t i = next; i < next + CountOf(counts, matrix.columns, r); ++i) {
-      const std::byte* columns = matrix.bytes + order.outlier_columns;
+      const std::byte* columns = matrix.outlier_columns();
       const int64_t column = quant::OutlierColumnBytes(matrix.columns) == 2 ? int64_t{Load<uint16_t>(columns, i)}
                                                                             : int64_t{Load<uint32_t>(columns, i)};
-      in_units[static_cast<size_t>(column)] += quant::HalfToFloat(Load<uint16_t>(matrix.bytes + order.outlier_values, i));
+      in_units[static_cast<size_t>(column)] += quant::HalfToFloat(Load<uint16_t>(matrix.outlier_values(), i));
     }
   }
   const float scale = quant::Bfloat16ToFloat(Load<uint16_t>(record, r));

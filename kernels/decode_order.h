@@ -104,8 +104,19 @@ struct DecodeMatrix {
   quant::XfpFormat format;
   int64_t outliers = 0;
   const std::byte* bytes = nullptr;  // DecodeOrderOf(...).total_bytes
+  // Where the outliers' two sections stand, if not behind the tiles: how many a part of a matrix has shows once it is made.
+  const std::byte* outlier_bytes = nullptr;
 
   DecodeOrder order() const { return DecodeOrderOf(rows, columns, format, outliers); }
+  // The outliers' sections; null where there are none.
+  const std::byte* outlier_columns() const { return OutlierSection(order().outlier_columns); }
+  const std::byte* outlier_values() const { return OutlierSection(order().outlier_values); }
+
+ private:
+  const std::byte* OutlierSection(int64_t offset) const {
+    if (offset < 0) return nullptr;
+    return outlier_bytes == nullptr ? bytes + offset : outlier_bytes + (offset - order().outlier_columns);
+  }
 };
 
 // How many column halves tile `column_tile` of a row has.

@@ -79,7 +79,7 @@ std::vector<LedgerLine> PredictedLines(const TensorTable& table, const ModelSpec
   return {{.name = "kv_cache", .bytes = bytes.kv_cache},
           {.name = "state", .bytes = bytes.state},
           {.name = "activations", .bytes = bytes.activations},
-          {.name = "workspace_peak", .bytes = runtime.LoadWorkspaceBytes(table, shape.shard, threads)}};
+          {.name = "workspace_peak", .bytes = runtime.LoadWorkspaceBytes(spec, table, shape.shard, threads)}};
 }
 
 RankForecast ForecastOf(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape, int rank,

@@ -224,6 +224,7 @@ std::string EncodeJob(const Job& job) {
                                object["model_dir"] = m.model_dir;
                                object["table_folder"] = m.table_folder;
                                object["deployment"] = ToJson(m.deployment);
+                               object["mode"] = m.mode;
                                return object;
                              },
                              [](const TrialJob& t) {

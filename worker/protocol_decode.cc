@@ -460,6 +460,7 @@ Result<Job> DecodeJob(std::string_view line) {
                          job.model_dir = f.Text("model_dir");
                          job.table_folder = f.Text("table_folder");
                          job.deployment = ReadDeployment(f.Object("deployment"));
+                         job.mode = f.Text("mode");
                          return job;
                        }
                        if (type == "trial") {

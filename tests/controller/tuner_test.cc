@@ -464,7 +464,7 @@ TEST(MeasureRun, OutlivesACrashAndTwoKills) {
                   {"measure", {{{"do", "sigkill"}, {"once", fake.File("second")}}, {{"do", "segv"}, {"once", fake.File("third")}}}}});
   RecordingObserver observer;
   MeasureRun run(fake.setup(), &observer);
-  const Result<Measured> measured = run.Run(fake.model_dir(), fake.File("tables"), fake.spec.deployment);
+  const Result<Measured> measured = run.Run(fake.model_dir(), fake.File("tables"), fake.spec.deployment, "auto");
   EXPECT_TRUE(measured.ok()) << ErrorOf(measured);
   EXPECT_TRUE(std::filesystem::exists(fake.File("third")));
 }

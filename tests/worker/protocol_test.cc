@@ -67,9 +67,10 @@ Deployment EveryFieldSet() {
 }
 
 TEST(ProtocolRoundTrip, Jobs) {
-  const Job measure = MeasureJob{"models/a", "out/table", EveryFieldSet()};
+  const Job measure = MeasureJob{"models/a", "out/table", EveryFieldSet(), "v2a"};
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).deployment, EveryFieldSet());
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).table_folder, "out/table");
+  EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).mode, "v2a");
 
   const Job trial = TrialJob{"models/b", R"({"tensors":["é"]})", EveryFieldSet(), int64_t{7} << 40, int64_t{6} << 40, 2.5, "abc", "unix:/tmp/there"};
   const TrialJob back = std::get<TrialJob>(RoundTrip(trial));

@@ -9,6 +9,7 @@
 
 #include "controller/worker_group.h"
 #include "tests/worker/small_engine.h"
+#include "worker/ranks.h"
 
 namespace hproc::worker {
 namespace {
@@ -150,6 +151,26 @@ TEST_F(RanksTest, SayWhereMemoryRanOut) {
   }
   auto enough = Start(Job(2, most));
   EXPECT_TRUE(enough->AwaitLoad("").ok());
+}
+
+TEST_F(RanksTest, MeasureTogetherWhatOneMeasuresAlone) {
+  const OpenedCheckpoint opened = OpenedCheckpoint::At(folder_.path());
+  const std::unique_ptr<Runtime> one = OpenRuntime("cpu", 2, 0);
+  const std::unique_ptr<Runtime> two = OpenRuntime("cpu", 1, 0);
+  const std::unique_ptr<Runtime> three = OpenRuntime("cpu", 1, 0);
+  const std::vector<Runtime*> all{one.get(), two.get(), three.get()};
+  int64_t told = 0;
+  int64_t total = 0;
+  const Result<quant::RateTable> together =
+      MeasureTogether(all, opened.checkpoint, opened.table, {}, [&](int64_t done, int64_t of) {
+        EXPECT_GE(done, told);
+        told = done;
+        total = of;
+      });
+  ASSERT_TRUE(together.ok()) << together.error().message;
+  const Result<quant::RateTable> alone = one->Measure(opened.checkpoint, opened.table, {}, {});
+  EXPECT_EQ(quant::EncodeRateTable(*together), quant::EncodeRateTable(*alone));
+  EXPECT_EQ(told, total);
 }
 
 // What is said before a load is what is there after it.
