@@ -115,8 +115,11 @@ QuantizerOptions LoadOptions(const TensorTable& table) {
   return {.workspace_bytes = std::clamp(LargestLayerBytes(table), kLeastWorkspaceBytes, kMostWorkspaceBytes)};
 }
 
-// Small matrices cost no time worth their padding: what the plan says they take, they take.
-constexpr int64_t kWideColumns = 1024;
+// Small matrices cost no time worth their padding: what the plan says they take, they take. Of the others every product of a container
+// costs several times as long, and decode order pads at most 15 bytes a row: codebooks to their stride, and counts of outliers.
+constexpr int64_t kWideColumns = 512;
+constexpr int64_t kLargeWeights = int64_t{1} << 18;
+constexpr int64_t kMostPadding = 32;  // a thirty-second: of rows of 512 columns at K = 24
 
 // A matrix as a rank runs it.
 struct PartShape {
@@ -144,7 +147,8 @@ bool WantsDecodeOrder(const ModelSpec& spec, const ModelTensor& tensor, const Pa
   }
   const int64_t container = quant::LayoutOf(part.rows, columns, format, outliers, part.cut).total_bytes;
   const int64_t bytes = kernels::DecodeOrderOf(part.rows, columns, format, outliers).total_bytes;
-  return bytes <= container || (columns >= kWideColumns && bytes <= container + container / 200);
+  if (bytes <= container) return true;
+  return columns >= kWideColumns && part.rows * columns >= kLargeWeights && bytes <= container + container / kMostPadding;
 }
 
 // What a rank reads of a tensor: its part, or, where it quantizes some columns of all rows, all of it.

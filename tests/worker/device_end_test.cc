@@ -1,33 +1,33 @@
-// Where a device ends, in each phase of a trial in a process of its own: at the cap, and where a neighbour holds the rest. The verdict
-// names the phase, and whatever it is, nothing is left on the device.
+// Where a device ends, in each phase of a trial in a process of its own: at the cap, and where a neighbour holds the rest; and the end
+// of a rank on two devices. The verdict names the phase, or the rank, and whatever it is, nothing is left on a device.
 #include <gtest/gtest.h>
 #include <signal.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <map>
 #include <thread>
 
 #include "controller/worker_client.h"
+#include "kernels/cuda/nccl_ranks.h"
 #include "tests/kernels/cuda/gpu.h"
-#include "tests/worker/small_engine.h"
+#include "tests/worker/ranks_fixture.h"
 #include "worker/synthetic_name.h"
 
 namespace hproc::worker {
 namespace {
 
-using controller::Outcome;
-using controller::Reason;
 using controller::WorkerClient;
 using kernels::DeviceMemory;
 using kernels::MemoryUse;
 
 constexpr int64_t kMiB = int64_t{1} << 20;
 
-// Where the worker is; a build that is run on another machine says so in the environment.
-std::string WorkerPath() {
-  const char* path = std::getenv("HPROC_TEST_WORKER");
-  return path != nullptr ? path : HPROC_WORKER;
+int64_t UsedBytes(int ordinal) { return kernels::ReadIdleDevice(ordinal)->used_bytes; }
+
+// A process that has ended gives its memory back with its last breath, or shortly after.
+void ExpectNothingLeft(int ordinal, int64_t before) {
+  for (int i = 0; i < 100 && UsedBytes(ordinal) > before; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_LE(UsedBytes(ordinal), before) << "device " << ordinal;
 }
 
 class DeviceEndTest : public kernels::GpuTest {
@@ -44,7 +44,7 @@ class DeviceEndTest : public kernels::GpuTest {
     const Checkpoint checkpoint = *Checkpoint::OpenSynthetic(folder_ / "config.json");
     const ModelSpec spec = *ParseModelSpec(checkpoint.config_json(), checkpoint.generation_config_json());
     plan_json_ = PlanToJson(KeepEverything(*BuildTensorTable(spec, checkpoint)));
-    before_ = UsedBytes();
+    before_ = UsedBytes(0);
   }
   void TearDown() override {
     if (IsSkipped()) return;
@@ -52,12 +52,7 @@ class DeviceEndTest : public kernels::GpuTest {
     ExpectNothingLeft();
   }
 
-  static int64_t UsedBytes() { return kernels::ReadIdleDevice(0)->used_bytes; }
-  // A process that has ended gives its memory back with its last breath, or shortly after.
-  void ExpectNothingLeft() const {
-    for (int i = 0; i < 100 && UsedBytes() > before_; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    EXPECT_LE(UsedBytes(), before_);
-  }
+  void ExpectNothingLeft() const { worker::ExpectNothingLeft(0, before_); }
 
   // Takes memory until no more than `rest` bytes are free.
   void LeaveFree(int64_t rest) {
@@ -174,6 +169,26 @@ TEST_F(DeviceEndTest, IsOfNoMatterToAModelThatIsReady) {
   EXPECT_TRUE(samples.ok()) << samples.verdict().verdict.message;
   EXPECT_EQ(client->Finish().verdict.reason, Reason::kNone);
 }
+
+class RanksOnDevicesTest : public RanksFixture {
+ protected:
+  RanksOnDevicesTest() : RanksFixture("cuda") {}
+  void SetUp() override {
+    std::string reason = "no devices";
+    const int devices = kernels::CudaDeviceCount(&reason);
+    if (devices < 2) GTEST_SKIP() << "needs two CUDA devices, there are " << devices << ": " << reason;
+    if (const std::string why = kernels::WhyNoNccl(); !why.empty()) GTEST_SKIP() << "needs NCCL: " << why;
+    if (!kernels::ReadIdleDevice(0)) GTEST_SKIP() << "needs NVML, which says what a device holds";
+    RanksFixture::SetUp();
+    for (const int ordinal : {0, 1}) before_.push_back(UsedBytes(ordinal));
+  }
+  void TearDown() override {
+    for (size_t ordinal = 0; ordinal < before_.size(); ++ordinal) ExpectNothingLeft(static_cast<int>(ordinal), before_[ordinal]);
+  }
+  std::vector<int64_t> before_;
+};
+
+TEST_F(RanksOnDevicesTest, EndWithOneThatIsKilledInAnyPhase) { EndsWithOneThatIsKilledInAnyPhase(2, {0, 1}); }
 
 }  // namespace
 }  // namespace hproc::worker

@@ -109,14 +109,15 @@ struct CpuContainer {
 
 CpuContainer QuantizeOnCpu(const Stored& stored, const quant::TensorPlan& plan) {
   quant::MatrixQuantizer quantizer(plan, SampleOf(stored));
-  CpuContainer container;
-  container.bytes.resize(static_cast<size_t>(plan.bytes));
+  DeviceMemory host("cpu", 0);
+  const DeviceBuffer aligned = host.Allocate(plan.bytes, MemoryUse::kWeightsStrict, "container");
+  const std::span<std::byte> bytes = aligned.span().first(static_cast<size_t>(plan.bytes));
+  std::ranges::fill(bytes, std::byte{0});
   quant::MatrixQuantizer::Block block;
   quantizer.Encode(stored.values, block);
-  EXPECT_TRUE(quantizer.Store(0, block, container.bytes).ok());
-  EXPECT_TRUE(quantizer.Finish(container.bytes).ok());
-  container.stats = quantizer.stats();
-  return container;
+  EXPECT_TRUE(quantizer.Store(0, block, bytes).ok());
+  EXPECT_TRUE(quantizer.Finish(bytes).ok());
+  return {.bytes = {bytes.begin(), bytes.end()}, .stats = quantizer.stats()};
 }
 
 std::vector<std::byte> ToHost(const DeviceBuffer& buffer, int64_t bytes) {
