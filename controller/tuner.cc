@@ -95,8 +95,11 @@ Result<std::unique_ptr<PlanSpace>> LoadPlanSpace(const worker::MeasureResult& me
   if (table->fingerprint != measured.fingerprint) {
     return Error{measured.table_path + ": the rate table of another checkpoint"};
   }
+  if (!measured.arranged.empty() && measured.arranged.size() != table->tensors.size()) {
+    return Error{measured.table_path + ": the rate table of another model than the worker's"};
+  }
   return std::make_unique<PlanSpace>(std::move(*table), *policy, head_floor, measured.predicted,
-                                     measured.allocation_granularity, measured.ranks);
+                                     measured.allocation_granularity, measured.ranks, measured.arranged);
 }
 
 Result<worker::MeasureResult> MeasuredOf(const Study& study) {

@@ -115,41 +115,12 @@ QuantizerOptions LoadOptions(const TensorTable& table) {
   return {.workspace_bytes = std::clamp(LargestLayerBytes(table), kLeastWorkspaceBytes, kMostWorkspaceBytes)};
 }
 
-// Small matrices cost no time worth their padding: what the plan says they take, they take. Of the others every product of a container
-// costs several times as long, and decode order pads at most 15 bytes a row: codebooks to their stride, and counts of outliers.
-constexpr int64_t kWideColumns = 512;
-constexpr int64_t kLargeWeights = int64_t{1} << 18;
-constexpr int64_t kMostPadding = 32;  // a thirty-second: of rows of 512 columns at K = 24
-
 // A matrix as a rank runs it.
 struct PartShape {
   int64_t rows = 0;
   int64_t columns = 0;
   quant::ColumnCut cut;
 };
-
-// Whether the fast products can run the matrix, and at next to no bytes. `spec` is what the rank runs. Groups of a cut row that
-// begin inside one are left to the products of containers.
-bool WantsDecodeOrder(const ModelSpec& spec, const ModelTensor& tensor, const PartShape& part, const quant::XfpFormat& format,
-                      int64_t outliers) {
-  const int64_t columns = part.columns;
-  if (!kernels::HasDecodeOrder(format) || columns > kernels::kMaxDecodeColumns || columns % 4 != 0) return false;
-  if (format.mode == quant::Mode::kV2a && part.cut.group_offset() != 0) return false;
-  if (quant::OutlierCountBytes(part.cut.whole_columns(columns)) != quant::OutlierCountBytes(columns)) return false;
-  if (tensor.role == TensorRole::kExpertsGateUp || tensor.role == TensorRole::kExpertsDown) {
-    const MoeSpec& moe = spec.layers[static_cast<size_t>(tensor.layer)].feed_forward;
-    const int64_t rows = tensor.role == TensorRole::kExpertsGateUp ? moe.width : spec.hidden;
-    // 48 KB of rounded activations always fit.
-    if (rows % kernels::kTileRows != 0 || moe.experts_per_token > kernels::kMaxDecodeTop ||
-        2 * moe.experts_per_token * moe.width > 48 << 10) {
-      return false;
-    }
-  }
-  const int64_t container = quant::LayoutOf(part.rows, columns, format, outliers, part.cut).total_bytes;
-  const int64_t bytes = kernels::DecodeOrderOf(part.rows, columns, format, outliers).total_bytes;
-  if (bytes <= container) return true;
-  return columns >= kWideColumns && part.rows * columns >= kLargeWeights && bytes <= container + container / kMostPadding;
-}
 
 // What a rank reads of a tensor: its part, or, where it quantizes some columns of all rows, all of it.
 TensorShard ReadOf(const ModelTensor& tensor, const TensorShard& part, bool is_quantized) {
@@ -174,8 +145,9 @@ TensorJob LoadJob(const ModelSpec& rank_spec, const ModelTensor& tensor, const q
   if (!is_quantized) return job;
   const bool cuts_columns = part.column_count() < tensor.spec.columns;
   const PartShape shape{.rows = part.row_count(), .columns = part.column_count(), .cut = CutOf(tensor, part)};
-  job.decode_order = layout == PackedLayout::kFastest &&
-                     WantsDecodeOrder(rank_spec, tensor, shape, *plan.format, EvenShare(tensor, part, plan.outliers));
+  job.decode_order =
+      layout == PackedLayout::kFastest && RunsInDecodeOrder(rank_spec, tensor) &&
+      quant::ArrangedBytes(shape.rows, shape.columns, *plan.format, EvenShare(tensor, part, plan.outliers), shape.cut).has_value();
   if (IsWhole(tensor, part)) return job;
   job.is_part = !cuts_columns;
   if (job.is_part) job.plan.outliers = std::min(job.plan.outliers, spec.rows * (spec.columns / 16));
@@ -266,6 +238,16 @@ Result<LoadedModel> LoadThroughHost(const ModelSpec& spec, const Checkpoint& che
 }
 
 }  // namespace
+
+bool RunsInDecodeOrder(const ModelSpec& rank_spec, const ModelTensor& tensor) {
+  if (tensor.spec.family == quant::Family::kKept) return false;
+  if (tensor.role != TensorRole::kExpertsGateUp && tensor.role != TensorRole::kExpertsDown) return true;
+  const MoeSpec& moe = rank_spec.layers[static_cast<size_t>(tensor.layer)].feed_forward;
+  const int64_t rows = tensor.role == TensorRole::kExpertsGateUp ? moe.width : rank_spec.hidden;
+  // 48 KB of rounded activations always fit.
+  return rows % kernels::kTileRows == 0 && moe.experts_per_token <= kernels::kMaxDecodeTop &&
+         2 * moe.experts_per_token * moe.width <= 48 << 10;
+}
 
 Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
                                     const quant::Plan& plan, const Shard& shard, const kernels::CudaDevice& device,

@@ -12,10 +12,13 @@ namespace hproc::worker {
 // How packed weights are left on the device.
 enum class PackedLayout {
   kContainers,  // quant/xfp_matrix.h
-  // kernels/decode_order.h, which the fast products read, where it takes no more bytes, or hardly more (1 % of rows of 1024 columns,
-  // 3 % of 512) and the matrix is large; containers elsewhere.
+  // In decode order, which the fast products read, where they can run the matrix (RunsInDecodeOrder) and it is worth it
+  // (quant::ArrangedBytes); containers elsewhere.
   kFastest,
 };
+
+// Whether the fast products know the tensor's part in the model; `rank_spec` is what the rank runs.
+bool RunsInDecodeOrder(const ModelSpec& rank_spec, const ModelTensor& tensor);
 
 // As LoadModel; what a rank has some columns of is quantized whole, and the rest of it dropped chunk by chunk, or, of containers, cut
 // away at its end. Beside the weights there is never more than CudaLoadWorkspaceBytes. `memory` stands on

@@ -86,6 +86,7 @@ class CudaRuntime : public Runtime {
     }
     return Ok();
   }
+  bool Arranges(const ModelSpec& rank_spec, const ModelTensor& tensor) const override { return RunsInDecodeOrder(rank_spec, tensor); }
   int64_t LoadWorkspaceBytes(const ModelSpec& spec, const TensorTable& table, const Shard& shard, int) const override {
     return MostCudaLoadWorkspaceBytes(spec, table, shard);
   }

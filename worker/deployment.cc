@@ -96,4 +96,10 @@ RankForecast ForecastOf(const TensorTable& table, const ModelSpec& spec, const E
   return forecast;
 }
 
+std::string ArrangedTensors(const TensorTable& table, const ModelSpec& rank_spec, const Runtime& runtime) {
+  std::string arranged;
+  for (const ModelTensor& tensor : table.tensors) arranged += runtime.Arranges(rank_spec, tensor) ? '1' : '0';
+  return arranged.find('1') == std::string::npos ? std::string() : arranged;
+}
+
 }  // namespace hproc::worker

@@ -176,6 +176,7 @@ Body BodyOf(const ResultEvent& e) {
                                        {"allocation_granularity", r.allocation_granularity},
                                        {"device_free_bytes", r.device_free_bytes},
                                        {"predicted", ToJson(r.predicted)},
+                                       {"arranged", r.arranged},
                                        {"ranks", ToJson(r.ranks)}};
                              },
                              [](const LoadResult& r) -> Json {

@@ -224,6 +224,9 @@ struct MeasureResult {
   // gone before the cache is there: weights and it, or weights and all the rest, must fit.
   std::vector<LedgerLine> predicted;
   std::vector<RankForecast> ranks;  // by rank; empty where there is one. `predicted` and the bytes free are then rank 0's
+  // By tensor '1' where the device keeps it in decode order, if its format makes that worth it (quant::ArrangedBytes), else '0';
+  // empty: none.
+  std::string arranged;
 };
 
 // What quantize-on-load did to one family of tensors.

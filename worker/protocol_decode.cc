@@ -326,6 +326,7 @@ ResultEvent ReadResult(const Fields& f, std::string* problem) {
     r.allocation_granularity = f.Int("allocation_granularity", 1);
     r.device_free_bytes = f.Int("device_free_bytes", 0);
     r.predicted = f.Objects<LedgerLine>("predicted", ReadLedgerLine);
+    r.arranged = f.Text("arranged");
     r.ranks = f.Objects<RankForecast>("ranks", ReadRankForecast);
     return {std::move(r)};
   }

@@ -27,6 +27,7 @@
 #include "worker/ranks.h"
 #include "worker/runtime.h"
 #include "worker/session_parts.h"
+#include "worker/sharding.h"
 #include "worker/version.h"
 
 namespace hproc::worker {
@@ -241,6 +242,7 @@ class Session {
       result.allocation_granularity = DeviceMemory::kGranularity;
       result.device_free_bytes = free_bytes.front();
       result.predicted = PredictedLines(table_, spec_, shape_, *runtime_, threads);
+      result.arranged = ArrangedTensors(table_, ShardSpec(spec_, shape_.shard), *runtime_);
       for (size_t rank = 0; devices.size() > 1 && rank < devices.size(); ++rank) {
         result.ranks.push_back(ForecastOf(table_, spec_, shape_, static_cast<int>(rank), *runtime_, threads));
         result.ranks.back().device = devices[rank];

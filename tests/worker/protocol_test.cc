@@ -163,6 +163,7 @@ TEST(ProtocolRoundTrip, Results) {
       {.device = "cuda:0", .free_bytes = 7, .predicted = {{"kv_cache", 9}}, .parts = {{.rows = 4, .columns = 3}}},
       {.device = "cuda:1", .free_bytes = 8, .predicted = {}, .parts = {{.rows = 4, .columns = 2, .first_column = 3}}}};
   EXPECT_EQ(RoundTripResult(MeasureResult{"out/table", true, "sha", 64, 5, {}, ranks}).ranks, ranks);
+  EXPECT_EQ(RoundTripResult(MeasureResult{"out/table", true, "sha", 64, 5, {}, ranks, "0110"}).arranged, "0110");
   const auto load = RoundTripResult(
       LoadResult{"digest",
                  100,
