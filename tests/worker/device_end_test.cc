@@ -11,6 +11,7 @@
 #include "kernels/cuda/nccl_ranks.h"
 #include "tests/kernels/cuda/gpu.h"
 #include "tests/worker/ranks_fixture.h"
+#include "worker/ranks.h"
 #include "worker/synthetic_name.h"
 
 namespace hproc::worker {
@@ -189,6 +190,18 @@ class RanksOnDevicesTest : public RanksFixture {
 };
 
 TEST_F(RanksOnDevicesTest, EndWithOneThatIsKilledInAnyPhase) { EndsWithOneThatIsKilledInAnyPhase(2, {0, 1}); }
+
+// One pass over the checkpoint, shared out between the devices.
+TEST_F(RanksOnDevicesTest, MeasureTogetherWhatOneMeasuresAlone) {
+  before_.clear();  // this process itself keeps its contexts
+  const OpenedCheckpoint opened = OpenedCheckpoint::At(folder_.path());
+  const std::unique_ptr<Runtime> first = OpenRuntime("cuda:0", 1, 0);
+  const std::unique_ptr<Runtime> second = OpenRuntime("cuda:1", 1, 0);
+  const std::vector<Runtime*> both{first.get(), second.get()};
+  const Result<quant::RateTable> together = MeasureTogether(both, opened.checkpoint, opened.table, {}, {});
+  ASSERT_TRUE(together.ok()) << together.error().message;
+  EXPECT_EQ(quant::EncodeRateTable(*together), quant::EncodeRateTable(opened.Rates(pool_)));
+}
 
 }  // namespace
 }  // namespace hproc::worker
