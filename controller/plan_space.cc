@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "quant/decode_order.h"
 
 namespace hproc::controller {
 namespace {
@@ -22,13 +23,16 @@ using quant::Family;
 using quant::Floors;
 
 PlanSpace::PlanSpace(quant::RateTable table, quant::ModePolicy policy, double head_floor,
-                     std::vector<worker::LedgerLine> others, int64_t granularity, std::vector<worker::RankForecast> ranks)
+                     std::vector<worker::LedgerLine> others, int64_t granularity, std::vector<worker::RankForecast> ranks,
+                     std::string arranged)
     : table_(std::move(table)),
       policy_(policy),
       head_floor_(head_floor),
       granularity_(granularity),
+      arranged_(std::move(arranged)),
       strict_(quant::kLadderSize),
       lazy_(quant::kLadderSize) {
+  HPROC_CHECK(arranged_.empty() || arranged_.size() == table_.tensors.size(), "a word on every tensor");
   for (worker::RankForecast& rank : ranks) {
     holders_.push_back({.parts = std::move(rank.parts), .others = std::move(rank.predicted)});
     HPROC_CHECK(holders_.back().parts.size() == table_.tensors.size(), "a part of every tensor");
@@ -100,7 +104,12 @@ quant::XfpLayout PlanSpace::PartOf(const quant::TensorPlan& tensor, const Holder
   const double share = static_cast<double>(part.rows) / static_cast<double>(spec.rows) * static_cast<double>(part.columns) /
                        static_cast<double>(spec.columns);
   const auto outliers = static_cast<int64_t>(std::ceil(static_cast<double>(tensor.outliers) * share));
-  return quant::LayoutOf(part.rows, part.columns, *tensor.format, outliers, cut);
+  layout = quant::LayoutOf(part.rows, part.columns, *tensor.format, outliers, cut);
+  if (!arranged_.empty() && arranged_[at] == '1' && tensor.codebooks == quant::Codebooks::kLearned) {
+    layout.total_bytes =
+        quant::ArrangedBytes(part.rows, part.columns, *tensor.format, outliers, cut).value_or(layout.total_bytes);
+  }
+  return layout;
 }
 
 int64_t PlanSpace::WeightBytesOf(const quant::Plan& plan, const Holder& holder) const {

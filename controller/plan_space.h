@@ -37,10 +37,10 @@ class PlanSpace {
  public:
   // `others`: the ledger's lines beside the weights, workspace_peak among them. Allocations are counted in multiples of
   // `granularity` bytes. `ranks`: of several, what each holds and needs besides, in place of `others`; bytes are then those of
-  // the rank that holds most. How a tensor's outliers spread over its rows and columns shows with the load: they are shared out
+  // the rank that holds most. `arranged`: as MeasureResult's. How a tensor's outliers spread over its rows and columns shows with the load: they are shared out
   // evenly here.
   PlanSpace(quant::RateTable table, quant::ModePolicy policy, double head_floor, std::vector<worker::LedgerLine> others,
-            int64_t granularity, std::vector<worker::RankForecast> ranks = {});
+            int64_t granularity, std::vector<worker::RankForecast> ranks = {}, std::string arranged = {});
   ~PlanSpace();
 
   const PlannedPoint& At(FloorPair at) const;
@@ -103,6 +103,7 @@ class PlanSpace {
   quant::ModePolicy policy_;
   double head_floor_;
   int64_t granularity_;
+  std::string arranged_;  // by tensor; empty: none
   std::vector<Holder> holders_;  // one, or one a rank
   int64_t least_free_bytes_ = 0;  // of the ranks' devices; 0: nobody says
   bool has_lazy_ = false;

@@ -31,7 +31,7 @@ class MeasureObserver : public WorkerObserver {
 }  // namespace
 
 Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesystem::path& table_folder,
-                                 const worker::Deployment& deployment) {
+                                 const worker::Deployment& deployment, const std::string& mode) {
   std::error_code error;
   std::filesystem::create_directories(table_folder, error);
   if (error) return Error{table_folder.string() + ": cannot create the folder: " + error.message()};
@@ -45,7 +45,8 @@ Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesy
   if (setup_.launcher) {
     options.on_note = [this](const LaunchNote& note) { observer_->OnQueue(kNoTrial, note); };
   }
-  const worker::MeasureJob job{.model_dir = model_dir, .table_folder = table_folder.string(), .deployment = deployment};
+  const worker::MeasureJob job{.model_dir = model_dir, .table_folder = table_folder.string(), .deployment = deployment,
+                               .mode = mode};
   PastRuns before{.is_launched = setup_.launcher != nullptr};
   LaunchRequest request{.name = "measure", .threads = deployment.threads, .ranks = 1, .avoid = {}, .faulty = {}};
   for (;;) {
@@ -94,8 +95,11 @@ Result<std::unique_ptr<PlanSpace>> LoadPlanSpace(const worker::MeasureResult& me
   if (table->fingerprint != measured.fingerprint) {
     return Error{measured.table_path + ": the rate table of another checkpoint"};
   }
+  if (!measured.arranged.empty() && measured.arranged.size() != table->tensors.size()) {
+    return Error{measured.table_path + ": the rate table of another model than the worker's"};
+  }
   return std::make_unique<PlanSpace>(std::move(*table), *policy, head_floor, measured.predicted,
-                                     measured.allocation_granularity, measured.ranks);
+                                     measured.allocation_granularity, measured.ranks, measured.arranged);
 }
 
 Result<worker::MeasureResult> MeasuredOf(const Study& study) {

@@ -42,9 +42,10 @@ class MeasureRun {
  public:
   MeasureRun(WorkerSetup setup, TuneObserver* observer) : setup_(std::move(setup)), observer_(observer) {}
 
-  // An error is a verdict on the run in one line: the checkpoint is bad, the worker cannot be started.
+  // `mode`: whose rates are needed, as in StudySpec. An error is a verdict on the run in one line: the checkpoint is bad, the
+  // worker cannot be started.
   Result<Measured> Run(const std::string& model_dir, const std::filesystem::path& table_folder,
-                       const worker::Deployment& deployment);
+                       const worker::Deployment& deployment, const std::string& mode);
   void Stop();
   bool stopped() const { return stopped_; }
 

@@ -49,8 +49,8 @@ DecodePart PartOf(const DecodeMatrix& weight) {
   part.library = at(order.library);
   part.records = at(order.records);
   part.tiles = at(order.tiles);
-  part.outlier_columns = part.second_outlier_columns = at(order.outlier_columns);
-  part.outlier_values = part.second_outlier_values = reinterpret_cast<const uint16_t*>(at(order.outlier_values));
+  part.outlier_columns = part.second_outlier_columns = reinterpret_cast<const uint8_t*>(weight.outlier_columns());
+  part.outlier_values = part.second_outlier_values = reinterpret_cast<const uint16_t*>(weight.outlier_values());
   return part;
 }
 

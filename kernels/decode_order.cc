@@ -28,42 +28,6 @@ int64_t CountOf(const void* counts, int64_t columns, int64_t row) {
 
 }  // namespace
 
-bool HasDecodeOrder(const quant::XfpFormat& format) {
-  return format.centroids == quant::Centroids::kInt8 && !format.group_scales;
-}
-
-DecodeOrder DecodeOrderOf(int64_t rows, int64_t columns, const quant::XfpFormat& format, int64_t outliers) {
-  HPROC_CHECK(rows > 0 && columns > 0 && columns <= kMaxDecodeColumns && outliers >= 0, "shape of a decode matrix");
-  HPROC_CHECK(HasDecodeOrder(format), "format of a decode matrix");
-  DecodeOrder order;
-  order.row_tiles = (rows + kTileRows - 1) / kTileRows;
-  const int64_t halves = (columns + kHalfColumns - 1) / kHalfColumns;
-  order.column_tiles = (halves + 1) / 2;
-  order.last_tile_halves = halves % 2 == 0 ? 2 : 1;
-  order.tile_bytes = TileBytes(format.levels, 2);
-  order.last_tile_bytes = TileBytes(format.levels, order.last_tile_halves);
-  order.row_tile_bytes = (order.column_tiles - 1) * order.tile_bytes + order.last_tile_bytes;
-  const bool library = format.mode == Mode::kV2a;
-  order.record_books = kTileRows * 2 + (outliers == 0 ? 0 : 16 * quant::OutlierCountBytes(columns));
-  order.record_bytes = order.record_books + kTileRows * (library ? 2 * order.column_tiles : CodebookStride(format.levels));
-
-  int64_t end = 0;
-  const auto section = [&](int64_t bytes) {
-    const int64_t at = end;
-    end = (end + bytes + 127) / 128 * 128;
-    return at;
-  };
-  if (library) order.library = section(quant::kLibrarySize * CodebookStride(format.levels));
-  order.records = section(order.row_tiles * order.record_bytes);
-  order.tiles = section(order.row_tiles * order.row_tile_bytes);
-  if (outliers > 0) {
-    order.outlier_columns = section(outliers * quant::OutlierColumnBytes(columns));
-    order.outlier_values = section(outliers * quant::kOutlierValueBytes);
-  }
-  order.total_bytes = end;
-  return order;
-}
-
 DecodeMatrix WriteDecodeOrder(const quant::XfpMatrix& matrix, std::span<std::byte> bytes) {
   const DecodeOrder order = DecodeOrderOf(matrix.rows, matrix.columns, matrix.format, matrix.outliers);
   HPROC_CHECK(static_cast<int64_t>(bytes.size()) == order.total_bytes, "size of a matrix in decode order");
@@ -130,7 +94,7 @@ DecodeMatrix WriteDecodeOrder(const quant::XfpMatrix& matrix, std::span<std::byt
     copy(order.outlier_columns, matrix.outlier_columns, matrix.outliers * quant::OutlierColumnBytes(matrix.columns));
     copy(order.outlier_values, matrix.outlier_values, matrix.outliers * quant::kOutlierValueBytes);
   }
-  return {matrix.rows, matrix.columns, matrix.format, matrix.outliers, out};
+  return {.rows = matrix.rows, .columns = matrix.columns, .format = matrix.format, .outliers = matrix.outliers, .bytes = out};
 }
 
 void DecodeOrderedRow(const DecodeMatrix& matrix, int64_t row, std::span<float> values) {
@@ -170,10 +134,10 @@ void DecodeOrderedRow(const DecodeMatrix& matrix, int64_t row, std::span<float> 
     const std::byte* counts = record + kTileRows * 2 + 4;
     for (int before = 0; before < r; ++before) next += CountOf(counts, matrix.columns, before);
     for (int64_t i = next; i < next + CountOf(counts, matrix.columns, r); ++i) {
-      const std::byte* columns = matrix.bytes + order.outlier_columns;
+      const std::byte* columns = matrix.outlier_columns();
       const int64_t column = quant::OutlierColumnBytes(matrix.columns) == 2 ? int64_t{Load<uint16_t>(columns, i)}
                                                                             : int64_t{Load<uint32_t>(columns, i)};
-      in_units[static_cast<size_t>(column)] += quant::HalfToFloat(Load<uint16_t>(matrix.bytes + order.outlier_values, i));
+      in_units[static_cast<size_t>(column)] += quant::HalfToFloat(Load<uint16_t>(matrix.outlier_values(), i));
     }
   }
   const float scale = quant::Bfloat16ToFloat(Load<uint16_t>(record, r));

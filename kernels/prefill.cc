@@ -20,8 +20,8 @@ PrefillParams ParamsOf(const DecodeMatrix& weight, const PrefillRows& input) {
   p.library = at(order.library);
   p.records = at(order.records);
   p.tiles = at(order.tiles);
-  p.outlier_columns = at(order.outlier_columns);
-  p.outlier_values = reinterpret_cast<const uint16_t*>(at(order.outlier_values));
+  p.outlier_columns = reinterpret_cast<const uint8_t*>(weight.outlier_columns());
+  p.outlier_values = reinterpret_cast<const uint16_t*>(weight.outlier_values());
   p.row_tile_bytes = static_cast<uint32_t>(order.row_tile_bytes);
   p.tile_bytes = static_cast<int32_t>(order.tile_bytes);
   p.record_bytes = static_cast<int32_t>(order.record_bytes);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/check.h"
 #include "quant/channel_fit.h"
@@ -126,6 +127,28 @@ TensorRates TensorRateBuilder::Finish(std::span<const RungSums> sums) const {
     if (candidate.highest >= 0) rates.candidates.push_back(std::move(candidate));
   }
   return rates;
+}
+
+bool HasRatesOf(const RateTable& table, Mode mode) {
+  bool is_quantized = false;
+  for (const TensorRates& rates : table.tensors) {
+    for (const Candidate& candidate : rates.candidates) {
+      if (candidate.format.mode == mode) return true;
+    }
+    is_quantized = is_quantized || rates.spec.family != Family::kKept;
+  }
+  return !is_quantized;
+}
+
+void AddRates(RateTable& table, RateTable more) {
+  HPROC_CHECK(table.fingerprint == more.fingerprint && table.tensors.size() == more.tensors.size(), "tables of one checkpoint");
+  for (size_t i = 0; i < table.tensors.size(); ++i) {
+    std::vector<Candidate>& candidates = table.tensors[i].candidates;
+    HPROC_CHECK(table.tensors[i].spec == more.tensors[i].spec, "tables of the same tensors");
+    for (Candidate& candidate : more.tensors[i].candidates) candidates.push_back(std::move(candidate));
+    // As TensorRateBuilder has them.
+    std::ranges::stable_sort(candidates, {}, [](const Candidate& c) { return std::pair(c.format.levels, c.format.mode); });
+  }
 }
 
 }  // namespace hproc::quant

@@ -121,6 +121,11 @@ class TensorRateBuilder::Accumulator {
   std::vector<RungSums> formats_;
 };
 
+// Whether the table has rates of the mode; one with nothing to quantize has those of every mode.
+bool HasRatesOf(const RateTable& table, Mode mode);
+// Adds the rates of `more`, the same tensors measured in a mode that `table` lacks: the table that one pass of both modes makes.
+void AddRates(RateTable& table, RateTable more);
+
 // A table as bytes and back. Decoding checks everything: the bytes may come from a disk that filled up half way.
 std::string EncodeRateTable(const RateTable& table);
 Result<RateTable> DecodeRateTable(std::string_view bytes);

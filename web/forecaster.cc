@@ -126,7 +126,7 @@ Forecaster::Answer Forecaster::Forecast(std::string_view body, const ModelRoots&
     if (stopped_) return {503, "the server is about to end"};
     current_ = &run;
   }
-  const Result<controller::Measured> measured = run.measure().Run(model->string(), table_folder_, spec.deployment);
+  const Result<controller::Measured> measured = run.measure().Run(model->string(), table_folder_, spec.deployment, spec.mode);
   {
     const std::scoped_lock lock(mutex_);
     current_ = nullptr;

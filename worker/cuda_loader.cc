@@ -2,14 +2,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 
 #include "base/check.h"
-#include "kernels/cuda/arrange.h"
 #include "kernels/cuda/cut_container.h"
 #include "kernels/decode.h"
 #include "worker/load_parts.h"
 #include "worker/sharding.h"
+#include "worker/synthetic.h"
 
 namespace hproc::worker {
 namespace {
@@ -55,16 +56,25 @@ Result<void> ReadPart(const Checkpoint& checkpoint, const ModelTensor& tensor, c
   return Ok();
 }
 
-// A job that reads `rows` and `columns` of a tensor with all threads of the pool: one preads while another waits for the disk.
-TensorJob JobOf(const Checkpoint& checkpoint, const ModelTensor& tensor, ThreadPool& pool, const TensorShard& part) {
+// The job of `rows` and `columns` of a tensor, but for what reads them.
+TensorJob JobOf(const ModelTensor& tensor, const TensorShard& part) {
   TensorJob job;
   job.plan.spec = tensor.spec;
   job.plan.spec.rows = part.row_count();
   job.plan.spec.columns = part.column_count();
-  // The device counts over the whole tensor, so that of several sources none can be named.
-  if (tensor.sources.size() == 1) job.label = TensorLabel(checkpoint, *tensor.sources.front().info);
   job.storage = StorageOf(tensor.dtype);
   job.use = MemoryUseOf(tensor.spec.family);
+  if (tensor.sources.empty() && part.column_count() == tensor.spec.columns) {
+    job.synthetic.emplace(TensorJob::Synthetic{.tensor = SyntheticTensorOf(tensor.spec), .rows = {}});
+    for (const Range& range : part.rows) job.synthetic->rows.push_back({.first = range.first, .count = range.count});
+  }
+  return job;
+}
+
+// … which are all threads of the pool: one preads while another waits for the disk.
+void ReadFrom(const Checkpoint& checkpoint, const ModelTensor& tensor, ThreadPool& pool, const TensorShard& part, TensorJob& job) {
+  // The device counts over the whole tensor, so that of several sources none can be named.
+  if (tensor.sources.size() == 1) job.label = TensorLabel(checkpoint, *tensor.sources.front().info);
   job.read = [&checkpoint, &tensor, &pool, part](int64_t first_row, int64_t rows, std::span<std::byte> out) -> Result<void> {
     constexpr int64_t kPieceBytes = int64_t{4} << 20;
     const int64_t row_bytes = part.column_count() * tensor.spec.bytes_per_value;
@@ -83,7 +93,6 @@ TensorJob JobOf(const Checkpoint& checkpoint, const ModelTensor& tensor, ThreadP
     return Ok();
   };
   job.read_sample = [&checkpoint, &tensor] { return ReadLibrarySample(checkpoint, tensor); };
-  return job;
 }
 
 int64_t LargestLayerBytes(const TensorTable& table) {
@@ -106,65 +115,86 @@ QuantizerOptions LoadOptions(const TensorTable& table) {
   return {.workspace_bytes = std::clamp(LargestLayerBytes(table), kLeastWorkspaceBytes, kMostWorkspaceBytes)};
 }
 
-// What a rank quantizes of a tensor: its rows, or, where it has some columns of all rows, all of it, to be cut.
-std::vector<TensorJob> LoadJobs(const Checkpoint& checkpoint, const TensorTable& table, const quant::Plan& plan,
-                                std::span<const TensorShard> parts, ThreadPool& pool) {
+// A matrix as a rank runs it.
+struct PartShape {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  quant::ColumnCut cut;
+};
+
+// What a rank reads of a tensor: its part, or, where it quantizes some columns of all rows, all of it.
+TensorShard ReadOf(const ModelTensor& tensor, const TensorShard& part, bool is_quantized) {
+  return is_quantized && part.column_count() < tensor.spec.columns ? WholeOf(tensor) : part;
+}
+
+// The outliers that a part of a tensor has, if they are spread evenly.
+int64_t EvenShare(const ModelTensor& tensor, const TensorShard& part, int64_t outliers) {
+  const double share = static_cast<double>(part.row_count() * part.column_count()) / static_cast<double>(tensor.spec.weights());
+  return static_cast<int64_t>(std::ceil(static_cast<double>(outliers) * share));
+}
+
+// What a rank does with a tensor under its plan, but for what reads it. `rank_spec` is what the rank runs.
+TensorJob LoadJob(const ModelSpec& rank_spec, const ModelTensor& tensor, const quant::TensorPlan& plan, const TensorShard& part,
+                  PackedLayout layout) {
+  const bool is_quantized = plan.format.has_value();
+  TensorJob job = JobOf(tensor, ReadOf(tensor, part, is_quantized));
+  const quant::TensorSpec spec = job.plan.spec;
+  job.plan = plan;
+  job.plan.spec = spec;
+  job.kind = is_quantized ? TensorJob::Kind::kQuantize : TensorJob::Kind::kKeep;
+  if (!is_quantized) return job;
+  const bool cuts_columns = part.column_count() < tensor.spec.columns;
+  const PartShape shape{.rows = part.row_count(), .columns = part.column_count(), .cut = CutOf(tensor, part)};
+  job.decode_order =
+      layout == PackedLayout::kFastest && RunsInDecodeOrder(rank_spec, tensor) &&
+      quant::ArrangedBytes(shape.rows, shape.columns, *plan.format, EvenShare(tensor, part, plan.outliers), shape.cut).has_value();
+  if (IsWhole(tensor, part)) return job;
+  job.is_part = !cuts_columns;
+  if (job.is_part) job.plan.outliers = std::min(job.plan.outliers, spec.rows * (spec.columns / 16));
+  if (job.decode_order) {
+    job.first_column = shape.cut.first;
+    job.columns = shape.columns;
+    return job;
+  }
+  job.use = kernels::MemoryUse::kWorkspace;  // until it is cut
+  job.plan.bytes = quant::LayoutOf(spec.rows, spec.columns, *job.plan.format, job.plan.outliers).total_bytes;
+  return job;
+}
+
+std::vector<TensorJob> LoadJobs(const ModelSpec& spec, const TensorTable& table, const quant::Plan& plan, const Shard& shard,
+                                PackedLayout layout) {
+  const ModelSpec rank_spec = ShardSpec(spec, shard);
   std::vector<TensorJob> jobs;
   for (size_t i = 0; i < table.tensors.size(); ++i) {
-    const ModelTensor& tensor = table.tensors[i];
-    const bool is_quantized = plan.tensors[i].format.has_value();
-    const bool cuts_columns = is_quantized && parts[i].column_count() < tensor.spec.columns;
-    TensorJob& job = jobs.emplace_back(JobOf(checkpoint, tensor, pool, cuts_columns ? WholeOf(tensor) : parts[i]));
-    const quant::TensorSpec spec = job.plan.spec;
-    job.plan = plan.tensors[i];
-    job.plan.spec = spec;
-    job.kind = is_quantized ? TensorJob::Kind::kQuantize : TensorJob::Kind::kKeep;
-    if (!is_quantized || IsWhole(tensor, parts[i])) continue;
-    job.use = kernels::MemoryUse::kWorkspace;  // until it is cut
-    if (cuts_columns) continue;
-    job.is_part = true;
-    job.plan.outliers = std::min(job.plan.outliers, spec.rows * (spec.columns / 16));
-    job.plan.bytes = quant::LayoutOf(spec.rows, spec.columns, *job.plan.format, job.plan.outliers).total_bytes;
+    jobs.push_back(LoadJob(rank_spec, table.tensors[i], plan.tensors[i], ShardOf(spec, table.tensors[i], shard), layout));
   }
   return jobs;
 }
 
-// Small matrices cost no time worth their padding: what the plan says they take, they take.
-constexpr int64_t kWideColumns = 1024;
-
-// Whether the fast products can run the matrix, and at next to no bytes. `spec` is what the rank runs. Groups of a cut row that
-// begin inside one are left to the products of containers.
-bool WantsDecodeOrder(const ModelSpec& spec, const ModelTensor& tensor, const kernels::Matrix& matrix) {
-  const quant::XfpMatrix& xfp = matrix.xfp;
-  const int64_t columns = xfp.columns;
-  if (!kernels::HasDecodeOrder(xfp.format) || columns > kernels::kMaxDecodeColumns || columns % 4 != 0) return false;
-  if (xfp.format.mode == quant::Mode::kV2a && xfp.cut.group_offset() != 0) return false;
-  if (xfp.count_bytes() != quant::OutlierCountBytes(columns)) return false;
-  if (tensor.role == TensorRole::kExpertsGateUp || tensor.role == TensorRole::kExpertsDown) {
-    const MoeSpec& moe = spec.layers[static_cast<size_t>(tensor.layer)].feed_forward;
-    const int64_t rows = tensor.role == TensorRole::kExpertsGateUp ? moe.width : spec.hidden;
-    // 48 KB of rounded activations always fit.
-    if (rows % kernels::kTileRows != 0 || moe.experts_per_token > kernels::kMaxDecodeTop ||
-        2 * moe.experts_per_token * moe.width > 48 << 10) {
-      return false;
-    }
+// What is refused in the midst of a load lacks the tensors after it too: a verdict with no more than the one that came to be refused
+// would have the search come back once a tensor.
+kernels::DeviceOutOfMemory WithTheRest(const kernels::DeviceOutOfMemory& refusal, const TensorTable& table, const quant::Plan& plan,
+                                       std::span<const TensorShard> parts) {
+  const auto refused = std::ranges::find(table.tensors, refusal.purpose(), [](const ModelTensor& tensor) { return tensor.spec.name; });
+  // Before the first tensor it is the workspace.
+  const auto first = refused == table.tensors.end() ? 0 : refused - table.tensors.begin() + 1;
+  int64_t rest = 0;
+  for (auto i = static_cast<size_t>(first); i < table.tensors.size(); ++i) {
+    const ModelTensor& tensor = table.tensors[i];
+    const quant::TensorPlan& tensor_plan = plan.tensors[i];
+    const TensorShard& part = parts[i];
+    const int64_t stored = part.row_count() * part.column_count() * tensor.spec.bytes_per_value;
+    rest += kernels::DeviceMemory::Rounded(
+        tensor_plan.format ? quant::LayoutOf(part.row_count(), part.column_count(), *tensor_plan.format,
+                                             EvenShare(tensor, part, tensor_plan.outliers), CutOf(tensor, part)).total_bytes
+                           : stored);
   }
-  const int64_t container = quant::LayoutOf(xfp.rows, columns, xfp.format, xfp.outliers, xfp.cut).total_bytes;
-  const int64_t bytes = kernels::DecodeOrderOf(xfp.rows, columns, xfp.format, xfp.outliers).total_bytes;
-  return bytes <= container || (columns >= kWideColumns && bytes <= container + container / 200);
+  return {refusal.device(), refusal.requested_bytes() + rest, refusal.available_bytes(),
+          refusal.purpose() + (rest > 0 ? " and what comes after it" : "")};
 }
 
-// The new bytes stand on the family's line; codebooks and outliers stay on theirs, so that what decode order pads shows with the
-// weights.
-void Arrange(LoadedTensor& loaded, const ModelTensor& tensor, const kernels::CudaDevice& device, kernels::DeviceMemory& memory) {
-  const quant::XfpMatrix& xfp = loaded.matrix.xfp;
-  const int64_t bytes = kernels::DecodeOrderOf(xfp.rows, xfp.columns, xfp.format, xfp.outliers).total_bytes;
-  kernels::DeviceBuffer storage = memory.Allocate(bytes, MemoryUseOf(tensor.spec.family), tensor.spec.name);
-  loaded.matrix.decode = kernels::ArrangeForDecode(xfp, device, storage.span().first(static_cast<size_t>(bytes)));
-  loaded.matrix.storage = kernels::Storage::kDecodeOrder;
-  loaded.matrix.xfp = {};
-  loaded.storage = std::move(storage);
-}
+// What is there of a tensor beside the pass' own memory until its end: a container that is to be cut.
+int64_t UncutBytes(const TensorJob& job) { return job.use == kernels::MemoryUse::kWorkspace ? job.plan.bytes : 0; }
 
 // Uniform codebooks, those of the INT4 baselines, are made by the host alone: the whole model there, then tensor by tensor to the
 // device.
@@ -209,6 +239,16 @@ Result<LoadedModel> LoadThroughHost(const ModelSpec& spec, const Checkpoint& che
 
 }  // namespace
 
+bool RunsInDecodeOrder(const ModelSpec& rank_spec, const ModelTensor& tensor) {
+  if (tensor.spec.family == quant::Family::kKept) return false;
+  if (tensor.role != TensorRole::kExpertsGateUp && tensor.role != TensorRole::kExpertsDown) return true;
+  const MoeSpec& moe = rank_spec.layers[static_cast<size_t>(tensor.layer)].feed_forward;
+  const int64_t rows = tensor.role == TensorRole::kExpertsGateUp ? moe.width : rank_spec.hidden;
+  // 48 KB of rounded activations always fit.
+  return rows % kernels::kTileRows == 0 && moe.experts_per_token <= kernels::kMaxDecodeTop &&
+         2 * moe.experts_per_token * moe.width <= 48 << 10;
+}
+
 Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
                                     const quant::Plan& plan, const Shard& shard, const kernels::CudaDevice& device,
                                     kernels::DeviceMemory& memory, ThreadPool& pool, const LoadProgress& progress,
@@ -221,14 +261,17 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
   }
   std::vector<TensorShard> parts;
   int64_t total = 0;
-  for (const ModelTensor& tensor : table.tensors) parts.push_back(ShardOf(spec, tensor, shard));
-  const std::vector<TensorJob> jobs = LoadJobs(checkpoint, table, plan, parts, pool);
-  for (const TensorJob& job : jobs) total += job.plan.spec.kept_bytes();
+  std::vector<TensorJob> jobs = LoadJobs(spec, table, plan, shard, layout);
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    parts.push_back(ShardOf(spec, table.tensors[i], shard));
+    ReadFrom(checkpoint, table.tensors[i], pool, ReadOf(table.tensors[i], parts[i], plan.tensors[i].format.has_value()), jobs[i]);
+    total += jobs[i].plan.spec.kept_bytes();
+  }
   std::vector<LoadedTensor> tensors(jobs.size());
   std::vector<TensorShare> shares(jobs.size());
   int64_t done_bytes = 0;
   CudaQuantizer quantizer(device, memory, LoadOptions(table));
-  Result<void> done = quantizer.Run(jobs, [&](size_t i, TensorOutcome outcome) {
+  const auto keep = [&](size_t i, TensorOutcome outcome) {
     const ModelTensor& tensor = table.tensors[i];
     const quant::TensorPlan& tensor_plan = plan.tensors[i];
     LoadedTensor& loaded = tensors[i];
@@ -239,16 +282,26 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
     loaded.matrix.columns = parts[i].column_count();
     if (tensor_plan.format) {
       const quant::TensorPlan& made = jobs[i].plan;  // of what was quantized, which may be more than the part
-      quant::XfpMatrix matrix = quant::ViewOf(made.spec.rows, made.spec.columns, *made.format, made.outliers,
-                                              loaded.storage.span().first(static_cast<size_t>(made.bytes)));
       const kernels::MemoryUse use = MemoryUseOf(tensor.spec.family);
-      if (!IsWhole(tensor, parts[i])) {
-        const kernels::DeviceBuffer whole = std::move(loaded.storage);
-        matrix = kernels::CutContainer(matrix, outcome.outliers, CutOf(tensor, parts[i]), loaded.matrix.columns, device, memory,
-                                       use, tensor.spec.name, loaded.storage);
+      quant::XfpMatrix matrix{.rows = loaded.matrix.rows, .columns = loaded.matrix.columns, .format = *made.format,
+                              .cut = CutOf(tensor, parts[i])};
+      if (jobs[i].decode_order) {
+        loaded.matrix.storage = kernels::Storage::kDecodeOrder;
+        loaded.matrix.decode = outcome.decode;
+        loaded.outliers = std::move(outcome.outlier_storage);
+        matrix.outliers = outcome.decode.outliers;
+      } else {
+        matrix = quant::ViewOf(made.spec.rows, made.spec.columns, *made.format, made.outliers,
+                               loaded.storage.span().first(static_cast<size_t>(made.bytes)));
+        if (!IsWhole(tensor, parts[i])) {
+          const kernels::DeviceBuffer whole = std::move(loaded.storage);
+          matrix = kernels::CutContainer(matrix, outcome.outliers, CutOf(tensor, parts[i]), loaded.matrix.columns, device, memory,
+                                         use, tensor.spec.name, loaded.storage);
+        }
+        loaded.matrix.storage = kernels::Storage::kXfp;
+        loaded.matrix.xfp = matrix;
       }
-      loaded.matrix.storage = kernels::Storage::kXfp;
-      loaded.matrix.xfp = matrix;
+      // What decode order pads shows with the weights.
       AssignLedgerLines(memory, use, matrix);
       const std::vector<CountedRows> counted = CountedRowsOf(spec, tensor, shard);
       const bool is_counted = counted.front().is_counted;
@@ -261,13 +314,14 @@ Result<LoadedModel> LoadModelOnCuda(const ModelSpec& spec, const Checkpoint& che
     }
     done_bytes += jobs[i].plan.spec.kept_bytes();
     if (progress) progress(done_bytes, total);
-  });
-  if (!done.ok()) return done.error();
-  const ModelSpec part_spec = ShardSpec(spec, shard);
-  for (size_t i = 0; layout == PackedLayout::kFastest && i < tensors.size(); ++i) {
-    if (!plan.tensors[i].format || !WantsDecodeOrder(part_spec, table.tensors[i], tensors[i].matrix)) continue;
-    Arrange(tensors[i], table.tensors[i], device, memory);
+  };
+  Result<void> done;
+  try {
+    done = quantizer.Run(jobs, keep);
+  } catch (const kernels::DeviceOutOfMemory& refusal) {
+    throw WithTheRest(refusal, table, plan, parts);
   }
+  if (!done.ok()) return done.error();
   return FinishLoad(spec, plan, shard, std::move(tensors), std::move(shares), start);
 }
 
@@ -289,7 +343,8 @@ Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const 
       done_bytes += table.tensors[i].spec.kept_bytes();
       continue;
     }
-    TensorJob& job = jobs.emplace_back(JobOf(checkpoint, table.tensors[i], pool, WholeOf(table.tensors[i])));
+    TensorJob& job = jobs.emplace_back(JobOf(table.tensors[i], WholeOf(table.tensors[i])));
+    ReadFrom(checkpoint, table.tensors[i], pool, WholeOf(table.tensors[i]), job);
     job.kind = TensorJob::Kind::kMeasure;
     job.rate_options = options;
     places.push_back(i);
@@ -305,30 +360,34 @@ Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const 
   return rates;
 }
 
-int64_t MostCudaLoadWorkspaceBytes(const TensorTable& table, int world_size) {
-  int64_t most = LoadOptions(table).workspace_bytes;
-  if (world_size > 1) {  // beside it two tensors at once that are still to be cut
-    int64_t largest = 0;
-    for (const ModelTensor& tensor : table.tensors) {
-      if (tensor.spec.family != quant::Family::kKept) largest = std::max(largest, tensor.spec.weights() * 7 / 8);
-    }
-    return kernels::DeviceMemory::Rounded(most + 2 * largest);
-  }
-  // 6 bits of 16 and the tables.
+int64_t MostCudaLoadWorkspaceBytes(const ModelSpec& spec, const TensorTable& table, const Shard& shard) {
+  const ModelSpec rank_spec = ShardSpec(spec, shard);
+  int64_t beside = 0;
+  bool is_synthetic = false;
   for (const ModelTensor& tensor : table.tensors) {
-    if (tensor.spec.family != quant::Family::kKept) most = std::max(most, tensor.spec.weights() * 7 / 8);
+    is_synthetic = is_synthetic || tensor.sources.empty();
+    const TensorShard part = ShardOf(spec, tensor, shard);
+    if (tensor.spec.family == quant::Family::kKept || IsWhole(tensor, part)) continue;
+    for (const quant::Mode mode : {quant::Mode::kV2, quant::Mode::kV2a}) {
+      for (const int levels : quant::kLevelCounts) {
+        quant::TensorPlan plan{.spec = tensor.spec, .format = quant::XfpFormat{.mode = mode, .levels = levels}};
+        plan.outliers = 1;  // the fewer there are, the more their counts weigh
+        const bool decode_order = LoadJob(rank_spec, tensor, plan, part, PackedLayout::kFastest).decode_order;
+        plan.outliers = tensor.spec.rows * (tensor.spec.columns / 16);
+        const TensorJob job = LoadJob(rank_spec, tensor, plan, part, decode_order ? PackedLayout::kFastest : PackedLayout::kContainers);
+        beside = std::max({beside, kernels::ApartBytes(job), UncutBytes(job)});
+      }
+    }
   }
-  return kernels::DeviceMemory::Rounded(most);
+  return kernels::DeviceMemory::Rounded(LoadOptions(table).workspace_bytes + beside + (is_synthetic ? kernels::kSyntheticDeviateBytes : 0));
 }
 
-int64_t CudaLoadWorkspaceBytes(const TensorTable& table, const quant::Plan& plan) {
-  std::vector<TensorJob> jobs(table.tensors.size());
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    jobs[i].storage = StorageOf(table.tensors[i].dtype);
-    jobs[i].plan = plan.tensors[i];
-    jobs[i].kind = jobs[i].plan.format ? TensorJob::Kind::kQuantize : TensorJob::Kind::kKeep;
-  }
-  return kernels::QuantizerWorkspaceBytes(jobs, LoadOptions(table));
+int64_t CudaLoadWorkspaceBytes(const ModelSpec& spec, const TensorTable& table, const quant::Plan& plan, const Shard& shard,
+                               PackedLayout layout) {
+  const std::vector<TensorJob> jobs = LoadJobs(spec, table, plan, shard, layout);
+  int64_t uncut = 0;
+  for (const TensorJob& job : jobs) uncut = std::max(uncut, kernels::DeviceMemory::Rounded(UncutBytes(job)));
+  return kernels::QuantizerWorkspaceBytes(jobs, LoadOptions(table)) + uncut;
 }
 
 }  // namespace hproc::worker

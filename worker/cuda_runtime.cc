@@ -86,8 +86,9 @@ class CudaRuntime : public Runtime {
     }
     return Ok();
   }
-  int64_t LoadWorkspaceBytes(const TensorTable& table, const Shard& shard, int) const override {
-    return MostCudaLoadWorkspaceBytes(table, shard.world_size);
+  bool Arranges(const ModelSpec& rank_spec, const ModelTensor& tensor) const override { return RunsInDecodeOrder(rank_spec, tensor); }
+  int64_t LoadWorkspaceBytes(const ModelSpec& spec, const TensorTable& table, const Shard& shard, int) const override {
+    return MostCudaLoadWorkspaceBytes(spec, table, shard);
   }
   EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const override {
     EngineWorkspace workspace;

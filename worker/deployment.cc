@@ -79,7 +79,7 @@ std::vector<LedgerLine> PredictedLines(const TensorTable& table, const ModelSpec
   return {{.name = "kv_cache", .bytes = bytes.kv_cache},
           {.name = "state", .bytes = bytes.state},
           {.name = "activations", .bytes = bytes.activations},
-          {.name = "workspace_peak", .bytes = runtime.LoadWorkspaceBytes(table, shape.shard, threads)}};
+          {.name = "workspace_peak", .bytes = runtime.LoadWorkspaceBytes(spec, table, shape.shard, threads)}};
 }
 
 RankForecast ForecastOf(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape, int rank,
@@ -94,6 +94,12 @@ RankForecast ForecastOf(const TensorTable& table, const ModelSpec& spec, const E
     forecast.parts.push_back({.rows = part.row_count(), .columns = part.column_count(), .first_column = part.columns.front().first});
   }
   return forecast;
+}
+
+std::string ArrangedTensors(const TensorTable& table, const ModelSpec& rank_spec, const Runtime& runtime) {
+  std::string arranged;
+  for (const ModelTensor& tensor : table.tensors) arranged += runtime.Arranges(rank_spec, tensor) ? '1' : '0';
+  return arranged.find('1') == std::string::npos ? std::string() : arranged;
 }
 
 }  // namespace hproc::worker

@@ -31,4 +31,7 @@ std::vector<LedgerLine> PredictedLines(const TensorTable& table, const ModelSpec
 RankForecast ForecastOf(const TensorTable& table, const ModelSpec& spec, const EngineShape& shape, int rank,
                         const Runtime& runtime, int threads);
 
+// MeasureResult::arranged; `rank_spec` is what a rank runs.
+std::string ArrangedTensors(const TensorTable& table, const ModelSpec& rank_spec, const Runtime& runtime);
+
 }  // namespace hproc::worker

@@ -14,8 +14,9 @@ namespace hproc::worker {
 struct LoadedTensor {
   TensorRole role{};
   int layer = -1;
-  kernels::Matrix matrix;  // of `storage`'s bytes
+  kernels::Matrix matrix;  // of the bytes below
   kernels::DeviceBuffer storage;
+  kernels::DeviceBuffer outliers;  // where they stand apart (kernels::DecodeMatrix::outlier_bytes)
 };
 
 // Immutable once loaded; safe to read from any thread. Must not outlive the DeviceMemory it was loaded into.

@@ -176,6 +176,7 @@ Body BodyOf(const ResultEvent& e) {
                                        {"allocation_granularity", r.allocation_granularity},
                                        {"device_free_bytes", r.device_free_bytes},
                                        {"predicted", ToJson(r.predicted)},
+                                       {"arranged", r.arranged},
                                        {"ranks", ToJson(r.ranks)}};
                              },
                              [](const LoadResult& r) -> Json {
@@ -224,6 +225,7 @@ std::string EncodeJob(const Job& job) {
                                object["model_dir"] = m.model_dir;
                                object["table_folder"] = m.table_folder;
                                object["deployment"] = ToJson(m.deployment);
+                               object["mode"] = m.mode;
                                return object;
                              },
                              [](const TrialJob& t) {

@@ -82,12 +82,14 @@ struct Deployment {
   bool operator==(const Deployment&) const = default;
 };
 
-// Makes sure that `table_folder` holds the rate table (quant/rate_table.h) of the checkpoint, which it is found by: reads
-// the checkpoint once and writes the table, or finds it there. Answers result:measure and waits for finish.
+// Makes sure that `table_folder` holds the rate table (quant/rate_table.h) of the checkpoint, which it is found by, with the
+// rates of `mode`: reads the checkpoint once and writes the table, or finds it there. What the table has of another mode
+// stays. Answers result:measure and waits for finish.
 struct MeasureJob {
   std::string model_dir;
   std::string table_folder;
   Deployment deployment;
+  std::string mode = "auto";  // quant::ModePolicyFromName
 };
 
 // Loads the checkpoint under a plan and serves it.
@@ -222,6 +224,9 @@ struct MeasureResult {
   // gone before the cache is there: weights and it, or weights and all the rest, must fit.
   std::vector<LedgerLine> predicted;
   std::vector<RankForecast> ranks;  // by rank; empty where there is one. `predicted` and the bytes free are then rank 0's
+  // By tensor '1' where the device keeps it in decode order, if its format makes that worth it (quant::ArrangedBytes), else '0';
+  // empty: none.
+  std::string arranged;
 };
 
 // What quantize-on-load did to one family of tensors.

@@ -326,6 +326,7 @@ ResultEvent ReadResult(const Fields& f, std::string* problem) {
     r.allocation_granularity = f.Int("allocation_granularity", 1);
     r.device_free_bytes = f.Int("device_free_bytes", 0);
     r.predicted = f.Objects<LedgerLine>("predicted", ReadLedgerLine);
+    r.arranged = f.Text("arranged");
     r.ranks = f.Objects<RankForecast>("ranks", ReadRankForecast);
     return {std::move(r)};
   }
@@ -460,6 +461,7 @@ Result<Job> DecodeJob(std::string_view line) {
                          job.model_dir = f.Text("model_dir");
                          job.table_folder = f.Text("table_folder");
                          job.deployment = ReadDeployment(f.Object("deployment"));
+                         job.mode = f.Text("mode");
                          return job;
                        }
                        if (type == "trial") {

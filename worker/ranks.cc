@@ -1,6 +1,9 @@
 #include "worker/ranks.h"
 
+#include <algorithm>
 #include <cstring>
+#include <exception>
+#include <mutex>
 #include <span>
 #include <thread>
 #include <vector>
@@ -70,6 +73,60 @@ Result<LoadedModel> LoadRank(Runtime& runtime, const ModelSpec& spec, const Chec
   if (!loaded.ok()) return loaded;
   if (Result<void> reported = ReportLoad(*loaded, plan, rank); !reported.ok()) return reported.error();
   return loaded;
+}
+
+Result<quant::RateTable> MeasureTogether(std::span<Runtime* const> runtimes, const Checkpoint& checkpoint, const TensorTable& table,
+                                         const quant::RateOptions& options, const LoadProgress& progress) {
+  if (runtimes.size() == 1) return runtimes.front()->Measure(checkpoint, table, options, progress);
+  // Each tensor to whoever has least to do so far; what is kept costs nothing.
+  struct Share {
+    TensorTable table;
+    std::vector<size_t> places;
+    int64_t weights = 0;
+    int64_t done_bytes = 0;
+    int64_t total_bytes = 0;
+    std::optional<Result<quant::RateTable>> rates;
+    std::exception_ptr thrown;
+  };
+  std::vector<Share> shares(runtimes.size());
+  for (size_t i = 0; i < table.tensors.size(); ++i) {
+    const ModelTensor& tensor = table.tensors[i];
+    Share& share = *std::ranges::min_element(shares, {}, &Share::weights);
+    share.table.tensors.push_back(tensor);
+    share.places.push_back(i);
+    share.total_bytes += tensor.spec.kept_bytes();
+    if (tensor.spec.family != quant::Family::kKept) share.weights += tensor.spec.weights();
+  }
+  std::mutex mutex;
+  const auto measure = [&](Share& share, Runtime& runtime) {
+    try {
+      share.rates.emplace(runtime.Measure(checkpoint, share.table, options, [&](int64_t done, int64_t) {
+        const std::scoped_lock lock(mutex);
+        share.done_bytes = done;
+        int64_t all_done = 0;
+        int64_t all = 0;
+        for (const Share& s : shares) all_done += s.done_bytes, all += s.total_bytes;
+        if (progress) progress(all_done, all);
+      }));
+    } catch (...) {
+      share.thrown = std::current_exception();
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (size_t i = 1; i < shares.size(); ++i) threads.emplace_back([&, i] { measure(shares[i], *runtimes[i]); });
+    measure(shares.front(), *runtimes.front());
+  }
+  for (const Share& share : shares) {
+    if (share.thrown) std::rethrow_exception(share.thrown);
+    if (!share.rates->ok()) return share.rates->error();
+  }
+  quant::RateTable whole{.fingerprint = (*shares.front().rates)->fingerprint, .tensors = {}};
+  whole.tensors.resize(table.tensors.size());
+  for (Share& share : shares) {
+    for (size_t i = 0; i < share.places.size(); ++i) whole.tensors[share.places[i]] = std::move((*share.rates)->tensors[i]);
+  }
+  return whole;
 }
 
 }  // namespace hproc::worker

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,5 +58,10 @@ Result<void> ReportLoad(LoadedModel& loaded, const quant::Plan& plan, const Rank
 // Runtime::Load of the rank's shard, then ReportLoad.
 Result<LoadedModel> LoadRank(Runtime& runtime, const ModelSpec& spec, const Checkpoint& checkpoint, const TensorTable& table,
                              const quant::Plan& plan, const Rank& rank, const LoadProgress& progress);
+
+// As Runtime::Measure, shared out tensor by tensor among runtimes that work at once; the table is the one that each of them would
+// make alone. `progress` is told of the whole, by one thread at a time. Throws what a runtime throws, the first by place.
+Result<quant::RateTable> MeasureTogether(std::span<Runtime* const> runtimes, const Checkpoint& checkpoint, const TensorTable& table,
+                                         const quant::RateOptions& options, const LoadProgress& progress);
 
 }  // namespace hproc::worker

@@ -28,7 +28,7 @@ class CpuRuntime : public Runtime {
     return MeasureRates(checkpoint, table, options, pool_, progress);
   }
   Result<void> CheckModel(const ModelSpec&, int) const override { return Ok(); }
-  int64_t LoadWorkspaceBytes(const TensorTable& table, const Shard&, int threads) const override {
+  int64_t LoadWorkspaceBytes(const ModelSpec&, const TensorTable& table, const Shard&, int threads) const override {
     return worker::LoadWorkspaceBytes(table, threads);
   }
   EngineWorkspace WorkspaceOf(const ModelSpec&, const EngineShape&) const override {

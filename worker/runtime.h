@@ -38,8 +38,11 @@ class Runtime {
   // ranks; the error names what is not.
   virtual Result<void> CheckModel(const ModelSpec& spec, int world_size) const = 0;
 
-  // The most that Load takes beside the weights, whatever the plan, on a pool of `threads`.
-  virtual int64_t LoadWorkspaceBytes(const TensorTable& table, const Shard& shard, int threads) const = 0;
+  // Whether Load puts the tensor into decode order where its format makes that worth it (quant::ArrangedBytes); `rank_spec` is what
+  // a rank runs.
+  virtual bool Arranges(const ModelSpec& /*rank_spec*/, const ModelTensor& /*tensor*/) const { return false; }
+  // The most that Load takes beside the weights, whatever the plan, on a pool of `threads`; `spec` and `table` as for Load.
+  virtual int64_t LoadWorkspaceBytes(const ModelSpec& spec, const TensorTable& table, const Shard& shard, int threads) const = 0;
   // EngineShape::workspace of an engine of this shape; `spec` is what the rank runs.
   virtual EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const = 0;
 };

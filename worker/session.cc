@@ -8,10 +8,12 @@
 #include <cmath>
 #include <new>
 #include <optional>
+#include <span>
 #include <system_error>
 
 #include "base/bytes.h"
 #include "base/file.h"
+#include "base/printable.h"
 #include "kernels/device_error.h"
 #include "quant/plan.h"
 #include "worker/batcher.h"
@@ -25,6 +27,7 @@
 #include "worker/ranks.h"
 #include "worker/runtime.h"
 #include "worker/session_parts.h"
+#include "worker/sharding.h"
 #include "worker/version.h"
 
 namespace hproc::worker {
@@ -185,17 +188,43 @@ class Session {
     return Error{"the plan's tensors are not the checkpoint's; the plan belongs to another checkpoint"};
   }
 
-  // Whether a whole table of this checkpoint is there; a damaged one is made again.
-  static bool HasTable(const std::string& path, const std::string& fingerprint) {
+  // The table of this checkpoint, where a whole one is there; a damaged one is made again.
+  static std::optional<quant::RateTable> TableAt(const std::string& path, const std::string& fingerprint) {
     const Result<std::string> bytes = ReadFile(path, int64_t{4} << 30);
-    if (!bytes.ok()) return false;
-    const Result<quant::RateTable> table = quant::DecodeRateTable(*bytes);
-    return table.ok() && table->fingerprint == fingerprint;
+    if (!bytes.ok()) return std::nullopt;
+    Result<quant::RateTable> table = quant::DecodeRateTable(*bytes);
+    if (!table.ok() || table->fingerprint != fingerprint) return std::nullopt;
+    return std::move(*table);
+  }
+
+  // Sees to it that the table at `path` has the rates of `mode`; measures those that are missing, on all devices at once. True
+  // where none were.
+  bool CompleteTable(const std::string& path, const std::string& fingerprint, quant::ModePolicy mode,
+                     std::span<const std::string> devices, int threads) {
+    std::optional<quant::RateTable> table = TableAt(path, fingerprint);
+    const auto is_needed = [&](quant::Mode of, quant::ModePolicy other) {
+      return mode != other && !(table && HasRatesOf(*table, of));
+    };
+    const quant::RateOptions missing{.v2 = is_needed(quant::Mode::kV2, quant::ModePolicy::kV2a),
+                                     .v2a = is_needed(quant::Mode::kV2a, quant::ModePolicy::kV2)};
+    if (!missing.v2 && !missing.v2a) return true;
+    std::vector<std::unique_ptr<Runtime>> others;  // ranks on the CPU share one pool, whole already
+    std::vector<Runtime*> runtimes{runtime_.get()};
+    for (size_t i = 1; i < devices.size() && devices[i] != "cpu"; ++i) {
+      runtimes.push_back(others.emplace_back(OpenRuntime(devices[i], threads, 0)).get());
+    }
+    quant::RateTable rates =
+        OrFail(MeasureTogether(runtimes, *checkpoint_, table_, missing, ReadingProgress(Phase::kMeasure)), ErrorKind::kBadCheckpoint);
+    if (table) AddRates(rates, std::move(*table));
+    OrFail(WriteFileAtomically(path, EncodeRateTable(rates)), ErrorKind::kInternal);
+    return false;
   }
 
   void Work(const MeasureJob& whole) {
-    // Rank 0's device reads for all; what the others hold and have free is asked and reckoned, not tried.
+    // The devices measure together; what the model will hold on each, and have free, is asked and reckoned, not tried.
     MeasureJob job = whole;
+    const std::optional<quant::ModePolicy> mode = quant::ModePolicyFromName(job.mode);
+    if (!mode) throw Failure{ErrorKind::kBadJob, "mode '" + Printable(job.mode) + "' is none of v2, v2a, auto"};
     const std::vector<std::string> devices =
         OrFail(DevicesOf(whole.deployment.device, whole.deployment.world_size), ErrorKind::kBadJob);
     job.deployment.device = devices.front();
@@ -209,15 +238,11 @@ class Session {
     InPhase(Phase::kMeasure, [&] {
       result.fingerprint = OrFail(checkpoint_->Fingerprint(), ErrorKind::kBadCheckpoint);
       result.table_path = std::filesystem::path(job.table_folder) / (result.fingerprint.substr(0, 16) + ".rates");
-      result.reused = HasTable(result.table_path, result.fingerprint);
-      if (!result.reused) {
-        const quant::RateTable rates =
-            OrFail(runtime_->Measure(*checkpoint_, table_, {}, ReadingProgress(Phase::kMeasure)), ErrorKind::kBadCheckpoint);
-        OrFail(WriteFileAtomically(result.table_path, EncodeRateTable(rates)), ErrorKind::kInternal);
-      }
+      result.reused = CompleteTable(result.table_path, result.fingerprint, *mode, devices, threads);
       result.allocation_granularity = DeviceMemory::kGranularity;
       result.device_free_bytes = free_bytes.front();
       result.predicted = PredictedLines(table_, spec_, shape_, *runtime_, threads);
+      result.arranged = ArrangedTensors(table_, ShardSpec(spec_, shape_.shard), *runtime_);
       for (size_t rank = 0; devices.size() > 1 && rank < devices.size(); ++rank) {
         result.ranks.push_back(ForecastOf(table_, spec_, shape_, static_cast<int>(rank), *runtime_, threads));
         result.ranks.back().device = devices[rank];

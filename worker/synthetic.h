@@ -6,15 +6,18 @@
 #include <span>
 #include <string>
 
+#include "kernels/synthetic_rows.h"
 #include "quant/rate_table.h"
 #include "worker/synthetic_name.h"
 
 namespace hproc::worker {
 
-// Rows [first_row, first_row + rows) of a synthetic tensor as bfloat16, the same at every call. Rows are stretches of one long
-// sequence of normal deviates, one in 512 of them four times as large, under a scale of their own around columns^-0.5 that differs by
-// a factor of up to 2 (a vector's is 0.02): lengths, tails and outliers as trained rows have them, at the speed of the memory.
-// Thread-safe.
+// What a tensor's rows are made from (kernels/synthetic_rows.h): a seed of its name, and row scales around columns^-0.5 that differ
+// by a factor of up to 2 (a vector's is 0.02). Lengths, tails and outliers are as trained rows have them, and come at the speed of
+// the memory.
+kernels::SyntheticTensor SyntheticTensorOf(const quant::TensorSpec& spec);
+
+// Rows [first_row, first_row + rows) of a synthetic tensor as bfloat16, the same at every call and on every device. Thread-safe.
 void SyntheticRows(const quant::TensorSpec& spec, int64_t first_row, int64_t rows, std::span<std::byte> bytes);
 
 }  // namespace hproc::worker

@@ -175,7 +175,7 @@ int RunPlan(const PlanOptions& options) {
   guard.SetStop([&measure] { measure.Stop(); });
   const std::filesystem::path tables = options.tables.empty() ? CachedTables() : std::filesystem::path(options.tables);
   Result<Measured> measured = measure.Run(std::filesystem::absolute(options.model).lexically_normal().string(),
-                                          std::filesystem::absolute(tables), DeploymentOf(options.deployment, 0));
+                                          std::filesystem::absolute(tables), DeploymentOf(options.deployment, 0), options.mode);
   guard.SetStop({});
   if (measure.stopped()) return kExitInterrupted;
   if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);

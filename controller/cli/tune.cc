@@ -204,7 +204,7 @@ int GoOn(const StudyOptions& options, const LaunchOptions& launch, std::optional
   if (const auto before = MeasuredOf(*study); launch.tables.empty() && before.ok()) {
     tables = fs::path(before->table_path).parent_path();
   }
-  Result<Measured> measured = measure.Run(spec.model_dir, tables, SharesOf(spec)->front());
+  Result<Measured> measured = measure.Run(spec.model_dir, tables, SharesOf(spec)->front(), spec.mode);
   guard.SetStop({});
   if (measure.stopped()) return kExitInterrupted;
   if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);
@@ -304,7 +304,7 @@ int RunTune(const TuneOptions& options) {
   MeasureRun measure(*setup, &observer);
   guard.SetStop([&measure] { measure.Stop(); });
   Result<Measured> measured = measure.Run(spec.model_dir, TablesOf(options.launch, options.store.db),
-                                         SharesOf(spec)->front());
+                                         SharesOf(spec)->front(), spec.mode);
   guard.SetStop({});
   if (measure.stopped()) return kExitInterrupted;
   if (!measured.ok()) return Fail(kExitInfrastructure, measured.error().message);

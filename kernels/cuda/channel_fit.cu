@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   if (fit.lane() != 0) return;
-  if (!(fit.cosine() >= floor)) atomicMin(&status->unreachable_row, static_cast<long long>(out_row));
+  if (!(fit.cosine() >= floor)) atomicMin(&status->unreachable_row, static_cast<long long>(target.rows_before + out_row));
   results.outliers[row] = static_cast<uint32_t>(count);
   results.low_outliers[row] = static_cast<uint32_t>(low);
   results.cosine[row] = fit.cosine();

@@ -3,19 +3,24 @@
 #include <algorithm>
 #include <chrono>
 
+#include "kernels/decode_order.h"
+
 namespace hproc::kernels::cuda {
 
 int BytesPerValue(Storage storage) { return storage == Storage::kFloat32 ? 4 : 2; }
 int64_t RowBytes(const TensorJob& job) { return job.plan.spec.columns * BytesPerValue(job.storage); }
 
 int64_t ChunkRows(const TensorJob& job, int64_t chunk_bytes) {
-  return std::clamp<int64_t>(chunk_bytes / RowBytes(job), 1, job.plan.spec.rows);
+  const int64_t unit = job.decode_order ? kTileRows : 1;
+  return std::min(std::max(chunk_bytes / RowBytes(job) / unit, int64_t{1}) * unit, job.plan.spec.rows);
 }
 
 ChunkReader::ChunkReader(int ordinal, std::span<const TensorJob> jobs, std::span<const int64_t> rows_of,
                          int64_t slot_bytes)
     : ordinal_(ordinal), jobs_(jobs), rows_of_(rows_of), slots_(kSlots) {
-  for (Slot& slot : slots_) slot.buffer = PinnedBuffer(slot_bytes);
+  for (Slot& slot : slots_) {
+    if (slot_bytes > 0) slot.buffer = PinnedBuffer(slot_bytes);
+  }
   thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
 }
 
@@ -33,6 +38,7 @@ void ChunkReader::Run(const std::stop_token& stop) {
     const ScopedDevice current(ordinal_);
     int slot = 0;
     for (size_t job = 0; job < jobs_.size(); ++job) {
+      if (jobs_[job].synthetic) continue;
       const int64_t total = jobs_[job].plan.spec.rows;
       for (int64_t row = 0; row < total; row += rows_of_[job]) {
         Chunk chunk{.job = job, .first_row = row, .rows = std::min(rows_of_[job], total - row), .slot = slot, .bytes = {}};

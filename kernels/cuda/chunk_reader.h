@@ -1,4 +1,4 @@
-// ChunkReader: a thread that reads the tensors of a pass, chunk by chunk, into a few pinned buffers, ahead of the device.
+// ChunkReader: a thread that reads the tensors of a pass (but synthetic ones), chunk by chunk, into a few pinned buffers, ahead of the device.
 #pragma once
 
 #include <condition_variable>
@@ -18,7 +18,7 @@
 
 namespace hproc::kernels::cuda {
 
-// Rows of a chunk of this job: whole rows of at most `chunk_bytes`, and at least one.
+// Rows of a chunk of this job: whole rows (row tiles, for decode order) of at most `chunk_bytes`, and at least one.
 int64_t ChunkRows(const TensorJob& job, int64_t chunk_bytes);
 int BytesPerValue(Storage storage);
 int64_t RowBytes(const TensorJob& job);

@@ -22,6 +22,7 @@ __global__ void __launch_bounds__(kScanThreads)
   const int lane = t % 32;
   const int warp = t / 32;
   unsigned long long stored = status->outliers;
+  const unsigned long long origin = target.of_chunk ? stored : 0;
   double least = 1, sum = 0, low = 1e300, high = -1e300;
   for (int64_t base = 0; base < rows; base += kScanThreads) {
     const int64_t row = base + t;
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kScanThreads)
     __syncthreads();
     if (row < rows) {
       const auto start = static_cast<uint32_t>(stored + before + up_to - own);
-      starts[row] = start;
+      starts[row] = start - static_cast<uint32_t>(origin);
       const int64_t out_row = target.first_row + row;
       if (target.outlier_starts != nullptr) {
         if (out_row % quant::kOutlierRowBlock == 0) target.outlier_starts[out_row / quant::kOutlierRowBlock] = start;

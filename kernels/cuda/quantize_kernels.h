@@ -7,13 +7,16 @@
 //
 //   V2    SortRows  SumRows  CountLows              FitToFloor | FitAll    AssignOutliers  Encode     (or CountRungs)
 //   V2a   SumSquares  CodeRows                      TakeOutliers           AssignOutliers  Encode     (likewise)
+//   into decode order, after Encode of the chunk alone: (KeepOutliers)  ArrangeRows
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 
+#include "kernels/decode_order.h"
 #include "kernels/matrix.h"
+#include "kernels/synthetic_rows.h"
 #include "quant/codebook_fit.h"
 #include "quant/floors.h"
 #include "quant/library_code.h"
@@ -38,6 +41,7 @@ struct PassStatus {
   unsigned long long not_finite = 0;      // values
   long long unreachable_row = INT64_MAX;  // the first row that cannot reach the floor
   unsigned long long outliers = 0;        // stored so far
+  unsigned long long kept = 0;            // of a part, in decode order: those among its columns
   int overflow = 0;                       // more outliers than the plan has
   long long channels = 0;
   double min_cosine = 1, sum_cosine = 0, min_norm_ratio = 1, max_norm_ratio = 1;
@@ -84,7 +88,8 @@ struct Tables {
 // Sections of the container being filled (quant/xfp_matrix.h), and where the chunk begins.
 struct Target {
   quant::XfpFormat format;
-  int64_t first_row = 0;
+  int64_t first_row = 0;    // of the chunk, in the sections
+  int64_t rows_before = 0;  // rows of the tensor in front of the sections'
   int64_t planned_outliers = 0;
   uint8_t* codes = nullptr;
   uint8_t* codebooks = nullptr;
@@ -94,6 +99,7 @@ struct Target {
   uint8_t* outlier_counts = nullptr;
   uint8_t* outlier_columns = nullptr;
   uint16_t* outlier_values = nullptr;
+  bool of_chunk = false;  // the outliers' sections begin with this chunk's own
 };
 
 // Fills results.lows.
@@ -184,6 +190,36 @@ void AssignOutliers(const Rows& rows, const Target& target, const RowResults& re
 void Encode(const Rows& rows, const Target& target, const SortedRows& sorted, const Libraries& libraries,
             const GroupCodes& codes, const RowResults& results, const uint32_t* starts, const PassStatus* status,
             cudaStream_t stream);
+
+// --- decode order ---
+
+// The place of a chunk's rows: rows [first_row, …), which a row tile begins with, and these columns of them, in a matrix in decode
+// order, zeroed before.
+struct Arranged {
+  DecodeOrder order;
+  int64_t first_row = 0;
+  int64_t first_column = 0;
+  int64_t columns = 0;
+  std::byte* bytes = nullptr;
+};
+// Outliers of a part of the columns: of the chunk's rows how many and from where on, and the sections, of the whole part.
+struct KeptOutliers {
+  uint32_t* counts = nullptr;  // [rows]
+  uint32_t* starts = nullptr;  // [rows]
+  uint8_t* columns = nullptr;
+  uint16_t* values = nullptr;
+};
+// From the chunk's outliers (Target::of_chunk) those among the part's columns, behind the ones that are there.
+void KeepOutliers(const Rows& rows, const Target& encoded, const RowResults& results, const uint32_t* starts, const Arranged& to,
+                  const KeptOutliers& kept, PassStatus* status, cudaStream_t stream);
+// Codes, codebooks, scales and indices of `encoded`, whose sections hold this chunk alone. `counts`, `starts`: of the outliers
+// that stand in the arranged matrix.
+void ArrangeRows(const Rows& rows, const Target& encoded, const uint32_t* counts, const uint32_t* starts, const Arranged& to,
+                 cudaStream_t stream);
+
+// As FillSyntheticRows, to the bit; `deviates`: SyntheticDeviates() on the device.
+void MakeSyntheticRows(const SyntheticTensor& tensor, const float* deviates, int64_t first_row, int64_t rows, void* out,
+                       int multiprocessors, cudaStream_t stream);
 
 // Counts values that are NaN or infinite.
 void CountNotFinite(const Rows& rows, PassStatus* status, int multiprocessors, cudaStream_t stream);

@@ -36,6 +36,15 @@ struct Trained {
   std::unique_ptr<quant::TensorRateBuilder> rates;           // kMeasure
 };
 
+// How the job's rows and columns stand. Of a part as many outliers as there may be: their sections stand apart.
+DecodeOrder OrderOf(const TensorJob& job) {
+  return DecodeOrderOf(job.plan.spec.rows, job.part_columns(), *job.plan.format, job.plan.outliers);
+}
+int64_t DecodeOrderBytes(const TensorJob& job) {
+  const DecodeOrder order = OrderOf(job);
+  return job.outliers_stand_apart() ? order.outlier_columns : order.total_bytes;
+}
+
 Result<Trained> Train(const TensorJob& job) {
   Trained trained;
   const bool measure = job.kind == TensorJob::Kind::kMeasure;
@@ -94,13 +103,17 @@ class CudaQuantizer::Impl {
 
   Result<void> RunOnDevice(std::span<const TensorJob> jobs, FunctionRef<void(size_t, TensorOutcome)> done);
   void Begin(const TensorJob& job, const Trained& trained, const PassBuffers& pass, Pending& pending);
-  void Chunk(const TensorJob& job, const ChunkReader::Chunk& chunk, const void* stored, const PassBuffers& pass,
+  // Rows [first_row, first_row + rows) of a synthetic tensor to `out` on the device.
+  void MakeRows(const TensorJob::Synthetic& synthetic, int64_t first_row, int64_t rows, std::byte* out);
+  void Chunk(const TensorJob& job, int64_t first_row, int64_t row_count, const void* stored, const PassBuffers& pass,
              Pending& pending);
   void QuantizeChunk(const TensorJob& job, const cuda::Rows& rows, int64_t first_row, const PassBuffers& pass,
-                     const ChunkBuffers& buffers, std::byte* container);
+                     const ChunkBuffers& buffers, std::byte* storage);
   void MeasureChunk(const TensorJob& job, const cuda::Rows& rows, const PassBuffers& pass, const ChunkBuffers& buffers,
                     const quant::TensorRateBuilder& rates);
   Result<void> Retire(std::span<const TensorJob> jobs, FunctionRef<void(size_t, TensorOutcome)> done);
+  // The outcome of a matrix in decode order, whose work is done.
+  void Settle(const TensorJob& job, int64_t kept, TensorOutcome& outcome);
   static Result<void> Verdict(const TensorJob& job, const PassStatus& status);
 
   const CudaDevice& device_;
@@ -169,8 +182,9 @@ Result<void> CudaQuantizer::Impl::RunOnDevice(std::span<const TensorJob> jobs,
       if (jobs[trained_to].kind == TensorJob::Kind::kKeep) continue;
       trained[trained_to] = std::async(std::launch::async, [&job = jobs[trained_to]] { return Train(job); });
     }
-    // The pass' small buffers are two of each: the tensor before the last must be done with its pair.
-    if (pending_.size() >= 2) {
+    // The pass' small buffers are two of each: the tensor before the last must be done with its pair. Outliers that stand apart wait
+    // in one place, and of what is to be cut (it is workspace) there is one at a time.
+    while (pending_.size() >= (job.outliers_stand_apart() || job.use == MemoryUse::kWorkspace ? 1 : 2)) {
       if (Result<void> retired = Retire(jobs, done); !retired.ok()) return retired;
     }
     const PassBuffers& pass = workspace_->pass(static_cast<int>(j % 2));
@@ -186,14 +200,23 @@ Result<void> CudaQuantizer::Impl::RunOnDevice(std::span<const TensorJob> jobs,
     pending.rates = std::move(ready.rates);
 
     for (int64_t row = 0; row < job.plan.spec.rows; row += shape.rows_of[j]) {
-      Result<ChunkReader::Chunk> chunk = reader.Next();
-      if (!chunk.ok()) return chunk.error();
-      HPROC_CHECK(chunk->job == j && chunk->first_row == row, "chunks in order");
-      times_.stored_bytes += static_cast<int64_t>(chunk->bytes.size());
       const auto half = static_cast<size_t>(chunks % 2);
       const bool keep = job.kind == TensorJob::Kind::kKeep;
       std::byte* stored = keep ? pending.outcome.storage.data() + row * cuda::RowBytes(job)
                                : workspace_->staging(static_cast<int>(half));
+      if (job.synthetic) {
+        const int64_t rows = std::min(shape.rows_of[j], job.plan.spec.rows - row);
+        times_.stored_bytes += rows * cuda::RowBytes(job);
+        Timed(&QuantizerTimes::copy_s, *kernels_, [&] { MakeRows(*job.synthetic, row, rows, stored); });
+        Chunk(job, row, rows, stored, pass, pending);
+        consumed[half].Record(*kernels_);
+        ++chunks;
+        continue;
+      }
+      Result<ChunkReader::Chunk> chunk = reader.Next();
+      if (!chunk.ok()) return chunk.error();
+      HPROC_CHECK(chunk->job == j && chunk->first_row == row, "chunks in order");
+      times_.stored_bytes += static_cast<int64_t>(chunk->bytes.size());
       if (!keep && chunks >= 2) consumed[half].Hold(*copies_);
       Timed(&QuantizerTimes::copy_s, *copies_, [&] {
         HPROC_CUDA_CHECK(cudaMemcpyAsync(stored, chunk->bytes.data(), chunk->bytes.size(), cudaMemcpyHostToDevice, copies_->get()));
@@ -201,7 +224,7 @@ Result<void> CudaQuantizer::Impl::RunOnDevice(std::span<const TensorJob> jobs,
       reader.Copied(*chunk, *copies_);
       copied[half].Record(*copies_);
       copied[half].Hold(*kernels_);
-      Chunk(job, *chunk, stored, pass, pending);
+      Chunk(job, chunk->first_row, chunk->rows, stored, pass, pending);
       consumed[half].Record(*kernels_);
       ++chunks;
     }
@@ -230,7 +253,7 @@ void CudaQuantizer::Impl::Begin(const TensorJob& job, const Trained& trained, co
     return;
   }
   const bool keep = job.kind == TensorJob::Kind::kKeep;
-  const int64_t bytes = keep ? job.plan.spec.kept_bytes() : job.plan.bytes;
+  const int64_t bytes = keep ? job.plan.spec.kept_bytes() : job.decode_order ? DecodeOrderBytes(job) : job.plan.bytes;
   pending.outcome.storage = memory_.Allocate(bytes, job.use, job.plan.spec.name);
   const DeviceBuffer& storage = pending.outcome.storage;
   if (keep) {
@@ -243,36 +266,52 @@ void CudaQuantizer::Impl::Begin(const TensorJob& job, const Trained& trained, co
   if (trained.library) {
     const quant::Library* library = &*trained.library;
     workspace_->SetLibraries(pass, *trained.clusters, {&library, 1}, *kernels_);
-    const quant::XfpLayout layout =
-        quant::LayoutOf(job.plan.spec.rows, job.plan.spec.columns, *job.plan.format, job.plan.outliers);
-    workspace_->CopyCodebooks(pass, *library, storage.data() + layout.codebooks, *kernels_);
+    const quant::XfpFormat& format = *job.plan.format;
+    const quant::XfpLayout layout = quant::LayoutOf(job.plan.spec.rows, job.plan.spec.columns, format, job.plan.outliers);
+    const int64_t to = job.decode_order ? OrderOf(job).library : layout.codebooks;
+    const int64_t stride = job.decode_order ? CodebookStride(format.levels) : int64_t{format.levels} * format.centroid_bytes();
+    workspace_->CopyCodebooks(pass, *library, stride, storage.data() + to, *kernels_);
   }
 }
 
-void CudaQuantizer::Impl::Chunk(const TensorJob& job, const ChunkReader::Chunk& chunk, const void* stored,
+void CudaQuantizer::Impl::MakeRows(const TensorJob::Synthetic& synthetic, int64_t first_row, int64_t rows, std::byte* out) {
+  for (const TensorJob::Synthetic::Range& range : synthetic.rows) {
+    const int64_t begin = std::max<int64_t>(0, first_row);
+    const int64_t count = std::min(range.count - begin, rows);
+    first_row -= range.count;
+    if (count <= 0) continue;
+    cuda::MakeSyntheticRows(synthetic.tensor, workspace_->deviates(), range.first + begin, count, out, device_.multiprocessors(),
+                            kernels_->get());
+    out += count * synthetic.tensor.columns * 2;
+    rows -= count;
+  }
+  HPROC_CHECK(rows == 0, "rows of a synthetic tensor");
+}
+
+void CudaQuantizer::Impl::Chunk(const TensorJob& job, int64_t first_row, int64_t row_count, const void* stored,
                                 const PassBuffers& pass, Pending& pending) {
-  const cuda::Rows rows{.data = stored, .storage = job.storage, .rows = chunk.rows,
+  const cuda::Rows rows{.data = stored, .storage = job.storage, .rows = row_count,
                         .columns = static_cast<int>(job.plan.spec.columns)};
   if (job.kind == TensorJob::Kind::kKeep) {
     cuda::CountNotFinite(rows, pass.status, device_.multiprocessors(), kernels_->get());
     return;
   }
-  const ChunkBuffers buffers = workspace_->Chunk(job, chunk.rows);
+  const ChunkBuffers buffers = workspace_->Chunk(job, row_count);
   if (job.kind == TensorJob::Kind::kMeasure) {
     MeasureChunk(job, rows, pass, buffers, *pending.rates);
   } else {
-    QuantizeChunk(job, rows, chunk.first_row, pass, buffers, pending.outcome.storage.data());
+    QuantizeChunk(job, rows, first_row, pass, buffers, pending.outcome.storage.data());
   }
 }
 
 void CudaQuantizer::Impl::QuantizeChunk(const TensorJob& job, const cuda::Rows& rows, int64_t first_row,
-                                        const PassBuffers& pass, const ChunkBuffers& buffers, std::byte* container) {
+                                        const PassBuffers& pass, const ChunkBuffers& buffers, std::byte* storage) {
   const cudaStream_t stream = kernels_->get();
   const quant::TensorPlan& plan = job.plan;
   const double floor = quant::LadderFloor(plan.ladder_index);
   const quant::XfpLayout layout = quant::LayoutOf(plan.spec.rows, plan.spec.columns, *plan.format, plan.outliers);
-  const auto at = [&](int64_t offset) { return offset < 0 ? nullptr : reinterpret_cast<uint8_t*>(container) + offset; };
-  const cuda::Target target{.format = *plan.format,
+  const auto at = [&](int64_t offset) { return offset < 0 ? nullptr : reinterpret_cast<uint8_t*>(storage) + offset; };
+  cuda::Target target{.format = *plan.format,
                             .first_row = first_row,
                             .planned_outliers = plan.outliers,
                             .codes = at(layout.codes),
@@ -283,6 +322,15 @@ void CudaQuantizer::Impl::QuantizeChunk(const TensorJob& job, const cuda::Rows& 
                             .outlier_counts = at(layout.outlier_counts),
                             .outlier_columns = at(layout.outlier_columns),
                             .outlier_values = reinterpret_cast<uint16_t*>(at(layout.outlier_values))};
+  const DecodeOrder order = job.decode_order ? OrderOf(job) : DecodeOrder{};
+  if (job.decode_order) {
+    target = buffers.encoded;
+    target.rows_before = first_row;
+    if (plan.outliers > 0 && !job.outliers_stand_apart()) {
+      target.outlier_columns = at(order.outlier_columns);
+      target.outlier_values = reinterpret_cast<uint16_t*>(at(order.outlier_values));
+    }
+  }
   const cuda::Tables& tables = workspace_->tables();
   if (plan.format->mode == Mode::kV2) {
     Timed(&QuantizerTimes::sort_s, *kernels_, [&] {
@@ -308,6 +356,13 @@ void CudaQuantizer::Impl::QuantizeChunk(const TensorJob& job, const cuda::Rows& 
     cuda::AssignOutliers(rows, target, buffers.results, buffers.starts, pass.status, stream);
     cuda::Encode(rows, target, buffers.sorted, pass.libraries, buffers.codes, buffers.results, buffers.starts, pass.status,
                  stream);
+    if (!job.decode_order) return;
+    const cuda::Arranged to{.order = order, .first_row = first_row, .first_column = job.first_column,
+                            .columns = job.part_columns(), .bytes = storage};
+    const bool keeps = job.outliers_stand_apart();
+    if (keeps) cuda::KeepOutliers(rows, target, buffers.results, buffers.starts, to, buffers.kept, pass.status, stream);
+    cuda::ArrangeRows(rows, target, keeps ? buffers.kept.counts : buffers.results.outliers,
+                      keeps ? buffers.kept.starts : buffers.starts, to, stream);
   });
 }
 
@@ -366,6 +421,26 @@ Result<void> CudaQuantizer::Impl::Verdict(const TensorJob& job, const PassStatus
   return Ok();
 }
 
+void CudaQuantizer::Impl::Settle(const TensorJob& job, int64_t kept, TensorOutcome& outcome) {
+  outcome.decode = {.rows = job.plan.spec.rows, .columns = job.part_columns(), .format = *job.plan.format,
+                    .outliers = job.plan.outliers, .bytes = outcome.storage.data()};
+  if (!job.outliers_stand_apart()) return;
+  // Where the whole has outliers, records have counts, if only zeros: one outlier then stands for none.
+  outcome.decode.outliers = std::max<int64_t>(kept, 1);
+  const DecodeOrder order = outcome.decode.order();
+  outcome.outlier_storage = memory_.Allocate(order.total_bytes - order.outlier_columns, job.use, job.plan.spec.name);
+  outcome.decode.outlier_bytes = outcome.outlier_storage.data();
+  const cuda::KeptOutliers from = workspace_->Chunk(job, 1).kept;
+  const cudaStream_t stream = kernels_->get();
+  std::byte* to = outcome.outlier_storage.data();
+  HPROC_CUDA_CHECK(cudaMemsetAsync(to, 0, static_cast<size_t>(outcome.outlier_storage.bytes()), stream));
+  const auto copy = [&](std::byte* out, const void* in, int64_t bytes) {
+    HPROC_CUDA_CHECK(cudaMemcpyAsync(out, in, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream));
+  };
+  copy(to, from.columns, kept * quant::OutlierColumnBytes(job.part_columns()));
+  copy(to + (order.outlier_values - order.outlier_columns), from.values, kept * quant::kOutlierValueBytes);
+}
+
 Result<void> CudaQuantizer::Impl::Retire(std::span<const TensorJob> jobs, FunctionRef<void(size_t, TensorOutcome)> done) {
   Pending pending = std::move(pending_.front());
   pending_.pop_front();
@@ -380,6 +455,7 @@ Result<void> CudaQuantizer::Impl::Retire(std::span<const TensorJob> jobs, Functi
     pending.outcome.stats = {.channels = status.channels, .min_cosine = status.min_cosine,
                              .sum_cosine = status.sum_cosine, .min_norm_ratio = status.min_norm_ratio,
                              .max_norm_ratio = status.max_norm_ratio};
+    if (job.decode_order) Settle(job, static_cast<int64_t>(status.kept), pending.outcome);
   } else if (job.kind == TensorJob::Kind::kMeasure) {
     pending.outcome.rates = pending.rates->Finish(workspace_->Sums(pass, pending.rates->formats().size()));
   }
@@ -400,5 +476,7 @@ const QuantizerTimes& CudaQuantizer::times() const { return impl_->times_; }
 int64_t QuantizerWorkspaceBytes(std::span<const TensorJob> jobs, const QuantizerOptions& options) {
   return jobs.empty() ? 0 : DeviceMemory::Rounded(cuda::ShapeOf(jobs, options.chunk_bytes, options.workspace_bytes).total_bytes);
 }
+
+int64_t ApartBytes(const TensorJob& job) { return cuda::KeptOutlierBytes(job); }
 
 }  // namespace hproc::kernels

@@ -3,13 +3,15 @@
 // the bit: sums are made in the CPU's order, and the fits are the CPU's code (quant/codebook_fit.h) or its steps shared out among
 // lanes (kernels/cuda/team_fit.cuh).
 //
-//   reader thread     read chunk n + 2 into pinned memory         (the caller's `read`: the disk)
+//   reader thread     read chunk n + 2 into pinned memory         (the caller's `read`: the disk; random weights: nothing)
 //   copy engine       chunk n + 1 to the device
 //   kernels           chunk n: sort, sum, fit, place outliers, encode
 //   trainer threads   V2a libraries of the next tensors, on the host
 //
-// Beside the containers a pass holds two chunks as stored and a workspace of a few bytes a weight of a chunk, all taken
-// before the first tensor and counted as MemoryUse::kWorkspace.
+// Beside the matrices a pass holds two chunks as stored and a workspace of a few bytes a weight of a chunk, all taken
+// before the first tensor and counted as MemoryUse::kWorkspace. Into decode order a chunk is encoded in the workspace and put from
+// there into its place, so that no matrix lies on the device twice. How many outliers a part's columns have shows at its end: they
+// wait in the workspace until then.
 //
 // No CUDA types here: callers are compiled by the host compiler alone.
 #pragma once
@@ -17,6 +19,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,8 +27,10 @@
 #include "base/function_ref.h"
 #include "base/result.h"
 #include "kernels/cuda/device.h"
+#include "kernels/decode_order.h"
 #include "kernels/device_memory.h"
 #include "kernels/matrix.h"
+#include "kernels/synthetic_rows.h"
 #include "quant/matrix_quantizer.h"
 #include "quant/plan.h"
 #include "quant/rate_table.h"
@@ -41,11 +46,28 @@ struct TensorJob {
   };
   Kind kind = Kind::kKeep;
   quant::TensorPlan plan;  // spec always; the rest for kQuantize
-  bool is_part = false;    // of a tensor's rows: plan.outliers is what there can be at most, and the container has room for
+  // Not all rows of a tensor: plan.outliers is the most that there can be, and what a container has room for.
+  bool is_part = false;
+  bool decode_order = false;  // kQuantize: into kernels/decode_order.h, which must have the format, instead of a container
+  int64_t first_column = 0;   // with decode_order: which columns stay; of V2a a group begins there
+  int64_t columns = 0;        // likewise how many; 0: all
+  int64_t part_columns() const { return columns > 0 ? columns : plan.spec.columns; }
+  // Of a part in decode order: how many there are shows at the end.
+  bool outliers_stand_apart() const { return decode_order && plan.outliers > 0 && (is_part || part_columns() < plan.spec.columns); }
   std::string label;       // how the error for values that are not finite begins; where empty: tensor 'its name'
   Storage storage = Storage::kBfloat16;  // as the checkpoint has it
   MemoryUse use = MemoryUse::kWeightsKept;
   quant::RateOptions rate_options;
+  // Random weights are made on the device instead of read, tensor row by tensor row in the order of the ranges; bfloat16.
+  struct Synthetic {
+    struct Range {
+      int64_t first = 0;
+      int64_t count = 0;
+    };
+    SyntheticTensor tensor;
+    std::vector<Range> rows;  // as many as plan.spec.rows
+  };
+  std::optional<Synthetic> synthetic;
   // Rows [first_row, first_row + rows) as stored, rows * columns values. Called on the reader thread, one call at a time, in
   // order of jobs and rows.
   std::function<Result<void>(int64_t first_row, int64_t rows, std::span<std::byte> out)> read;
@@ -54,7 +76,9 @@ struct TensorJob {
 };
 
 struct TensorOutcome {
-  DeviceBuffer storage;  // kKeep: as stored; kQuantize: the container, the tail of the buffer zeroed
+  DeviceBuffer storage;  // kKeep: as stored; kQuantize: container or decode order, the tail of the buffer zeroed
+  DeviceBuffer outlier_storage;  // of a part in decode order, those of its columns
+  DecodeMatrix decode;           // with decode_order: what lies in the two
   quant::ChannelStats stats;  // kQuantize
   int64_t outliers = 0;       // kQuantize
   quant::TensorRates rates;   // kMeasure
@@ -76,8 +100,10 @@ struct QuantizerTimes {
   int64_t stored_bytes = 0;
 };
 
-// Bytes of workspace that these jobs take on the device under the options.
+// Bytes of workspace that these jobs take on the device under the options: what the options allow, and beside it room for the
+// outliers of the part that may have most (ApartBytes) and, for synthetic rows, kSyntheticDeviateBytes.
 int64_t QuantizerWorkspaceBytes(std::span<const TensorJob> jobs, const QuantizerOptions& options);
+int64_t ApartBytes(const TensorJob& job);
 
 // Thread-compatible. `device` and `memory` outlive it; `memory` stands on CudaMemory(device).
 class CudaQuantizer {

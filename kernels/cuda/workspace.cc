@@ -40,6 +40,28 @@ class Arena {
   int64_t most_ = 0;
 };
 
+// What encoding a chunk by itself takes, for decode order.
+void LayEncoded(Arena& arena, const TensorJob& job, int64_t rows, ChunkBuffers& buffers) {
+  const quant::XfpFormat& format = *job.plan.format;
+  const int64_t columns = job.plan.spec.columns;
+  Target& encoded = buffers.encoded;
+  encoded.format = format;
+  encoded.planned_outliers = job.plan.outliers;
+  encoded.codes = arena.Take<uint8_t>(rows * quant::CodeBytesPerRow(columns, format.levels));
+  encoded.scales = arena.Take<uint16_t>(rows);
+  if (format.mode == quant::Mode::kV2) {
+    encoded.codebooks = arena.Take<uint8_t>(rows * format.levels);
+  } else {
+    encoded.indices = arena.Take<uint8_t>(rows * quant::GroupsPerRow(columns));
+  }
+  if (!job.outliers_stand_apart()) return;
+  encoded.of_chunk = true;
+  encoded.outlier_columns = arena.Take<uint8_t>(rows * (columns / 16) * quant::OutlierColumnBytes(columns));
+  encoded.outlier_values = arena.Take<uint16_t>(rows * (columns / 16));
+  buffers.kept.counts = arena.Take<uint32_t>(rows);
+  buffers.kept.starts = arena.Take<uint32_t>(rows);
+}
+
 ChunkBuffers Lay(Arena& arena, const TensorJob& job, int64_t rows) {
   ChunkBuffers buffers;
   const auto columns = static_cast<int>(job.plan.spec.columns);
@@ -63,6 +85,7 @@ ChunkBuffers Lay(Arena& arena, const TensorJob& job, int64_t rows) {
     buffers.starts = arena.Take<uint32_t>(rows);
     if (v2a) buffers.results.mask = arena.Take<uint32_t>(rows * MaskWords(columns));
   }
+  if (job.decode_order) LayEncoded(arena, job, rows, buffers);
   // A measuring pass is done with V2 when V2a begins.
   const int64_t shared = arena.used();
   if (v2) {
@@ -134,6 +157,17 @@ int64_t OffsetOf(const PassBuffers& pass, const void* piece) {
 
 }  // namespace
 
+int64_t MostKeptOutliers(const TensorJob& job) {
+  const quant::TensorSpec& spec = job.plan.spec;
+  return std::min(job.plan.outliers, spec.rows * std::min(job.part_columns(), spec.columns / 16));
+}
+
+int64_t KeptOutlierBytes(const TensorJob& job) {
+  if (!job.outliers_stand_apart()) return 0;
+  const int64_t most = MostKeptOutliers(job);
+  return (most * quant::OutlierColumnBytes(job.part_columns()) + 255) / 256 * 256 + most * quant::kOutlierValueBytes;
+}
+
 PassShape ShapeOf(std::span<const TensorJob> jobs, int64_t chunk_bytes, int64_t workspace_bytes) {
   PassShape shape;
   for (const TensorJob& job : jobs) {
@@ -143,6 +177,8 @@ PassShape ShapeOf(std::span<const TensorJob> jobs, int64_t chunk_bytes, int64_t 
       shape.libraries = shape.libraries || job.plan.format->mode == quant::Mode::kV2a;
     }
     if (job.kind == TensorJob::Kind::kMeasure) shape.libraries = shape.libraries || job.rate_options.v2a;
+    if (job.synthetic) shape.deviate_bytes = kSyntheticDeviateBytes;
+    shape.kept_bytes = std::max(shape.kept_bytes, (KeptOutlierBytes(job) + 255) / 256 * 256);
   }
   Arena fixed(nullptr);
   LayFixed(fixed, shape.measures, shape.libraries);
@@ -153,16 +189,17 @@ PassShape ShapeOf(std::span<const TensorJob> jobs, int64_t chunk_bytes, int64_t 
     for (const TensorJob& job : jobs) {
       const int64_t rows = ChunkRows(job, chunk_bytes);
       shape.rows_of.push_back(rows);
-      shape.slot_bytes = std::max(shape.slot_bytes, rows * RowBytes(job));
+      if (!job.synthetic) shape.slot_bytes = std::max(shape.slot_bytes, rows * RowBytes(job));
       if (job.kind == TensorJob::Kind::kKeep) continue;
-      divisible = divisible || rows > 1;
+      divisible = divisible || rows > (job.decode_order ? kTileRows : 1);
       shape.staging_bytes = std::max(shape.staging_bytes, (rows * RowBytes(job) + 255) / 256 * 256);
       Arena arena(nullptr);
       Lay(arena, job, rows);
       shape.chunk_buffer_bytes = std::max(shape.chunk_buffer_bytes, arena.most());
     }
-    shape.total_bytes = fixed.used() + 2 * shape.staging_bytes + shape.chunk_buffer_bytes;
-    if (shape.total_bytes <= workspace_bytes || !divisible) return shape;
+    const int64_t limited = fixed.used() + 2 * shape.staging_bytes + shape.chunk_buffer_bytes;
+    shape.total_bytes = limited + shape.kept_bytes + shape.deviate_bytes;
+    if (limited <= workspace_bytes || !divisible) return shape;
   }
 }
 
@@ -173,6 +210,7 @@ Workspace::Workspace(const PassShape& shape, std::span<std::byte> memory, const 
   staging_ = memory.data() + arena.used();
   staging_bytes_ = shape.staging_bytes;
   chunk_ = staging_ + 2 * staging_bytes_;
+  kept_ = chunk_ + shape.chunk_buffer_bytes;
 
   // The same pieces in pinned memory: tables, the start of a pass, and each pass' results and libraries.
   const int64_t result_bytes = fixed.passes[0].result_bytes;
@@ -189,6 +227,12 @@ Workspace::Workspace(const PassShape& shape, std::span<std::byte> memory, const 
   HPROC_CUDA_CHECK(cudaMemcpyAsync(memory.data(), next, static_cast<size_t>(table_bytes), cudaMemcpyHostToDevice, stream.get()));
   next += table_bytes;
   tables_ = {.starts = fixed.starts, .ladder = fixed.ladder};
+  if (shape.deviate_bytes > 0) {  // pageable: staged before the call returns
+    const std::span<const float> deviates = SyntheticDeviates();
+    auto* there = reinterpret_cast<float*>(kept_ + shape.kept_bytes);
+    HPROC_CUDA_CHECK(cudaMemcpyAsync(there, deviates.data(), deviates.size_bytes(), cudaMemcpyHostToDevice, stream.get()));
+    deviates_ = there;
+  }
 
   start_ = next;
   std::memset(next, 0, static_cast<size_t>(result_bytes));
@@ -212,7 +256,14 @@ Workspace::Workspace(const PassShape& shape, std::span<std::byte> memory, const 
 
 ChunkBuffers Workspace::Chunk(const TensorJob& job, int64_t rows) const {
   Arena arena(chunk_);
-  return Lay(arena, job, rows);
+  ChunkBuffers buffers = Lay(arena, job, rows);
+  if (KeptOutlierBytes(job) > 0) {
+    Arena kept(kept_);
+    const int64_t most = MostKeptOutliers(job);
+    buffers.kept.columns = kept.Take<uint8_t>(most * quant::OutlierColumnBytes(job.part_columns()));
+    buffers.kept.values = kept.Take<uint16_t>(most);
+  }
+  return buffers;
 }
 
 void Workspace::Start(const PassBuffers& pass, const Stream& stream) const {
@@ -245,11 +296,14 @@ void Workspace::SetLibraries(const PassBuffers& pass, const quant::LibraryCluste
   HPROC_CUDA_CHECK(cudaMemcpyAsync(pass.centers, floats, bytes, cudaMemcpyHostToDevice, stream.get()));
 }
 
-void Workspace::CopyCodebooks(const PassBuffers& pass, const quant::Library& library, std::byte* out,
+void Workspace::CopyCodebooks(const PassBuffers& pass, const quant::Library& library, int64_t stride, std::byte* out,
                               const Stream& stream) const {
   std::byte* staged = pass.library_staging.data() + kLibraryFloats * 4;
-  std::byte* next = staged;
+  std::byte* book_at = staged;
+  std::memset(staged, 0, static_cast<size_t>(quant::kLibrarySize * stride));
   for (const auto& book : library.codebooks) {
+    std::byte* next = book_at;
+    book_at += stride;
     for (int k = 0; k < library.levels; ++k) {
       const float centroid = book[static_cast<size_t>(k)];
       if (library.centroids == quant::Centroids::kInt8) {
@@ -261,7 +315,7 @@ void Workspace::CopyCodebooks(const PassBuffers& pass, const quant::Library& lib
       }
     }
   }
-  HPROC_CUDA_CHECK(cudaMemcpyAsync(out, staged, static_cast<size_t>(next - staged), cudaMemcpyHostToDevice, stream.get()));
+  HPROC_CUDA_CHECK(cudaMemcpyAsync(out, staged, static_cast<size_t>(book_at - staged), cudaMemcpyHostToDevice, stream.get()));
 }
 
 std::vector<quant::RungSums> Workspace::Sums(const PassBuffers& pass, size_t formats) const {

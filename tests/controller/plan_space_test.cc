@@ -5,6 +5,7 @@
 
 #include <map>
 
+#include "quant/decode_order.h"
 #include "tests/controller/fake_study.h"
 
 namespace hproc::controller {
@@ -81,6 +82,27 @@ TEST(PlanSpace, ReckonsWithTheRankThatHoldsMost) {
   EXPECT_EQ(halves.LeastRoom(6000), 5000);
   EXPECT_EQ(halves.LeastRoom(4000), 4000);
   EXPECT_EQ(whole.LeastRoom(4000), 4000);
+}
+
+// What a device puts into decode order takes there what it does, and the rest what the plan says.
+TEST(PlanSpace, ReckonsWithThePaddingOfDecodeOrder) {
+  quant::TensorRates rates{.spec = {.name = "experts", .family = Family::kLazy, .rows = 4096, .columns = 1024}, .candidates = {}};
+  rates.candidates.push_back({.format = {.mode = quant::Mode::kV2, .levels = 12},
+                              .highest = LadderIndex(0.9),
+                              .steps = {{.ladder_index = 0, .outliers = 5000}}});
+  rates.candidates.back().steps.front().mean_deficit = 0.1;
+  const quant::RateTable table{.fingerprint = "x", .tensors = {rates, rates}};
+  const FloorPair at{LadderIndex(0.9), LadderIndex(0.9)};
+  const auto bytes = [&](const std::string& arranged) {
+    return PlanSpace(table, quant::ModePolicy::kV2, 1, {}, 1, {}, arranged).At(at).weight_bytes;
+  };
+  const int64_t container = quant::LayoutOf(4096, 1024, rates.candidates[0].format, 5000).total_bytes;
+  // 4 bytes a codebook and 15 / 16 of one a count of outliers more.
+  const int64_t arranged = quant::DecodeOrderOf(4096, 1024, rates.candidates[0].format, 5000).total_bytes;
+  EXPECT_NEAR(static_cast<double>(arranged - container), 4096 * (4 + 15.0 / 16), 512);
+  EXPECT_EQ(bytes(""), 2 * container);
+  EXPECT_EQ(bytes("01"), container + arranged);
+  EXPECT_EQ(bytes("11"), 2 * arranged);
 }
 
 TEST(PlanSpace, PairsAndFloorsAreEachOthersInverse) {

@@ -448,7 +448,7 @@ TEST(MeasureRun, HandsOverTheTableAndWhoMadeIt) {
   RecordingObserver observer;
   MeasureRun run(fake.setup(), &observer);
   const Result<Measured> measured =
-      run.Run(fake.model_dir(), fake.File("new/tables"), fake.spec.deployment);
+      run.Run(fake.model_dir(), fake.File("new/tables"), fake.spec.deployment, "auto");
   ASSERT_TRUE(measured.ok()) << ErrorOf(measured);
   EXPECT_EQ(measured->worker_version, "fake");
   EXPECT_EQ(measured->device_name, "a fake device");
@@ -464,7 +464,7 @@ TEST(MeasureRun, OutlivesACrashAndTwoKills) {
                   {"measure", {{{"do", "sigkill"}, {"once", fake.File("second")}}, {{"do", "segv"}, {"once", fake.File("third")}}}}});
   RecordingObserver observer;
   MeasureRun run(fake.setup(), &observer);
-  const Result<Measured> measured = run.Run(fake.model_dir(), fake.File("tables"), fake.spec.deployment);
+  const Result<Measured> measured = run.Run(fake.model_dir(), fake.File("tables"), fake.spec.deployment, "auto");
   EXPECT_TRUE(measured.ok()) << ErrorOf(measured);
   EXPECT_TRUE(std::filesystem::exists(fake.File("third")));
 }
@@ -477,12 +477,12 @@ TEST(MeasureRun, GivesTheVerdictInOneLine) {
         {{{"measure", {"segv"}}}, "SIGSEGV"}}) {
     FakeStudy fake({.script = script});
     MeasureRun run(fake.setup(), &observer);
-    const auto result = run.Run(fake.model_dir(), fake.File("tables"), fake.spec.deployment);
+    const auto result = run.Run(fake.model_dir(), fake.File("tables"), fake.spec.deployment, "auto");
     EXPECT_THAT(ErrorOf(result), HasSubstr(message));
   }
   FakeStudy fake;
   MeasureRun run(fake.setup(), &observer);
-  EXPECT_THAT(ErrorOf(run.Run(fake.model_dir(), fake.tasks_path() + "/sub", fake.spec.deployment)),
+  EXPECT_THAT(ErrorOf(run.Run(fake.model_dir(), fake.tasks_path() + "/sub", fake.spec.deployment, "auto")),
               HasSubstr("tasks.jsonl/sub: cannot create the folder"));
 }
 

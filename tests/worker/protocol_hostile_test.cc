@@ -140,7 +140,7 @@ TEST(CostlyEvent, IsRefusedBeforeATreeIsBuilt) {
 }
 
 std::string JobLine(const std::string& deployment) {
-  return R"({"v":1,"type":"measure","model_dir":"m","table_folder":"t","deployment":)" + deployment +
+  return R"({"v":1,"type":"measure","model_dir":"m","table_folder":"t","mode":"auto","deployment":)" + deployment +
          "}";
 }
 

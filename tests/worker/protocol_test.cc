@@ -67,9 +67,10 @@ Deployment EveryFieldSet() {
 }
 
 TEST(ProtocolRoundTrip, Jobs) {
-  const Job measure = MeasureJob{"models/a", "out/table", EveryFieldSet()};
+  const Job measure = MeasureJob{"models/a", "out/table", EveryFieldSet(), "v2a"};
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).deployment, EveryFieldSet());
   EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).table_folder, "out/table");
+  EXPECT_EQ(std::get<MeasureJob>(RoundTrip(measure)).mode, "v2a");
 
   const Job trial = TrialJob{"models/b", R"({"tensors":["é"]})", EveryFieldSet(), int64_t{7} << 40, int64_t{6} << 40, 2.5, "abc", "unix:/tmp/there"};
   const TrialJob back = std::get<TrialJob>(RoundTrip(trial));
@@ -162,6 +163,7 @@ TEST(ProtocolRoundTrip, Results) {
       {.device = "cuda:0", .free_bytes = 7, .predicted = {{"kv_cache", 9}}, .parts = {{.rows = 4, .columns = 3}}},
       {.device = "cuda:1", .free_bytes = 8, .predicted = {}, .parts = {{.rows = 4, .columns = 2, .first_column = 3}}}};
   EXPECT_EQ(RoundTripResult(MeasureResult{"out/table", true, "sha", 64, 5, {}, ranks}).ranks, ranks);
+  EXPECT_EQ(RoundTripResult(MeasureResult{"out/table", true, "sha", 64, 5, {}, ranks, "0110"}).arranged, "0110");
   const auto load = RoundTripResult(
       LoadResult{"digest",
                  100,

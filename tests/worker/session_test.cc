@@ -197,6 +197,13 @@ TEST_F(SessionTest, MeasuresOnceAndPredictsWhatTheTrialThenTakes) {
   EXPECT_FALSE(Work(job, {FinishCommand{}}).Of<MeasureResult>()->reused);
   EXPECT_EQ(*ReadFile(measured->table_path, 1 << 26), *bytes);
 
+  // Also from another folder.
+  const TestFolder elsewhere;
+  MeasureJob moved = job;
+  moved.table_folder = elsewhere.path();
+  std::filesystem::copy(measured->table_path, elsewhere.path());
+  EXPECT_TRUE(Work(moved, {FinishCommand{}}).Of<MeasureResult>()->reused);
+
   const Transcript trial = Work(Trial(), {FinishCommand{}});
   ASSERT_EQ(trial.All<MemoryEvent>().size(), 2u) << trial.ErrorText();
   for (const LedgerLine& predicted : measured->predicted) {
@@ -205,6 +212,32 @@ TEST_F(SessionTest, MeasuresOnceAndPredictsWhatTheTrialThenTakes) {
     ASSERT_NE(line, lines.end()) << predicted.name;
     EXPECT_EQ(line->bytes, predicted.bytes) << predicted.name;
   }
+}
+
+TEST_F(SessionTest, MeasuresTheModeAskedForAndAddsAnotherToIt) {
+  Write(ByteModel());
+  const TestFolder tables;
+  MeasureJob job{.model_dir = folder_.path(), .table_folder = tables.path(), .deployment = Deploy(), .mode = "auto"};
+  const std::string path = Work(job, {FinishCommand{}}).Of<MeasureResult>()->table_path;
+  const std::string both = *ReadFile(path, 1 << 26);
+  std::filesystem::remove(path);
+
+  job.mode = "v2";
+  EXPECT_FALSE(Work(job, {FinishCommand{}}).Of<MeasureResult>()->reused);
+  const quant::RateTable v2 = *quant::DecodeRateTable(*ReadFile(path, 1 << 26));
+  EXPECT_TRUE(HasRatesOf(v2, quant::Mode::kV2));
+  EXPECT_FALSE(HasRatesOf(v2, quant::Mode::kV2a));
+  EXPECT_TRUE(Work(job, {FinishCommand{}}).Of<MeasureResult>()->reused);
+
+  job.mode = "v2a";
+  EXPECT_FALSE(Work(job, {FinishCommand{}}).Of<MeasureResult>()->reused);
+  EXPECT_EQ(*ReadFile(path, 1 << 26), both) << "one pass after the other";
+  for (const char* mode : {"v2", "v2a", "auto"}) {
+    job.mode = mode;
+    EXPECT_TRUE(Work(job, {FinishCommand{}}).Of<MeasureResult>()->reused) << mode;
+  }
+  job.mode = "v3";
+  EXPECT_THAT(Work(job, {FinishCommand{}}).ErrorText(), HasSubstr("mode 'v3' is none of v2, v2a, auto"));
 }
 
 TEST_F(SessionTest, ServesNothingAfterAMeasurement) {

@@ -14,6 +14,7 @@
 
 #include "quant/half.h"
 #include "quant/matrix_quantizer.h"
+#include "quant/shard_store.h"
 #include "tests/kernels/cuda/gpu.h"
 #include "tests/quant/random_rows.h"
 
@@ -108,14 +109,15 @@ struct CpuContainer {
 
 CpuContainer QuantizeOnCpu(const Stored& stored, const quant::TensorPlan& plan) {
   quant::MatrixQuantizer quantizer(plan, SampleOf(stored));
-  CpuContainer container;
-  container.bytes.resize(static_cast<size_t>(plan.bytes));
+  DeviceMemory host("cpu", 0);
+  const DeviceBuffer aligned = host.Allocate(plan.bytes, MemoryUse::kWeightsStrict, "container");
+  const std::span<std::byte> bytes = aligned.span().first(static_cast<size_t>(plan.bytes));
+  std::ranges::fill(bytes, std::byte{0});
   quant::MatrixQuantizer::Block block;
   quantizer.Encode(stored.values, block);
-  EXPECT_TRUE(quantizer.Store(0, block, container.bytes).ok());
-  EXPECT_TRUE(quantizer.Finish(container.bytes).ok());
-  container.stats = quantizer.stats();
-  return container;
+  EXPECT_TRUE(quantizer.Store(0, block, bytes).ok());
+  EXPECT_TRUE(quantizer.Finish(bytes).ok());
+  return {.bytes = {bytes.begin(), bytes.end()}, .stats = quantizer.stats()};
 }
 
 std::vector<std::byte> ToHost(const DeviceBuffer& buffer, int64_t bytes) {
@@ -224,6 +226,39 @@ class QuantizerTest : public GpuTest {
       EXPECT_EQ(stats.min_norm_ratio, on_cpu[i].stats.min_norm_ratio) << what;
       EXPECT_EQ(stats.max_norm_ratio, on_cpu[i].stats.max_norm_ratio) << what;
     }
+    CompareInDecodeOrder(stored, plans, on_cpu, cut);
+  }
+
+  // The same straight into decode order: what the host arranges of its containers.
+  void CompareInDecodeOrder(const Stored& stored, const std::vector<quant::TensorPlan>& plans,
+                            const std::vector<CpuContainer>& on_cpu, const QuantizerOptions& cut) {
+    DeviceMemory host("cpu", 0);
+    std::vector<TensorJob> jobs;
+    std::vector<std::vector<std::byte>> expected;
+    for (size_t i = 0; i < plans.size(); ++i) {
+      const quant::TensorPlan& plan = plans[i];
+      if (!HasDecodeOrder(*plan.format)) continue;
+      TensorJob& job = jobs.emplace_back(JobOf(stored, TensorJob::Kind::kQuantize));
+      job.plan = plan;
+      job.decode_order = true;
+      const DeviceBuffer container = host.Allocate(plan.bytes, MemoryUse::kWeightsStrict, "a container, aligned");
+      std::ranges::copy(on_cpu[i].bytes, container.data());
+      const quant::XfpMatrix view = quant::ViewOf(plan.spec.rows, plan.spec.columns, *plan.format, plan.outliers,
+                                                  container.span().first(static_cast<size_t>(plan.bytes)));
+      expected.emplace_back(static_cast<size_t>(
+          DecodeOrderOf(plan.spec.rows, plan.spec.columns, *plan.format, plan.outliers).total_bytes));
+      WriteDecodeOrder(view, expected.back());
+    }
+    const Result<std::vector<TensorOutcome>> outcomes = Run(jobs, cut);
+    ASSERT_TRUE(outcomes.ok()) << outcomes.error().message;
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      const quant::TensorPlan& plan = jobs[i].plan;
+      const TensorOutcome& outcome = (*outcomes)[i];
+      EXPECT_TRUE(ToHost(outcome.storage, static_cast<int64_t>(expected[i].size())) == expected[i])
+          << ModeName(plan.format->mode) << ", K " << plan.format->levels << ", outliers " << plan.outliers;
+      EXPECT_EQ(outcome.decode.bytes, outcome.storage.data());
+      EXPECT_EQ(outcome.decode.outliers, plan.outliers);
+    }
   }
 };
 
@@ -296,6 +331,101 @@ TEST_F(QuantizerTest, SelectsAmongManyEqualErrors) {
   Compare(Store(std::move(values), 8192, Storage::kBfloat16), {}, floors);
 }
 
+// Some rows, or some columns of all rows: what the host stores of them, arranged; outliers in a place of their own.
+TEST_F(QuantizerTest, PutsPartsIntoDecodeOrder) {
+  const Stored stored = Store(quant::RandomRows(96, 640, 41, 0.01), 640, Storage::kBfloat16);
+  const quant::TensorRates rates = RatesOnCpu(stored, {});
+  DeviceMemory host("cpu", 0);
+  struct Part {
+    int64_t first_row, rows, first_column, columns;
+  };
+  for (const quant::Candidate& candidate : rates.candidates) {
+    for (const Part& part : {Part{0, 48, 0, 640}, {40, 56, 0, 640}, {0, 96, 0, 256}, {0, 96, 384, 256}}) {
+      SCOPED_TRACE(testing::Message() << ModeName(candidate.format.mode) << ", K " << candidate.format.levels << ", row "
+                                      << part.first_row << ", column " << part.first_column);
+      const bool is_rows = part.columns == 640;
+      quant::TensorPlan plan{.spec = stored.spec, .format = candidate.format, .ladder_index = candidate.highest};
+      plan.outliers = candidate.StepAt(candidate.highest).outliers;
+      plan.bytes = LayoutOf(96, 640, *plan.format, plan.outliers).total_bytes;
+
+      const quant::MatrixQuantizer quantizer(plan, SampleOf(stored));
+      quant::MatrixQuantizer::Block block;
+      quantizer.Encode(std::span(stored.values).subspan(static_cast<size_t>(part.first_row * 640), static_cast<size_t>(part.rows * 640)),
+                       block);
+      const quant::ColumnCut cut = is_rows ? quant::ColumnCut{} : quant::ColumnCut{.first = part.first_column, .whole = 640};
+      quant::ShardStore store(*plan.format, part.columns, cut);
+      store.Add(block);
+      const DeviceBuffer container = host.Allocate(store.container_bytes(), MemoryUse::kWeightsStrict, "a container, aligned");
+      const quant::XfpMatrix on_cpu =
+          store.Write(quantizer.LibraryBytes(), container.span().first(static_cast<size_t>(store.container_bytes())));
+      ASSERT_GT(on_cpu.outliers, 0);
+      const DecodeOrder order = DecodeOrderOf(part.rows, part.columns, *plan.format, on_cpu.outliers);
+      std::vector<std::byte> expected(static_cast<size_t>(order.total_bytes));
+      WriteDecodeOrder(on_cpu, expected);
+
+      TensorJob job = JobOf(stored, TensorJob::Kind::kQuantize);
+      job.plan = plan;
+      job.decode_order = true;
+      job.is_part = is_rows;
+      job.plan.spec.rows = part.rows;
+      if (!is_rows) job.first_column = part.first_column, job.columns = part.columns;
+      job.read = [&](int64_t first_row, int64_t rows, std::span<std::byte> out) -> Result<void> {
+        std::memcpy(out.data(), stored.bytes.data() + (part.first_row + first_row) * 640 * 2, static_cast<size_t>(rows * 640 * 2));
+        return Ok();
+      };
+      const Result<std::vector<TensorOutcome>> outcomes = Run({&job, 1}, {.chunk_bytes = 24 * 640 * 2});
+      ASSERT_TRUE(outcomes.ok()) << outcomes.error().message;
+      const TensorOutcome& outcome = outcomes->front();
+      EXPECT_EQ(outcome.decode.outliers, on_cpu.outliers);
+      std::vector<std::byte> got = ToHost(outcome.storage, order.outlier_columns);
+      const std::vector<std::byte> apart = ToHost(outcome.outlier_storage, order.total_bytes - order.outlier_columns);
+      got.insert(got.end(), apart.begin(), apart.end());
+      EXPECT_TRUE(got == expected);
+      EXPECT_EQ(outcome.outliers, is_rows ? on_cpu.outliers : plan.outliers) << "of all columns";
+    }
+  }
+}
+
+// Rows of random weights are made on the device, of any ranges of a tensor's rows and however the pass is cut.
+TEST_F(QuantizerTest, MakesTheSyntheticRowsOfTheHost) {
+  for (const int64_t columns : {1, 64, 300, 4096, 70000}) {
+    const SyntheticTensor tensor{.seed = 0x1234567890ABCDEF + static_cast<uint64_t>(columns), .columns = columns, .usual_scale = 0.02f};
+    const std::vector<TensorJob::Synthetic::Range> ranges = {{.first = 3, .count = 5}, {.first = 100, .count = 17}, {.first = 5000000000, .count = 2}};
+    std::vector<std::byte> expected;
+    for (const auto& range : ranges) {
+      std::vector<std::byte> rows(static_cast<size_t>(range.count * columns * 2));
+      FillSyntheticRows(tensor, range.first, range.count, rows);
+      expected.insert(expected.end(), rows.begin(), rows.end());
+    }
+    TensorJob job;
+    job.plan.spec = {.name = "w", .family = Family::kStrict, .rows = 24, .columns = columns};
+    job.synthetic = {.tensor = tensor, .rows = ranges};
+    Result<std::vector<TensorOutcome>> kept = Run({&job, 1}, {.chunk_bytes = 7 * columns * 2});
+    ASSERT_TRUE(kept.ok()) << kept.error().message;
+    EXPECT_TRUE(ToHost((*kept)[0].storage, static_cast<int64_t>(expected.size())) == expected) << columns;
+    if (columns < 64) continue;
+
+    // The same fits as of rows that were read, among them.
+    TensorJob read = job;
+    read.synthetic.reset();
+    read.read = [&](int64_t first_row, int64_t rows, std::span<std::byte> out) -> Result<void> {
+      std::memcpy(out.data(), expected.data() + first_row * columns * 2, static_cast<size_t>(rows * columns * 2));
+      return Ok();
+    };
+    for (TensorJob* measured : {&job, &read}) {
+      measured->kind = TensorJob::Kind::kMeasure;
+      measured->rate_options.v2a = false;
+    }
+    const std::vector<TensorJob> jobs = {job, read, job, job, read, read, job};
+    Result<std::vector<TensorOutcome>> outcomes = Run(jobs, {.chunk_bytes = 5 * columns * 2});
+    ASSERT_TRUE(outcomes.ok()) << outcomes.error().message;
+    quant::RateTable first{.fingerprint = "x", .tensors = {(*outcomes)[0].rates}};
+    for (const TensorOutcome& outcome : *outcomes) {
+      EXPECT_EQ(quant::EncodeRateTable({.fingerprint = "x", .tensors = {outcome.rates}}), quant::EncodeRateTable(first));
+    }
+  }
+}
+
 TEST_F(QuantizerTest, KeepsTensorsAsStored) {
   const Stored norm = Store(quant::RandomRows(1, 3072, 3), 3072, Storage::kBfloat16, "norm");
   const Stored embedding = Store(quant::RandomRows(500, 300, 4), 300, Storage::kFloat16, "embedding");
@@ -359,6 +489,29 @@ TEST_F(QuantizerTest, RunsOutOfMemoryAtTheCapAndLeavesNothing) {
   }
   outcomes.clear();
   EXPECT_EQ(capped.usage().live_bytes, 0);
+}
+
+// A row tile by a row tile, into a matrix that is there once.
+TEST_F(QuantizerTest, TakesTheWorkspaceItSaysAndNoMoreIntoDecodeOrder) {
+  const Stored stored = Store(quant::RandomRows(2000, 768, 31, 0.01), 768, Storage::kBfloat16);
+  TensorJob job = JobOf(stored, TensorJob::Kind::kQuantize);
+  job.plan = PlanOf(RatesOnCpu(stored, {.v2a = false}), 0.98, quant::ModePolicy::kAuto);
+  job.decode_order = true;
+  const QuantizerOptions options{.workspace_bytes = 1000000};
+  for (const bool is_part : {false, true}) {
+    job.is_part = is_part;
+    DeviceMemory memory("cuda:0", 0, CudaMemory(Device()));
+    CudaQuantizer quantizer(Device(), memory, options);
+    TensorOutcome outcome;
+    const Result<void> done = quantizer.Run({&job, 1}, [&](size_t, TensorOutcome made) { outcome = std::move(made); });
+    ASSERT_TRUE(done.ok()) << done.error().message;
+    const DeviceMemory::Usage usage = memory.usage();
+    const int64_t workspace = QuantizerWorkspaceBytes({&job, 1}, options);
+    EXPECT_LE(workspace, 1000000 + DeviceMemory::Rounded(ApartBytes(job)));
+    EXPECT_EQ(ApartBytes(job) > 0, is_part);
+    EXPECT_EQ(usage.peak[static_cast<size_t>(MemoryUse::kWorkspace)], workspace);
+    EXPECT_EQ(usage.peak_bytes, usage.live_bytes + workspace);
+  }
 }
 
 TEST_F(QuantizerTest, TakesTheWorkspaceItSaysAndNoMore) {
