@@ -35,6 +35,10 @@ void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream);
 bool CanStepDelta(const GatedDeltaCall& call);
 void LaunchDeltaStep(const GatedDeltaCall& call, cudaStream_t stream);
 
+// delta_chunks.cu: the delta rule of long runs; for shapes and devices that CanRuleInChunks.
+bool CanRuleInChunks(const DeltaRuleCall& call);
+void LaunchDeltaChunks(const DeltaRuleCall& call, cudaStream_t stream);
+
 // route.cu
 void LaunchRoute(const RouteCall& call, cudaStream_t stream);
 
