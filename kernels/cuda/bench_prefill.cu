@@ -3,7 +3,7 @@
 //   bench_prefill [word …]     rows whose name holds every word
 //
 // A row is the median, p10 and p90 of 21 replays of a graph of launches, over the launches: products of a dense matrix, expanded in
-// registers and through scratch; routed experts, 8 of 256; the delta rule. Weights are rotated, at least 200 MB of them.
+// registers and through scratch; routed experts, 8 of 256; attention; the delta rule. Weights are rotated, at least 200 MB of them.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -152,6 +152,22 @@ class Bench {
     });
   }
 
+  // The last `tokens` of a prompt of `end`.
+  void Attention(int32_t tokens, int32_t end, bool tiles) {
+    constexpr int64_t kHeads = 32, kKvHeads = 2, kDim = 256;
+    const std::string name = "attention, 32 heads of 256, M" + std::to_string(tokens) + " of " + std::to_string(end) + (tiles ? " tiles" : " rows");
+    if (!Wanted(name)) return;
+    const auto queries = Random<float>(tokens * kHeads * kDim, true), cached = Random<float>(2 * end * kKvHeads * kDim, true);
+    const DeviceArray<float> output(static_cast<size_t>(tokens * kHeads * kDim));
+    const DeviceArray<SequenceRun> runs(std::vector<SequenceRun>(static_cast<size_t>(tokens), {.first_position = end - tokens, .tokens = tokens}));
+    AttendCall call{.runs = {runs.get(), tiles ? 1u : static_cast<size_t>(tokens)}, .rows = tokens, .queries = queries.get(),
+                    .query_stride = kHeads * kDim, .query_head_stride = kDim, .heads = kHeads, .scale = 1.0f / 16,
+                    .cache = {.context = end, .kv_heads = kKvHeads, .head_dim = kDim}, .output = output.get()};
+    call.cache.keys = cached.get();
+    call.cache.values = cached.get() + end * kKvHeads * kDim;
+    Time(name, 4.0 * kHeads * kDim * tokens * (end - tokens / 2.0), [&](int) { cuda::LaunchAttend(call, stream_); });
+  }
+
   void DeltaRule(int32_t tokens, bool chunks) {
     constexpr int64_t kKeyHeads = 16, kValueHeads = 64, kDim = 128;
     const std::string name = "delta rule, 64 heads of 128 x 128, M" + std::to_string(tokens) + (chunks ? " chunks" : " one by one");
@@ -159,9 +175,9 @@ class Bench {
     const auto qkv = Random<float>(tokens * (2 * kKeyHeads + kValueHeads) * kDim, true), a = Random<float>(tokens * kValueHeads, true);
     const auto parameters = Random<float>(kValueHeads, true), state = Random<float>(kValueHeads * kDim * kDim, true);
     const DeviceArray<float> output(static_cast<size_t>(tokens * kValueHeads * kDim));
-    // A run of no tokens beside it where they are to go one by one: what chooses is the mean.
+    // What chooses is how many rows a run has on average.
     const DeviceArray<SequenceRun> runs(std::vector<SequenceRun>{{.tokens = tokens}});
-    const Matrix plain{.rows = 1, .columns = kValueHeads, .data = parameters.get()};
+    const Matrix plain{.storage = Storage::kFloat32, .rows = 1, .columns = kValueHeads, .data = parameters.get(), .xfp = {}, .decode = {}};
     const DeltaRuleCall call{.runs = {runs.get(), 1}, .rows = chunks ? tokens : 1, .qkv = qkv.get(), .a = a.get(), .b = a.get(),
                              .a_log = &plain, .dt_bias = &plain, .key_heads = kKeyHeads, .value_heads = kValueHeads, .key_dim = kDim,
                              .value_dim = kDim, .state = state.get(), .output = output.get()};
@@ -225,6 +241,11 @@ int Run(std::vector<std::string> words) {
   bench.Round(2048, 3072);
   bench.Round(2048, 8192);
   for (const int64_t tokens : {512, 2048}) bench.Experts(tokens, 16);
+  for (const bool tiles : {false, true}) {
+    bench.Attention(512, 512, tiles);
+    bench.Attention(512, 2048, tiles);
+    bench.Attention(2048, 2048, tiles);
+  }
   for (const int32_t tokens : {64, 512, 2048}) {
     for (const bool chunks : {false, true}) bench.DeltaRule(tokens, chunks);
   }

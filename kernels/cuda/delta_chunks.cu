@@ -10,14 +10,13 @@
 // The triangle is solved by blocks of 16 tokens, whose own triangles are inverted. Ratios of g come from sums of logarithms, so that
 // none overflows.
 //
-// Products are of bfloat16 pairs, x = high + low: high high + high low + low high, summed in float32. A product is off by
-// kDeltaChunkError of the product of sizes at most: the low parts' own rounding, 2^-17 of either factor, and low low, 2^-16.
-#include <cuda_bf16.h>
-
+// Products are of bfloat16 pairs: high high + high low + low high, summed in float32. One is off by 3 x 2^-18 of its size at most:
+// 2^-18 of either factor is in neither part, and low low is as much.
 #include "base/check.h"
 #include "kernels/cuda/decode_launch.cuh"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
+#include "kernels/cuda/pair_products.cuh"
 
 namespace hproc::kernels::cuda {
 namespace {
@@ -50,55 +49,15 @@ struct Places {
   static constexpr int kBytes = kBetasAt + kChunk * 4;
 };
 
-struct Pair {
-  uint32_t high, low;  // of two values, the first in the lower half
-};
-__device__ __forceinline__ uint32_t Packed(float a, float b) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);
-  return *reinterpret_cast<const uint32_t*>(&both);
-}
-__device__ __forceinline__ Pair PairOf(float a, float b) {
-  const uint32_t high = Packed(a, b);
-  return {high, Packed(a - __uint_as_float(high << 16), b - __uint_as_float(high & 0xFFFF0000u))};
-}
-
-// Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
-__device__ __forceinline__ void LoadMatrices(uint32_t (&m)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ void LoadTransposed(uint32_t (&m)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ uint32_t Transposed(uint32_t m) {
-  uint32_t result;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(m));
-  return result;
-}
-
-// sum[16 x 8] += A[16 x 16] B[16 x 8].
-__device__ __forceinline__ void Multiply(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-struct PairsA {  // a [16 x 16] operand
-  uint32_t high[4], low[4];
-};
 // Two tiles of eight columns, whose operands `m` of LoadMatrices or LoadTransposed are.
 __device__ __forceinline__ void MultiplyTwo(float (&first)[4], float (&second)[4], const PairsA& a, const uint32_t (&high)[4],
                                             const uint32_t (&low)[4]) {
-  Multiply(first, a.low, high[0], high[1]);
-  Multiply(second, a.low, high[2], high[3]);
-  Multiply(first, a.high, low[0], low[1]);
-  Multiply(second, a.high, low[2], low[3]);
-  Multiply(first, a.high, high[0], high[1]);
-  Multiply(second, a.high, high[2], high[3]);
+  MultiplyBfloat16(first, a.low, high[0], high[1]);
+  MultiplyBfloat16(second, a.low, high[2], high[3]);
+  MultiplyBfloat16(first, a.high, low[0], low[1]);
+  MultiplyBfloat16(second, a.high, low[2], low[3]);
+  MultiplyBfloat16(first, a.high, high[0], high[1]);
+  MultiplyBfloat16(second, a.high, high[2], high[3]);
 }
 
 struct DeltaChunks {
@@ -156,7 +115,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) DeltaChunksKernel(const __grid
     for (int n = 0; n < 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const Pair pair = PairOf(s[n][2 * i], s[n][2 * i + 1]);
+        const Pair pair = Bfloat16Pair(s[n][2 * i], s[n][2 * i + 1]);
         uint8_t* to = shared + Places::kStateAt + state_row(i) * kColumnPitch + (8 * n + 2 * q) * 2;
         *reinterpret_cast<uint32_t*>(to) = pair.high;
         *reinterpret_cast<uint32_t*>(to + kStatePlane) = pair.low;
@@ -190,7 +149,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) DeltaChunksKernel(const __grid
         const float query_factor = 1.0f / sqrtf((WarpSum(square(x[n])) + 1e-6f) * static_cast<float>(key_dim));
         const float key_factor = 1.0f / sqrtf(WarpSum(square(k[n])) + 1e-6f);
         const auto store = [&](const float4& v, float factor, int at) {
-          const Pair a = PairOf(v.x * factor, v.y * factor), b = PairOf(v.z * factor, v.w * factor);
+          const Pair a = Bfloat16Pair(v.x * factor, v.y * factor), b = Bfloat16Pair(v.z * factor, v.w * factor);
           uint8_t* to = shared + at + t * kKeyPitch + lane * 8;
           *reinterpret_cast<uint2*>(to) = uint2{a.high, b.high};
           *reinterpret_cast<uint2*>(to + kKeyPlane) = uint2{a.low, b.low};
@@ -336,7 +295,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) DeltaChunksKernel(const __grid
         for (int e = 0; e < 4; ++e) {
           const float2 both = *reinterpret_cast<const float2*>(triangle + (kBlock * rows + g + e % 2 * 8) * kFloatPitch + kBlock * columns +
                                                                2 * q + e / 2 * 8);
-          const Pair pair = PairOf(both.x, both.y);
+          const Pair pair = Bfloat16Pair(both.x, both.y);
           a.high[e] = pair.high, a.low[e] = pair.low;
         }
         return a;
@@ -348,16 +307,16 @@ __global__ void __launch_bounds__(kWarps * 32, 1) DeltaChunksKernel(const __grid
         PairsB b;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const Pair pair = PairOf(sum[2 * i], sum[2 * i + 1]);
+          const Pair pair = Bfloat16Pair(sum[2 * i], sum[2 * i + 1]);
           b.high[i] = Transposed(pair.high);
           b.low[i] = Transposed(pair.low);
         }
         return b;
       };
       const auto multiply = [](float (&sum)[4], const PairsA& a, const PairsB& b) {
-        Multiply(sum, a.low, b.high[0], b.high[1]);
-        Multiply(sum, a.high, b.low[0], b.low[1]);
-        Multiply(sum, a.high, b.high[0], b.high[1]);
+        MultiplyBfloat16(sum, a.low, b.high[0], b.high[1]);
+        MultiplyBfloat16(sum, a.high, b.low[0], b.low[1]);
+        MultiplyBfloat16(sum, a.high, b.high[0], b.high[1]);
       };
       PairsB written[4];
 #pragma unroll
@@ -377,8 +336,8 @@ __global__ void __launch_bounds__(kWarps * 32, 1) DeltaChunksKernel(const __grid
         for (int i = 0; i < 2; ++i) {
           const int t = kBlock * block + g + 8 * i;
           const float factor = expf(last - logs[t]);
-          const Pair plain = PairOf(solved[2 * i], solved[2 * i + 1]);
-          const Pair decayed = PairOf(solved[2 * i] * factor, solved[2 * i + 1] * factor);
+          const Pair plain = Bfloat16Pair(solved[2 * i], solved[2 * i + 1]);
+          const Pair decayed = Bfloat16Pair(solved[2 * i] * factor, solved[2 * i + 1] * factor);
           uint8_t* to = shared + Places::kWrittenAt + t * kColumnPitch + (8 * warp + 2 * q) * 2;
           *reinterpret_cast<uint32_t*>(to) = plain.high;
           *reinterpret_cast<uint32_t*>(to + kWrittenPlane) = plain.low;
@@ -398,7 +357,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) DeltaChunksKernel(const __grid
         PairsA a;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const Pair pair = PairOf(by_keys[2 * k + e / 2][e % 2 * 2], by_keys[2 * k + e / 2][e % 2 * 2 + 1]);
+          const Pair pair = Bfloat16Pair(by_keys[2 * k + e / 2][e % 2 * 2], by_keys[2 * k + e / 2][e % 2 * 2 + 1]);
           a.high[e] = pair.high, a.low[e] = pair.low;
         }
 #pragma unroll

@@ -27,6 +27,10 @@ void LaunchStoreKeysValues(const StoreKvCall& call, cudaStream_t stream);
 void LaunchPrepareHeads(const PrepareHeadsCall& call, cudaStream_t stream);
 void LaunchAttend(const AttendCall& call, cudaStream_t stream);
 
+// attend_tiles.cu: attention of long runs; for caches and devices that CanAttendInTiles.
+bool CanAttendInTiles(const AttendCall& call);
+void LaunchAttendTiles(const AttendCall& call, cudaStream_t stream);
+
 // gated_delta.cu
 void LaunchCausalConvSilu(const CausalConvCall& call, cudaStream_t stream);
 void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream);
