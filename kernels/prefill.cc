@@ -13,8 +13,8 @@ namespace {
 using cuda::PrefillParams;
 
 // Measured: below, expanding and the launches take more than the faster product gives. See RESULTS.md.
-constexpr int64_t kLeastExpandedTokens = 128;
-constexpr int64_t kLeastExpandedWeights = int64_t{4} << 20;
+constexpr int64_t kLeastExpandedTokens = 384;
+constexpr int64_t kLeastExpandedProducts = int64_t{6} << 30;  // rows by columns by tokens
 // Of expanded weights that stay in the L2 beside the tokens.
 constexpr int64_t kMostExpandedBytes = int64_t{32} << 20;
 static_assert(LeastPrefillScratch(kHalfColumns) == cuda::kExpandedHalfBytes);
@@ -133,7 +133,7 @@ bool CanPrefill() {
 }
 
 int64_t PrefillScratchBytes(int64_t tokens, int64_t rows, int64_t columns) {
-  if (tokens < kLeastExpandedTokens || rows * columns < kLeastExpandedWeights) return 0;
+  if (tokens < kLeastExpandedTokens || rows * columns * tokens < kLeastExpandedProducts) return 0;
   const int64_t least = LeastPrefillScratch(columns);
   const int64_t blocks = (rows + cuda::kExpandedRows - 1) / cuda::kExpandedRows;
   return std::min(blocks, std::max<int64_t>(1, kMostExpandedBytes / least)) * least;

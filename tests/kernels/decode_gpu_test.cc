@@ -505,7 +505,7 @@ TEST_F(PrefillGpu, ExpandedWeightsGiveTheBitsTileAfterTile) {
 }
 
 TEST(PrefillScratch, IsOfWholeRowBlocksAndOnlyForLargeProducts) {
-  EXPECT_EQ(PrefillScratchBytes(16, 12288, 3072), 0);
+  EXPECT_EQ(PrefillScratchBytes(256, 12288, 3072), 0);
   EXPECT_EQ(PrefillScratchBytes(2048, 512, 512), 0);
   EXPECT_EQ(PrefillScratchBytes(2048, 8192, 3072), 8192 * 3072);
   EXPECT_EQ(PrefillScratchBytes(2048, 8190, 3000), 8192 * 3072);
