@@ -1,5 +1,6 @@
-// Products of many tokens with weights in decode order, on a CUDA device: what a prompt multiplies. Tensor cores eat the weights from
-// registers, expanded there, and the tokens from shared memory.
+// Products of many tokens with weights in decode order, on a CUDA device: what a prompt multiplies. Tensor cores eat the tokens from
+// shared memory, and the weights from registers, where every tile of tokens expands them anew; or, of large matrices and many
+// tokens, from shared memory too, expanded once into scratch, some rows after the other.
 //
 // Arithmetic: that of kernels/decode.h, to the bit but for the outliers' order of addition. A token is a whole number of 16 bits by
 // a scale, its high and low bytes are columns of their own of an int8 product, and all sums of those are exact.
@@ -8,7 +9,9 @@
 // and pointers as there.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/decode_order.h"
 
@@ -17,6 +20,8 @@ struct CUstream_st;
 namespace hproc::kernels {
 
 inline constexpr int kPrefillTokens = 64;  // of a tile
+// What 128 rows take expanded.
+constexpr int64_t LeastPrefillScratch(int64_t columns) { return (columns + kHalfColumns - 1) / kHalfColumns * kHalfColumns * 128; }
 
 // Whether this build has the kernels and the current device can run them.
 bool CanPrefill();
@@ -35,12 +40,16 @@ void RoundPrefillRows(CUstream_st* stream, const float* input, int64_t input_str
 // Fills `transposed` from the rest.
 void TransposePrefillRows(CUstream_st* stream, const PrefillRows& rows);
 
+// The scratch with which a product of `tokens` tokens is the fastest; 0 where it does better without.
+int64_t PrefillScratchBytes(int64_t tokens, int64_t rows, int64_t columns);
+
 // output[t][r] = dot(weight row r, row t).
 struct PrefillMatmulCall {
   DecodeMatrix weight;
   PrefillRows input;
   float* output = nullptr;
   int64_t output_stride = 0;
+  std::span<std::byte> scratch = {};  // aligned to 128 bytes; not used where below LeastPrefillScratch
 };
 void PrefillMatmul(CUstream_st* stream, const PrefillMatmulCall& call);
 

@@ -94,19 +94,31 @@ class CudaRuntime : public Runtime {
     EngineWorkspace workspace;
     workspace.activation_padding = kernels::kCudaActivationPadding;
     kernels::CudaPass pass{.rows = shape.pass_tokens, .most_columns = spec.hidden, .hidden = spec.hidden};
+    const auto expands = [&](int64_t rows, int64_t columns) {
+      pass.expanded_bytes = std::max(pass.expanded_bytes, kernels::PrefillScratchBytes(shape.pass_tokens, rows, columns));
+    };
     for (const LayerSpec& layer : spec.layers) {
       const MoeSpec& moe = layer.feed_forward;
+      expands(moe.shared_width, spec.hidden);
+      expands(spec.hidden, moe.shared_width);
       pass.experts = std::max(pass.experts, moe.experts);
       pass.top = std::max(pass.top, moe.experts_per_token);
       pass.width = std::max(pass.width, moe.width);
       pass.most_columns = std::max({pass.most_columns, moe.width, moe.shared_width});
       if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
         pass.most_columns = std::max(pass.most_columns, attention->heads * attention->head_dim);
+        expands(attention->query_columns(), spec.hidden);
+        expands(attention->kv_columns(), spec.hidden);
+        expands(spec.hidden, attention->heads * attention->head_dim);
         workspace.attention_bytes = std::max(
             workspace.attention_bytes, kernels::CudaAttendWorkspaceBytes(shape.pass_tokens, attention->heads, attention->kv_heads,
                                                                          attention->head_dim, shape.context));
       } else {
-        pass.most_columns = std::max(pass.most_columns, std::get<GatedDeltaSpec>(layer.mixer).value_columns());
+        const auto& delta = std::get<GatedDeltaSpec>(layer.mixer);
+        pass.most_columns = std::max(pass.most_columns, delta.value_columns());
+        expands(delta.conv_channels(), spec.hidden);
+        expands(delta.value_columns(), spec.hidden);
+        expands(spec.hidden, delta.value_columns());
       }
     }
     workspace.bytes = kernels::CudaWorkspaceBytes(pass);

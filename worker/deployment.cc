@@ -20,7 +20,7 @@ constexpr int kDefaultPrefillChunk = 32;
 // A device wants more tokens at once the wider the model; activations grow with the width, weights with its square.
 int DefaultPrefillChunk(const ModelSpec& spec, const std::string& device) {
   if (device == "cpu") return kDefaultPrefillChunk;
-  return static_cast<int>(std::clamp<int64_t>(spec.hidden * spec.hidden / 4608, kDefaultPrefillChunk, 512));
+  return static_cast<int>(std::clamp<int64_t>(spec.hidden * spec.hidden / 4608, kDefaultPrefillChunk, 2048));
 }
 
 std::optional<kernels::Storage> KvStorageOf(std::string_view dtype) {

@@ -195,12 +195,6 @@ __device__ __forceinline__ void LoadCached(const void* base, const uint16_t* sca
   }
 }
 
-// Value i of a head, by the output gate's sigmoid where there is one.
-__device__ __forceinline__ float Gated(const AttendCall& call, int64_t row, int64_t head, int i, float value) {
-  if (call.gate == nullptr) return value;
-  return value * Sigmoid(call.gate[row * call.query_stride + head * call.query_head_stride + i]);
-}
-
 constexpr int kAttendWarps = 8;
 constexpr int kAttendHeads = kAttendWarps;  // query heads of a block, of one kv head
 constexpr int kChunk = 32;                  // positions taken at once
@@ -425,6 +419,8 @@ void LaunchAttend(const AttendCall& call, cudaStream_t stream) {
   float* const workspace = call.workspace;
   const int64_t dim = call.cache.head_dim;
   HPROC_CHECK(dim <= kMostHeadDim, "values of an attention head on a CUDA device");
+  constexpr int64_t kLeastTileTokens = 16;  // of a run, on average: below, most rows of a tile are nobody's
+  if (call.rows >= kLeastTileTokens * static_cast<int64_t>(call.runs.size()) && CanAttendInTiles(call)) return LaunchAttendTiles(call, stream);
   const auto parts = static_cast<int>(PartsOf(call.rows, call.cache.kv_heads, call.cache.context));
   HPROC_CHECK(parts == 1 || workspace != nullptr, "workspace of attention");
   const auto groups = static_cast<int>(Blocks(call.heads / call.cache.kv_heads, kAttendHeads));

@@ -44,6 +44,9 @@ struct SortedPlaces {
   }
 };
 
+// What outliers read, in front of expanded weights.
+int64_t TransposedBytes(int64_t rows, int64_t columns) { return (rows * columns * 2 + 255) / 256 * 256; }
+
 bool InDecodeOrder(const Matrix& matrix) { return matrix.storage == Storage::kDecodeOrder; }
 bool CanShareLaunch(const Matrix& a, const Matrix& b) {
   return InDecodeOrder(a) && InDecodeOrder(b) && kernels::CanShareLaunch(a.decode, b.decode);
@@ -58,7 +61,7 @@ int64_t CudaWorkspaceBytes(const CudaPass& pass) {
   }
   if (pass.rows > kMaxDecodeTokens && CanPrefill()) {
     bytes = std::max(bytes, SortedPlaces(nullptr, pass.rows * pass.top, pass.experts, pass.hidden, std::max(pass.hidden, pass.width)).bytes);
-    bytes = std::max(bytes, pass.rows * pass.most_columns * 2);  // transposed
+    bytes = std::max(bytes, TransposedBytes(pass.rows, pass.most_columns) + pass.expanded_bytes);
   }
   return kCounterBytes + bytes;
 }
@@ -108,8 +111,12 @@ struct CudaBackend::State {
   void Prefill(std::span<const MatmulCall> calls) const {
     const bool outliers = std::ranges::any_of(calls, [](const MatmulCall& call) { return call.weight->decode.outliers > 0; });
     const PrefillRows rows = PrefillRowsOf(*calls.front().input, outliers, reinterpret_cast<int16_t*>(scratch()));
+    const std::span<std::byte> room = workspace.subspan(static_cast<size_t>(kCounterBytes + (outliers ? TransposedBytes(rows.rows, rows.columns) : 0)));
     for (const MatmulCall& call : calls) {
-      PrefillMatmul(stream.get(), {.weight = call.weight->decode, .input = rows, .output = call.output, .output_stride = call.output_stride});
+      const DecodeMatrix& weight = call.weight->decode;
+      const int64_t expanded = std::min<int64_t>(PrefillScratchBytes(rows.rows, weight.rows, weight.columns), std::ssize(room));
+      PrefillMatmul(stream.get(), {.weight = weight, .input = rows, .output = call.output, .output_stride = call.output_stride,
+                                   .scratch = room.first(static_cast<size_t>(expanded))});
     }
   }
 

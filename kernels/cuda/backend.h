@@ -14,6 +14,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/nccl_ranks.h"
 #include "kernels/device_backend.h"
+#include "kernels/prefill.h"
 
 namespace hproc::kernels {
 
@@ -31,6 +32,7 @@ inline constexpr int64_t kCudaActivationPadding = kTileColumns;
 struct CudaPass {
   int64_t rows = 0;
   int64_t most_columns = 0;  // of any weight in decode order
+  int64_t expanded_bytes = 0;  // the most PrefillScratchBytes of any but the experts'
   int64_t hidden = 0;
   // The most of any layer.
   int64_t experts = 0;

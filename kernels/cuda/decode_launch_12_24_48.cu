@@ -9,5 +9,8 @@ template void LaunchDecode<48>(const DecodeParams&, int, dim3, bool, cudaStream_
 template void LaunchPrefill<12>(const PrefillParams&, dim3, cudaStream_t);
 template void LaunchPrefill<24>(const PrefillParams&, dim3, cudaStream_t);
 template void LaunchPrefill<48>(const PrefillParams&, dim3, cudaStream_t);
+template void LaunchExpandRows<12>(const ExpandParams&, cudaStream_t);
+template void LaunchExpandRows<24>(const ExpandParams&, cudaStream_t);
+template void LaunchExpandRows<48>(const ExpandParams&, cudaStream_t);
 
 }  // namespace hproc::kernels::cuda

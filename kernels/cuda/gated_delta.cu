@@ -400,6 +400,8 @@ void LaunchCausalConvSilu(const CausalConvCall& call, cudaStream_t stream) {
 
 void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream) {
   HPROC_CHECK(call.key_dim <= kMostKeyDim, "values of a key on a CUDA device");
+  constexpr int64_t kLeastChunkTokens = 16;  // of a run: a chunk takes what some 12 tokens one by one take
+  if (call.rows >= kLeastChunkTokens * static_cast<int64_t>(call.runs.size()) && CanRuleInChunks(call)) return LaunchDeltaChunks(call, stream);
   if (call.key_dim <= 64) {
     LaunchRule<2>(call, stream);
   } else if (call.key_dim <= 128) {

@@ -27,6 +27,10 @@ void LaunchStoreKeysValues(const StoreKvCall& call, cudaStream_t stream);
 void LaunchPrepareHeads(const PrepareHeadsCall& call, cudaStream_t stream);
 void LaunchAttend(const AttendCall& call, cudaStream_t stream);
 
+// attend_tiles.cu: attention of long runs; for caches and devices that CanAttendInTiles.
+bool CanAttendInTiles(const AttendCall& call);
+void LaunchAttendTiles(const AttendCall& call, cudaStream_t stream);
+
 // gated_delta.cu
 void LaunchCausalConvSilu(const CausalConvCall& call, cudaStream_t stream);
 void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream);
@@ -34,6 +38,10 @@ void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream);
 // CanStepDelta.
 bool CanStepDelta(const GatedDeltaCall& call);
 void LaunchDeltaStep(const GatedDeltaCall& call, cudaStream_t stream);
+
+// delta_chunks.cu: the delta rule of long runs; for shapes and devices that CanRuleInChunks.
+bool CanRuleInChunks(const DeltaRuleCall& call);
+void LaunchDeltaChunks(const DeltaRuleCall& call, cudaStream_t stream);
 
 // route.cu
 void LaunchRoute(const RouteCall& call, cudaStream_t stream);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/attention.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/stored_value.cuh"
@@ -80,6 +81,12 @@ __device__ __forceinline__ float Combined(const CombineCall& call, int64_t row, 
     sum += gate * call.shared[row * call.columns + c];
   }
   return sum;
+}
+
+// Value i of a head's attention, by the output gate's sigmoid where there is one.
+__device__ __forceinline__ float Gated(const AttendCall& call, int64_t row, int64_t head, int i, float value) {
+  if (call.gate == nullptr) return value;
+  return value * Sigmoid(call.gate[row * call.query_stride + head * call.query_head_stride + i]);
 }
 
 struct RowPlace {

@@ -3,8 +3,8 @@
 // A block has 128 rows of weights, a pair of row tiles a warp, and a tile of 64 tokens, whose high and low bytes are the 128 columns
 // of a warpgroup product. Column tile by column tile:
 //
-//     wait for the copies of this column tile; barrier
-//     ask for the column tile after the next: its tokens by all threads, its words by the lanes that will read them
+//     wait for the tokens of this column tile; barrier
+//     ask for the column tile after the next: its tokens by bulk copies, its words by the lanes that will read them
 //     multiply the first half of the tile, which is in registers; expand the second meanwhile; multiply that
 //     expand the first half of the next tile meanwhile
 //
@@ -13,16 +13,11 @@
 
 #include <cuda_bf16.h>
 
-#include "kernels/cuda/decode_parts.cuh"
-#include "kernels/cuda/prefill_params.h"
+#include "kernels/cuda/bulk_copy.cuh"
+#include "kernels/cuda/prefill_parts.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
 namespace hproc::kernels::cuda {
-
-// As CopyAsync<16>, zeros where not wanted.
-__device__ __forceinline__ void CopyOrZero(uint32_t to, const void* from, bool wanted) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(wanted ? 16 : 0) : "memory");
-}
 
 // Bytes of the ring of weights, of the library, and of all.
 template <int kLevels>
@@ -32,7 +27,7 @@ constexpr int PrefillRingBytes() {
 template <int kLevels>
 constexpr int PrefillSharedBytes() {
   return kPrefillStages * kPrefillTileBytes + PrefillRingBytes<kLevels>() + quant::kLibrarySize * Expander<kLevels>::kStride +
-         kPrefillTokens * 8;
+         kPrefillTokens * 8 + kPrefillStages * 8;
 }
 
 template <int kLevels>
@@ -76,26 +71,25 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) PrefillKernel(const __grid
 #pragma unroll
   for (int i = 0; i < 2; ++i) scale[i] = __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(record[i])[g]);
 
-  // This thread's share of the tokens: two times four of them, high and low, four half steps a turn.
-  const int token_bytes = p.column_tiles * 512;
-  const int half_step = lane / 8;
-  const int my_token = warp * 8 + lane / 2 % 4;
-  const int8_t* const my_input = p.input + half_step * 32 + lane % 2 * 16;
-  const int8_t* const my_inputs[2] = {my_input + int64_t{tile.first + min(my_token, tile.count - 1)} * token_bytes,
-                                      my_input + int64_t{tile.first + min(my_token + 4, tile.count - 1)} * token_bytes};
-  const bool wants_token[2] = {my_token < tile.count, my_token + 4 < tile.count};
-  const uint32_t my_place = SharedAddress(shared) + half_step * 2048 + warp * 256 + lane % 8 * 16;
+  // A barrier a stage counts the bytes of its tokens.
+  uint64_t* const arrived = reinterpret_cast<uint64_t*>(token_rows + kPrefillTokens);
+  if (thread == 0) {
+    for (int i = 0; i < kPrefillStages; ++i) InitBarrier(arrived + i, 1);
+    ShowBarriers();
+  }
+  __syncthreads();
   const uint8_t* const my_tiles[2] = {p.tiles + uint64_t{static_cast<uint32_t>(row_tile[0])} * p.row_tile_bytes,
                                       p.tiles + uint64_t{static_cast<uint32_t>(row_tile[1])} * p.row_tile_bytes};
   const auto load = [&](int column_tile) {
     if (column_tile >= p.column_tiles) return CommitCopies();
     const int stage = column_tile % kPrefillStages;
-    const uint32_t to = my_place + stage * kPrefillTileBytes;
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      const int8_t* from = my_inputs[n] + column_tile * 512;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) CopyOrZero(to + n * 128 + i * 8192, from + i * 128, wants_token[n]);
+    if (warp == 0) {
+      const int bytes = tile.count * kChunkBytes;
+      if (lane == 0) ArriveExpecting(arrived + stage, kTileChunks * bytes);
+      if (lane < kTileChunks) {
+        CopyBulk(SharedAddress(shared) + stage * kPrefillTileBytes + lane * kPrefillTokens * kChunkBytes,
+                 p.input + ((int64_t{column_tile} * kTileChunks + lane) * p.input_rows + tile.first) * kChunkBytes, bytes, arrived + stage);
+      }
     }
     const bool whole = p.last_tile_halves == 2 || column_tile + 1 < p.column_tiles;
 #pragma unroll
@@ -183,9 +177,8 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) PrefillKernel(const __grid
   expand.template operator()<0>(0, first_half);
 #pragma unroll 1
   for (int column_tile = 0; column_tile < p.column_tiles; ++column_tile) {
-    WaitForCopies<1>();
-    ShowToProducts();
-    __syncthreads();
+    WaitForPhase(arrived + column_tile % kPrefillStages, static_cast<uint32_t>(column_tile) / kPrefillStages % 2);
+    __syncthreads();  // the stage to be filled has been multiplied
     load(column_tile + 2);
     const uint32_t tokens = SharedAddress(shared) + column_tile % kPrefillStages * kPrefillTileBytes;
     const auto multiply = [&](int half, const uint32_t (&a)[4][4]) {
@@ -209,41 +202,17 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) PrefillKernel(const __grid
   }
   HoldSums(sum);
 
-  // Outliers: lane l has tokens l and l + 32 of every row, and shows them through shared memory.
+  // Outliers are shown through shared memory.
   float* const outlier_sums = reinterpret_cast<float*>(shared) + warp * 16 * kPrefillTokens;
-  if (p.outlier_values != nullptr) {
+  if (p.outliers.values != nullptr) {
     static_assert(kPrefillWarps * 16 * kPrefillTokens * 4 <= kPrefillStages * kPrefillTileBytes);
     __syncthreads();  // all products have read their tokens
 #pragma unroll 1
     for (int r = 0; r < 16; ++r) {
-      const uint8_t* counts = record[r / 8] + kTileRows * 2 + 4;
-      const auto count_of = [&](int i) -> int {
-        return p.wide_counts ? reinterpret_cast<const uint16_t*>(counts)[i] : counts[i];
-      };
-      uint32_t at = *reinterpret_cast<const uint32_t*>(record[r / 8] + kTileRows * 2);
-      for (int i = 0; i < r % 8; ++i) at += count_of(i);
-      const int count = (r < 8 ? has_first : has_second) ? count_of(r % 8) : 0;
-      float low = 0;
-      float high = 0;
-      for (int from = 0; from < count; from += 32) {
-        int column = 0;
-        float value = 0;
-        if (from + lane < count) {
-          const uint32_t i = at + from + lane;
-          column = static_cast<int>(p.wide_columns ? __ldg(reinterpret_cast<const uint32_t*>(p.outlier_columns) + i)
-                                                   : __ldg(reinterpret_cast<const uint16_t*>(p.outlier_columns) + i));
-          value = __half2float(__ushort_as_half(__ldg(p.outlier_values + i)));
-        }
-#pragma unroll 4
-        for (int i = 0; i < min(32, count - from); ++i) {
-          const float v = __shfl_sync(0xFFFFFFFFu, value, i);
-          const int16_t* x = p.transposed + int64_t{__shfl_sync(0xFFFFFFFFu, column, i)} * p.input_rows + tile.first;
-          if (lane < tile.count) low = fmaf(v, static_cast<float>(x[lane]), low);
-          if (lane + 32 < tile.count) high = fmaf(v, static_cast<float>(x[lane + 32]), high);
-        }
-      }
-      outlier_sums[r * kPrefillTokens + lane] = low;
-      outlier_sums[r * kPrefillTokens + lane + 32] = high;
+      float products[kPrefillTokens / 32];
+      OutlierProducts<kPrefillTokens>(p.outliers, record[r / 8], r % 8, tile.first, tile.count, products);
+#pragma unroll
+      for (int n = 0; n < kPrefillTokens / 32; ++n) outlier_sums[r * kPrefillTokens + lane + 32 * n] = products[n];
     }
     __syncwarp();
   }
@@ -258,8 +227,8 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) PrefillKernel(const __grid
     float value[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      value[i] = static_cast<float>(sum[4 * j + 2 * i]) * 256.0f + static_cast<float>(sum[4 * j + 2 * i + 1]);
-      if (p.outlier_values != nullptr) value[i] += outlier_sums[(8 * i + g) * kPrefillTokens + token];
+      value[i] = WholeSum(sum[4 * j + 2 * i], sum[4 * j + 2 * i + 1]);
+      if (p.outliers.values != nullptr) value[i] += outlier_sums[(8 * i + g) * kPrefillTokens + token];
       value[i] *= scale[i] * token_scale;
     }
     float* to = p.output + token_rows[token] * p.output_stride;

@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "kernels/cuda/decode_parts.cuh"
 #include "kernels/cuda/op_parts.cuh"
+#include "kernels/cuda/prefill_params.h"
 #include "kernels/prefill.h"
 
 namespace hproc::kernels {
@@ -12,78 +13,96 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Where the high bytes of columns [column, column + 4) stand in a row rounded for prefill; the low ones come kPrefillLowOffset later.
-// [column tile][step of a half tile][first or second four of a lane's eight][high or low][quarter of the lanes][4].
-constexpr int kPrefillLowOffset = 16;
-__device__ __forceinline__ int PrefillOffset(int column) {
-  const auto c = static_cast<unsigned>(column);
-  return static_cast<int>(c / 256 * 512 + (c % 256 / 128 * 8 + c % 32 / 8 * 2 + c % 8 / 4) * 32 + c % 128 / 32 * 4 + c % 4);
+// The first of the four columns of chunk `chunk` that quarter 0 of a warp's lanes has; the next quarter's are 32 on.
+__device__ __forceinline__ int ChunkColumn(int chunk) {
+  return chunk / kHalfChunks * kHalfColumns + chunk % kHalfChunks / 2 * 8 + chunk % 2 * 4;
 }
 
-// A block a row.
+// A block a row, a thread a chunk of it after the other.
 __global__ void __launch_bounds__(kThreads)
-    RoundPrefillRowsKernel(const float* input, int64_t input_stride, const int32_t* source, int columns, int padded, int8_t* values,
+    RoundPrefillRowsKernel(const float* input, int64_t input_stride, const int32_t* source, int columns, int chunks, int8_t* values,
                            float* scales) {
   __shared__ uint32_t parts[kThreads / 32];
   StartBehindKernelInFront();
   const int64_t from = source != nullptr ? source[blockIdx.x] : static_cast<int64_t>(blockIdx.x);
   const float* row = input + from * input_stride;
   const bool wide = input_stride % 4 == 0;
-  const auto load = [&](int c) {
-    if (wide) return LoadFour(row, c, columns);
-    const auto at = [&](int i) { return i < columns ? row[i] : 0.0f; };
-    return float4{at(c), at(c + 1), at(c + 2), at(c + 3)};
+  const auto load = [&](int chunk, float4 (&x)[4]) {
+    const int first = ChunkColumn(chunk);
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      const int c = first + 32 * q;
+      const auto at = [&](int i) { return c + i < columns ? row[c + i] : 0.0f; };
+      x[q] = wide ? LoadFour(row, c, columns) : float4{at(0), at(1), at(2), at(3)};
+    }
   };
-  constexpr int kKept = 4;  // fours of a thread that are not read twice
-  float4 kept[kKept];
+  constexpr int kKept = 2;  // chunks of a thread that are not read twice
+  float4 kept[kKept][4];
   uint32_t bits = 0;
+  const auto note = [&](const float4 (&x)[4]) {
+#pragma unroll
+    for (int q = 0; q < 4; ++q) bits = max(bits, LargestBits(x[q]));
+  };
+  const auto thread = static_cast<int>(threadIdx.x);
 #pragma unroll
   for (int n = 0; n < kKept; ++n) {
-    kept[n] = load((static_cast<int>(threadIdx.x) + n * kThreads) * 4);
-    bits = max(bits, LargestBits(kept[n]));
+    load(thread + n * kThreads, kept[n]);
+    note(kept[n]);
   }
-  for (int c = (static_cast<int>(threadIdx.x) + kKept * kThreads) * 4; c < padded; c += kThreads * 4) bits = max(bits, LargestBits(load(c)));
+  for (int chunk = thread + kKept * kThreads; chunk < chunks; chunk += kThreads) {
+    float4 x[4];
+    load(chunk, x);
+    note(x);
+  }
   bits = __reduce_max_sync(kAllLanes, bits);
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = bits;
   __syncthreads();
 #pragma unroll
   for (int w = 0; w < kThreads / 32; ++w) bits = max(bits, parts[w]);
   const float inverse = InverseScale(bits);
-  int8_t* to = values + int64_t{blockIdx.x} * 2 * padded;
-  const auto store = [&](float4 x, int c) {
-    if (c >= padded) return;
-    uint32_t high, low;
-    RoundFour(x, inverse, high, low);
-    *reinterpret_cast<uint32_t*>(to + PrefillOffset(c)) = high;
-    *reinterpret_cast<uint32_t*>(to + PrefillOffset(c) + kPrefillLowOffset) = low;
+  const auto store = [&](const float4 (&x)[4], int chunk) {
+    if (chunk >= chunks) return;
+    uint32_t high[4], low[4];
+#pragma unroll
+    for (int q = 0; q < 4; ++q) RoundFour(x[q], inverse, high[q], low[q]);
+    auto* to = reinterpret_cast<uint4*>(values + (int64_t{chunk} * gridDim.x + blockIdx.x) * kChunkBytes);
+    to[0] = uint4{high[0], high[1], high[2], high[3]};
+    to[1] = uint4{low[0], low[1], low[2], low[3]};
   };
 #pragma unroll
-  for (int n = 0; n < kKept; ++n) store(kept[n], (static_cast<int>(threadIdx.x) + n * kThreads) * 4);
-  for (int c = (static_cast<int>(threadIdx.x) + kKept * kThreads) * 4; c < padded; c += kThreads * 4) store(load(c), c);
+  for (int n = 0; n < kKept; ++n) store(kept[n], thread + n * kThreads);
+  for (int chunk = thread + kKept * kThreads; chunk < chunks; chunk += kThreads) {
+    float4 x[4];
+    load(chunk, x);
+    store(x, chunk);
+  }
   if (threadIdx.x == 0) scales[blockIdx.x] = ScaleOf(bits);
 }
 
 constexpr int kTransposedRows = 32;
 
 // A block 32 rows and a column tile.
-__global__ void __launch_bounds__(kThreads)
-    TransposeKernel(const int8_t* values, int rows, int columns, int row_bytes, int16_t* transposed) {
-  __shared__ __align__(16) int8_t shared[kTransposedRows][512 + 16];
+__global__ void __launch_bounds__(kThreads) TransposeKernel(const int8_t* values, int rows, int columns, int16_t* transposed) {
+  constexpr int kPlace = kChunkBytes + 16;  // of a row's chunk, on other banks than its neighbours
+  __shared__ __align__(16) int8_t shared[kTileChunks][kTransposedRows][kPlace];
   StartBehindKernelInFront();
   const int first = static_cast<int>(blockIdx.x) * kTransposedRows;
-  for (int i = threadIdx.x; i < kTransposedRows * 32; i += kThreads) {
-    const int row = min(first + i / 32, rows - 1);
-    *reinterpret_cast<uint4*>(&shared[i / 32][i % 32 * 16]) =
-        *reinterpret_cast<const uint4*>(values + int64_t{row} * row_bytes + blockIdx.y * 512 + i % 32 * 16);
+  for (int i = threadIdx.x; i < kTileChunks * kTransposedRows * 2; i += kThreads) {
+    const int chunk = i / (kTransposedRows * 2);
+    const int row = i / 2 % kTransposedRows;
+    if (first + row >= rows) continue;
+    *reinterpret_cast<uint4*>(&shared[chunk][row][i % 2 * 16]) = *reinterpret_cast<const uint4*>(
+        values + ((int64_t{blockIdx.y} * kTileChunks + chunk) * rows + first + row) * kChunkBytes + i % 2 * 16);
   }
   __syncthreads();
   const int row = threadIdx.x % 32;
   if (first + row >= rows) return;
-  for (int c = static_cast<int>(threadIdx.x) / 32; c < kTileColumns; c += kThreads / 32) {
-    const int64_t column = int64_t{blockIdx.y} * kTileColumns + c;
-    if (column >= columns) return;
-    const int8_t* at = &shared[row][PrefillOffset(c)];
-    transposed[column * rows + first + row] = static_cast<int16_t>(at[0] * 256 + at[kPrefillLowOffset]);
+  for (int i = static_cast<int>(threadIdx.x) / 32; i < kTileColumns; i += kThreads / 32) {
+    const int chunk = i / kChunkColumns;
+    const int64_t column = int64_t{blockIdx.y} * kTileColumns + ChunkColumn(chunk) + i % kChunkColumns / 4 * 32 + i % 4;
+    if (column >= columns) continue;
+    const int8_t* at = &shared[chunk][row][i % kChunkColumns];
+    transposed[column * rows + first + row] = static_cast<int16_t>(at[0] * 256 + at[kChunkColumns]);
   }
 }
 
@@ -131,16 +150,15 @@ __global__ void __launch_bounds__(kSortThreads) SortRoutesKernel(const int32_t* 
 
 void RoundPrefillRows(CUstream_st* stream, const float* input, int64_t input_stride, const int32_t* source, const PrefillRows& to) {
   cuda::LaunchOverlapped("RoundPrefillRowsKernel", cuda::RoundPrefillRowsKernel, static_cast<unsigned>(to.rows), cuda::kThreads, stream,
-                         input, input_stride, source, static_cast<int>(to.columns), static_cast<int>(RoundedRowBytes(to.columns) / 2),
-                         reinterpret_cast<int8_t*>(to.values), to.scales);
+                         input, input_stride, source, static_cast<int>(to.columns),
+                         static_cast<int>(RoundedRowBytes(to.columns) / cuda::kChunkBytes), reinterpret_cast<int8_t*>(to.values), to.scales);
 }
 
 void TransposePrefillRows(CUstream_st* stream, const PrefillRows& rows) {
-  const auto row_bytes = static_cast<int>(RoundedRowBytes(rows.columns));
-  const dim3 grid(cuda::Blocks(rows.rows, cuda::kTransposedRows), static_cast<unsigned>(row_bytes / 512));
+  const dim3 grid(cuda::Blocks(rows.rows, cuda::kTransposedRows), cuda::Blocks(rows.columns, kTileColumns));
   cuda::LaunchOverlapped("TransposeKernel", cuda::TransposeKernel, grid, cuda::kThreads, stream,
                          reinterpret_cast<const int8_t*>(rows.values), static_cast<int>(rows.rows), static_cast<int>(rows.columns),
-                         row_bytes, rows.transposed);
+                         rows.transposed);
 }
 
 int64_t MostPrefillTiles(int64_t routes, int64_t experts) { return std::min(routes, experts) + routes / kPrefillTokens; }

@@ -442,7 +442,8 @@ class PrefillGpu : public DecodeGpu {
     PrefillRows rows;
   };
 
-  void ExpectPrefill(const Weight& weight, int64_t tokens, uint32_t seed) {
+  // `scratch_rows`: how many rows the scratch takes expanded; 0: no scratch.
+  void ExpectPrefill(const Weight& weight, int64_t tokens, uint32_t seed, int64_t scratch_rows = 0) {
     const int64_t columns = weight.matrix.columns;
     const int64_t rows = weight.matrix.rows;
     const int64_t stride = (columns + 3) / 4 * 4;
@@ -450,7 +451,9 @@ class PrefillGpu : public DecodeGpu {
     const DeviceArray<float> input(x);
     const DeviceArray<float> output(std::vector<float>(static_cast<size_t>(tokens * rows), std::nanf("")));
     const Rows rounded(input.get(), tokens, columns, stride, nullptr, stream_);
-    PrefillMatmul(stream_, {.weight = weight.matrix, .input = rounded.rows, .output = output.get(), .output_stride = rows});
+    const DeviceArray<std::byte> scratch(static_cast<size_t>(scratch_rows / 128 * LeastPrefillScratch(columns)) + 1);
+    PrefillMatmul(stream_, {.weight = weight.matrix, .input = rounded.rows, .output = output.get(), .output_stride = rows,
+                            .scratch = {scratch.get(), scratch_rows > 0 ? scratch.size() : 0}});
     HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
     const std::vector<float> y = output.ToHost();
     for (const int64_t t : {int64_t{0}, tokens / 2, tokens - 1}) {
@@ -480,6 +483,34 @@ TEST_P(PrefillGpuFormats, GivesTheBitsOfTheDecodeKernels) {
       ExpectPrefill(outlying, tokens, 8);
     }
   }
+}
+
+TEST_P(PrefillGpuFormats, GivesThemFromExpandedWeightsToo) {
+  const auto [mode, levels] = GetParam();
+  for (const int64_t columns : {100, 384, 1000}) {
+    const quant::XfpFormat format{.mode = mode, .levels = levels};
+    const Weight plain(300, columns, format, 0, 5), outlying(150, columns, format, columns > 200 ? 40 : 3, 6);
+    for (const int64_t tokens : {17, 128, 300}) {
+      ExpectPrefill(plain, tokens, 7, 128);  // three turns
+      ExpectPrefill(plain, tokens, 7, 384);
+      ExpectPrefill(outlying, tokens, 8, 128);
+    }
+  }
+}
+
+// More tiles than a device has multiprocessors, and more column halves than stages: every stage is filled again and again.
+TEST_F(PrefillGpu, ExpandedWeightsGiveTheBitsTileAfterTile) {
+  const Weight weight(1100, 2100, {.mode = Mode::kV2, .levels = 16}, 0, 5);
+  ExpectPrefill(weight, 3000, 9, 1152);
+}
+
+TEST(PrefillScratch, IsOfWholeRowBlocksAndOnlyForLargeProducts) {
+  EXPECT_EQ(PrefillScratchBytes(256, 12288, 3072), 0);
+  EXPECT_EQ(PrefillScratchBytes(2048, 512, 512), 0);
+  EXPECT_EQ(PrefillScratchBytes(2048, 8192, 3072), 8192 * 3072);
+  EXPECT_EQ(PrefillScratchBytes(2048, 8190, 3000), 8192 * 3072);
+  EXPECT_LE(PrefillScratchBytes(2048, 248320, 3072), int64_t{32} << 20);
+  EXPECT_EQ(PrefillScratchBytes(2048, 248320, 3072) % LeastPrefillScratch(3072), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Every, PrefillGpuFormats,
