@@ -55,7 +55,7 @@ class DeviceBackend {
   virtual void GatedDeltaRule(const DeltaRuleCall& call) = 0;
   virtual void GatedDeltaNet(const GatedDeltaCall& call) = 0;
   virtual void Route(const RouteCall& call) = 0;
-  virtual void ProjectAndRoute(std::span<const MatmulCall> calls, const RouteCall& route) = 0;
+  virtual void NormAndProject(const NormAndProjectCall& call) = 0;
   virtual void SwiGlu(const SwiGluCall& call) = 0;
   virtual void SigmoidGate(const SigmoidGateCall& call) = 0;
   virtual void Combine(const CombineCall& call) = 0;

@@ -232,9 +232,20 @@ Activations Engine::Normed(int64_t rows) const {
   return normed;
 }
 
-void Engine::Norm(TensorRole role, int layer, const CombineCall& pending, int64_t rows) {
+// On a device, a few rows go to and fro between two places; else they stay in theirs.
+CombineCall Engine::Pending(int64_t rows) const {
+  CombineCall pending{.residual = residual_, .shared = buffers_->Floats(buffers_->mixed), .rows = rows, .columns = spec().hidden};
+  if (context_.device != nullptr && rows <= kernels::kMostProjectedRows) {
+    float* const first = buffers_->Floats(buffers_->residual);
+    pending.sum = residual_ == first ? buffers_->Floats(buffers_->other_residual) : first;
+  }
+  return pending;
+}
+
+void Engine::Norm(TensorRole role, int layer, int64_t rows, std::span<const MatmulCall> products, const kernels::RouteCall* route) {
   const Activations normed = Normed(rows);
-  const kernels::RmsNormCall norm{.input = buffers_->Floats(buffers_->residual),
+  if (pending_.residual != nullptr) residual_ = pending_.into();
+  const kernels::RmsNormCall norm{.input = residual_,
                                   .input_stride = spec().hidden,
                                   .output = normed.values,
                                   .output_stride = spec().hidden,
@@ -244,11 +255,12 @@ void Engine::Norm(TensorRole role, int layer, const CombineCall& pending, int64_
                                   .weight_offset = spec().norm_offset,
                                   .epsilon = spec().norm_epsilon,
                                   .rounded = model_.has_packed() ? &normed : nullptr};
-  if (pending.residual != nullptr) {
-    CombineAndNorm(context_, pending, norm);
+  if (products.empty()) {
+    CombineAndNorm(context_, pending_, norm);
   } else {
-    RmsNorm(context_, norm);
+    NormAndProject(context_, {.combine = pending_, .norm = norm, .products = products, .route = route});
   }
+  pending_ = {};
 }
 
 void Engine::Round(const Activations& activations) {
@@ -262,6 +274,7 @@ void Engine::AddBias(TensorRole role, int layer, float* values, int64_t rows) {
 
 void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const SequenceRun> runs, int64_t rows) {
   const AttentionPlaces& at = buffers_->attention[static_cast<size_t>(layer)];
+  Norm(TensorRole::kMixerNorm, layer, rows);
   const Activations normed = Normed(rows);
   float* query = buffers_->Floats(at.query);
   float* key = buffers_->Floats(at.key);
@@ -316,8 +329,11 @@ void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const S
                                     WholeProduct(W(TensorRole::kDeltaZ, layer), normed, z),
                                     WholeProduct(W(TensorRole::kDeltaA, layer), normed, a),
                                     WholeProduct(W(TensorRole::kDeltaB, layer), normed, b)};
+  // A device has a and b, which are few, from the norm's launch; a host shares all four out over its threads at once.
+  const size_t later = context_.device != nullptr ? 2 : 4;
+  Norm(TensorRole::kMixerNorm, layer, rows, std::span(projections).subspan(later));
   const Activations core = buffers_->At(at.core, rows, spec.value_columns());
-  GatedDeltaNet(context_, {.projections = projections,
+  GatedDeltaNet(context_, {.projections = std::span(projections).first(later),
                            .convolution = {.runs = runs, .rows = rows, .values = qkv, .channels = spec.conv_channels(),
                                            .kernel = spec.conv_kernel, .weight = &W(TensorRole::kDeltaConv, layer),
                                            .state = conv_states_[static_cast<size_t>(layer)].as<float>()},
@@ -332,7 +348,7 @@ void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const S
   MixedProduct(W(TensorRole::kDeltaOut, layer), core, buffers_->Doubles(at.sums));
 }
 
-CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
+void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
   const MoePlaces& at = buffers_->moe[static_cast<size_t>(layer)];
   const int64_t hidden = model_.spec().hidden;
   const int64_t top = spec.experts_per_token;
@@ -344,9 +360,9 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
 
   MatmulCall first[2] = {WholeProduct(W(TensorRole::kRouter, layer), normed, buffers_->Floats(at.logits))};
   if (spec.shared_gate) first[1] = WholeProduct(W(TensorRole::kSharedExpertGate, layer), normed, gate);
-  ProjectAndRoute(context_, {first, spec.shared_gate ? size_t{2} : size_t{1}},
-                  {.logits = buffers_->Floats(at.logits), .rows = rows, .experts = spec.experts, .top = top,
-                   .normalize = spec.normalize, .chosen = chosen, .weights = weights});
+  const kernels::RouteCall route{.logits = buffers_->Floats(at.logits), .rows = rows, .experts = spec.experts, .top = top,
+                                 .normalize = spec.normalize, .chosen = chosen, .weights = weights};
+  Norm(TensorRole::kFeedForwardNorm, layer, rows, {first, spec.shared_gate ? size_t{2} : size_t{1}}, &route);
 
   const Activations expert_hidden = buffers_->At(at.hidden, routes, spec.width);
   Activations shared_hidden;
@@ -368,9 +384,8 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
     if (spec.shared_width > 0) calls.push_back(WholeProduct(W(TensorRole::kSharedDown, layer), shared_hidden, shared_out));
   };
   std::vector<MatmulCall>& calls = buffers_->calls;
-  float* residual = buffers_->Floats(buffers_->residual);
   float* mixed = buffers_->Floats(buffers_->mixed);  // what the residual takes in after the ranks' parts are added up
-  const CombineCall added_up{.residual = residual, .shared = mixed, .rows = rows, .columns = hidden};
+  pending_ = Pending(rows);
 
   if (context_.device != nullptr) {  // it looks for its experts itself
     kernels::ExpertsCall call{.gate_up = &W(TensorRole::kExpertsGateUp, layer), .down = &W(TensorRole::kExpertsDown, layer),
@@ -385,7 +400,7 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
     }
     context_.device->Experts(call);
     if (ranks_ != nullptr) AddUp(mixed, rows * hidden);
-    return added_up;
+    return;
   }
 
   // The routes of each expert, in order of token: which input row, and which route they fill.
@@ -439,19 +454,17 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
     SumExperts(context_, {.sums = sums, .routed = routed_sums, .weights = weights, .top = top,
                           .shared = spec.shared_width > 0 ? sums : nullptr, .shared_gate = gate, .rows = rows,
                           .columns = hidden});
-    RoundSums(sums, rows * hidden);
-    return added_up;
+    return RoundSums(sums, rows * hidden);
   }
   Matmul(context_, calls);
   if (ranks_ != nullptr) {
     kernels::Zero(context_, mixed, rows * hidden * 4);
     Combine(context_, {.residual = mixed, .routed = routed, .weights = weights, .top = top, .shared = shared_out,
                        .shared_gate = gate, .rows = rows, .columns = hidden});
-    AddUp(mixed, rows * hidden);
-    return added_up;
+    return AddUp(mixed, rows * hidden);
   }
-  return {.residual = residual, .routed = routed, .weights = weights, .top = top, .shared = shared_out, .shared_gate = gate,
-          .rows = rows, .columns = hidden};
+  pending_ = {.residual = residual_, .routed = routed, .weights = weights, .top = top, .shared = shared_out, .shared_gate = gate,
+              .rows = rows, .columns = hidden};
 }
 
 const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
@@ -547,14 +560,13 @@ void Engine::RunPass(std::span<const int32_t> tokens, std::span<const SequenceRu
 // All of a pass but what comes from the host and goes back to it.
 void Engine::RunBlocks(std::span<const SequenceRun> runs, int64_t rows, int64_t logit_rows) {
   const int64_t hidden = spec().hidden;
-  float* residual = buffers_->Floats(buffers_->residual);
+  residual_ = buffers_->Floats(buffers_->residual);
+  pending_ = {};
   EmbedTokens(context_, {.weight = &W(TensorRole::kEmbedding, -1), .tokens = buffers_->tokens,
-                         .rows = rows, .output = residual});
-  CombineCall pending;     // what the residual has yet to take in
+                         .rows = rows, .output = residual_});
   int64_t angles_of = -1;  // layers with the same frequencies share their angles
   for (int i = 0; i < static_cast<int>(spec().layers.size()); ++i) {
     const LayerSpec& layer = spec().layers[static_cast<size_t>(i)];
-    Norm(TensorRole::kMixerNorm, i, pending, rows);
     if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
       const int64_t frequencies = buffers_->frequencies[static_cast<size_t>(i)];
       if (angles_of != frequencies) {
@@ -567,17 +579,16 @@ void Engine::RunBlocks(std::span<const SequenceRun> runs, int64_t rows, int64_t 
     } else {
       GatedDelta(i, std::get<GatedDeltaSpec>(layer.mixer), runs, rows);
     }
-    pending = {.residual = residual, .shared = buffers_->Floats(buffers_->mixed), .rows = rows, .columns = hidden};
-    Norm(TensorRole::kFeedForwardNorm, i, pending, rows);
-    pending = MixtureOfExperts(i, layer.feed_forward, rows);
+    pending_ = Pending(rows);
+    MixtureOfExperts(i, layer.feed_forward, rows);
   }
   if (logit_rows == 0) return;
-  if (pending.residual != nullptr) Combine(context_, pending);
+  if (pending_.residual != nullptr) Combine(context_, pending_), residual_ = pending_.into();
 
   // Only the rows asked for go through the last norm and the head.
   Activations last = buffers_->At(buffers_->last, logit_rows, hidden);
   last.rounded = model_.has_packed();
-  RmsNorm(context_, {.input = residual, .input_rows = buffers_->logit_rows, .input_stride = hidden,
+  RmsNorm(context_, {.input = residual_, .input_rows = buffers_->logit_rows, .input_stride = hidden,
                      .output = last.values, .output_stride = hidden, .rows = logit_rows, .columns = hidden,
                      .weight = &W(TensorRole::kFinalNorm, -1), .weight_offset = spec().norm_offset,
                      .epsilon = spec().norm_epsilon, .rounded = last.rounded ? &last : nullptr});

@@ -99,9 +99,12 @@ class Engine {
   void RunBlocks(std::span<const kernels::SequenceRun> runs, int64_t rows, int64_t logit_rows);
   void Attention(int layer, const AttentionSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
   void GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
-  // Gives what the residual has yet to take in, if anything; Norm takes that in first.
-  kernels::CombineCall MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows);
-  void Norm(TensorRole role, int layer, const kernels::CombineCall& pending, int64_t rows);
+  void MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows);
+  // The norm in front of a block, which takes what is pending into the residual first, and products of what it gives.
+  void Norm(TensorRole role, int layer, int64_t rows, std::span<const kernels::MatmulCall> products = {},
+            const kernels::RouteCall* route = nullptr);
+  // What the residual is to take in: Buffers::mixed, of so many rows.
+  kernels::CombineCall Pending(int64_t rows) const;
   void Round(const kernels::Activations& activations);  // where any weight is packed
   // Likewise, of activations whose columns are shared out among the ranks.
   void RoundParts(std::span<const kernels::Activations> parts);
@@ -129,6 +132,8 @@ class Engine {
   std::vector<kernels::DeviceBuffer> delta_states_;
   kernels::DeviceBuffer arena_;
   std::unique_ptr<Buffers> buffers_;
+  float* residual_ = nullptr;      // of the pass under way
+  kernels::CombineCall pending_;  // what it has yet to take in; no residual: nothing
   std::vector<float> host_logits_;  // what a device or the ranks gave back
   std::vector<kernels::GreedyChoice> choices_;
 };

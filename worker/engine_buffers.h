@@ -75,6 +75,7 @@ struct Engine::Buffers {
   int64_t told = 0;
   std::vector<int64_t> frequencies;              // by layer; layers that turn alike share them
   int64_t residual = 0;
+  int64_t other_residual = 0;  // see Engine::Pending
   int64_t cosines = 0;
   int64_t sines = 0;
   int64_t mixed = 0;  // a block's output before it is added
@@ -109,6 +110,7 @@ struct Engine::Buffers {
       frequencies[i] = same < i ? frequencies[same] : plan.Take(std::max<int64_t>(1, static_cast<int64_t>(own->size())) * 4);
     }
     residual = plan.Take(rows * spec.hidden * 4);
+    if (!shape.workspace.sums_in_double) other_residual = plan.Take(std::min(rows, kernels::kMostProjectedRows) * spec.hidden * 4);
     normed = TakeActivations(plan, padding, rows, spec.hidden);
     mixed = plan.Take(rows * spec.hidden * 4);
     int64_t pairs = 0;

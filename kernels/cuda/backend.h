@@ -70,7 +70,7 @@ class CudaBackend : public DeviceBackend {
   void GatedDeltaRule(const DeltaRuleCall& call) override;
   void GatedDeltaNet(const GatedDeltaCall& call) override;
   void Route(const RouteCall& call) override;
-  void ProjectAndRoute(std::span<const MatmulCall> calls, const RouteCall& route) override;
+  void NormAndProject(const NormAndProjectCall& call) override;
   void SwiGlu(const SwiGluCall& call) override;
   void SigmoidGate(const SigmoidGateCall& call) override;
   void Combine(const CombineCall& call) override;
