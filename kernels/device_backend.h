@@ -61,6 +61,7 @@ class DeviceBackend {
   virtual void Combine(const CombineCall& call) = 0;
   virtual void Experts(const ExpertsCall& call) = 0;
   virtual void PickGreedy(const GreedyCall& call) = 0;
+  virtual void DrawTokens(const DrawCall& call) = 0;
   // Adds `values` up over the ranks of tensor parallelism, in place: element by element, the same bits on each of them. Every
   // rank calls it, at the same place of the pass.
   virtual void AllReduceSum(float* values, int64_t count) = 0;

@@ -92,7 +92,8 @@ class CudaRuntime : public Runtime {
   EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const override {
     EngineWorkspace workspace;
     workspace.activation_padding = kernels::kCudaActivationPadding;
-    kernels::CudaPass pass{.rows = shape.pass_tokens, .most_columns = spec.hidden, .hidden = spec.hidden};
+    kernels::CudaPass pass{.rows = shape.pass_tokens, .most_columns = spec.hidden, .hidden = spec.hidden,
+                           .logit_rows = shape.logit_rows};
     for (const LayerSpec& layer : spec.layers) {
       const MoeSpec& moe = layer.feed_forward;
       pass.experts = std::max(pass.experts, moe.experts);

@@ -469,7 +469,7 @@ void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
 
 const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
                           std::span<const int32_t> logit_rows) {
-  RunPass(tokens, runs, logit_rows, false);
+  RunPass(tokens, runs, logit_rows, Choose::kNothing);
   if (logit_rows.empty()) return nullptr;
   float* logits = buffers_->Floats(buffers_->logits);
   if (context_.device == nullptr && ranks_ == nullptr) return logits;
@@ -493,9 +493,9 @@ const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const Seque
   return host_logits_.data();
 }
 
-std::span<const kernels::GreedyChoice> Engine::PassGreedy(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
+std::span<const kernels::TokenChoice> Engine::PassGreedy(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
                                                           std::span<const int32_t> logit_rows) {
-  RunPass(tokens, runs, logit_rows, true);
+  RunPass(tokens, runs, logit_rows, Choose::kGreedy);
   choices_.resize(logit_rows.size());
   kernels::Download(context_, std::as_writable_bytes(std::span(choices_)), buffers_->base + buffers_->choices);
   if (ranks_ == nullptr || logit_rows.empty()) return choices_;
@@ -503,11 +503,11 @@ std::span<const kernels::GreedyChoice> Engine::PassGreedy(std::span<const int32_
   for (size_t rank = 1; rank < parts.size(); ++rank) {  // of rank 0 alone; lower ids win ties
     const auto first = static_cast<int32_t>(
         VocabularyOf(spec(), {.rank = static_cast<int>(rank), .world_size = ranks_->world_size()}).first);
-    std::vector<kernels::GreedyChoice> of_rank(choices_.size());
+    std::vector<kernels::TokenChoice> of_rank(choices_.size());
     HPROC_CHECK(parts[rank].size() == of_rank.size() * sizeof of_rank.front(), "a rank's choices");
     std::memcpy(of_rank.data(), parts[rank].data(), parts[rank].size());
     for (size_t i = 0; i < choices_.size(); ++i) {
-      kernels::GreedyChoice& choice = choices_[i];
+      kernels::TokenChoice& choice = choices_[i];
       choice.nonfinite += of_rank[i].nonfinite;
       if (std::isnan(of_rank[i].logit) || !(std::isnan(choice.logit) || of_rank[i].logit > choice.logit)) continue;
       choice.token = first + of_rank[i].token;
@@ -517,8 +517,24 @@ std::span<const kernels::GreedyChoice> Engine::PassGreedy(std::span<const int32_
   return choices_;
 }
 
+std::span<const kernels::TokenChoice> Engine::PassDrawn(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
+                                                        std::span<const int32_t> logit_rows, std::span<const kernels::Draw> draws) {
+  HPROC_CHECK(draws.size() == logit_rows.size(), "a draw for every row");
+  choices_.resize(logit_rows.size());
+  if (ranks_ != nullptr) {  // which have some of the vocabulary each
+    const float* logits = Pass(tokens, runs, logit_rows);
+    if (logits == nullptr) return {};
+    kernels::DrawTokensOnHost({.logits = logits, .rows = static_cast<int64_t>(draws.size()), .columns = spec().vocabulary,
+                               .draws = draws.data(), .choices = choices_.data()});
+    return choices_;
+  }
+  RunPass(tokens, runs, logit_rows, Choose::kDraws, draws);
+  kernels::Download(context_, std::as_writable_bytes(std::span(choices_)), buffers_->base + buffers_->choices);
+  return choices_;
+}
+
 void Engine::RunPass(std::span<const int32_t> tokens, std::span<const SequenceRun> runs, std::span<const int32_t> logit_rows,
-                     bool greedy) {
+                     Choose choose, std::span<const kernels::Draw> draws) {
   const auto rows = static_cast<int64_t>(tokens.size());
   HPROC_CHECK(buffers_ != nullptr && buffers_->base != nullptr && !keys_.empty(), "memory for a pass");
   HPROC_CHECK(rows <= shape_.pass_tokens && static_cast<int>(logit_rows.size()) <= shape_.logit_rows &&
@@ -529,32 +545,41 @@ void Engine::RunPass(std::span<const int32_t> tokens, std::span<const SequenceRu
   }
   std::vector<std::byte>& told = buffers_->told_bytes;
   told.clear();
-  for (const std::span<const std::byte> part : {std::as_bytes(runs), std::as_bytes(tokens), std::as_bytes(logit_rows)}) {
+  for (const std::span<const std::byte> part :
+       {std::as_bytes(draws), std::as_bytes(runs), std::as_bytes(tokens), std::as_bytes(logit_rows)}) {
     told.insert(told.end(), part.begin(), part.end());
   }
   if (leads()) {
     std::vector<std::byte> order = OrderBytes({.order = kRunPass, .runs = static_cast<int32_t>(runs.size()),
                                                .tokens = static_cast<int32_t>(rows),
-                                               .logit_rows = static_cast<int32_t>(logit_rows.size()), .greedy = greedy ? 1 : 0},
+                                               .logit_rows = static_cast<int32_t>(logit_rows.size()),
+                                               .greedy = choose == Choose::kGreedy ? 1 : 0},
                                               told);
     ranks_->Broadcast(order, ranks_->patience);
   }
   std::byte* at = buffers_->base + buffers_->told;
   kernels::Upload(context_, at, told);
+  const auto* const placed_draws = reinterpret_cast<const kernels::Draw*>(at);
+  at += draws.size_bytes();
   const std::span<const SequenceRun> placed_runs(reinterpret_cast<const SequenceRun*>(at), runs.size());
   buffers_->tokens = reinterpret_cast<const int32_t*>(at + runs.size_bytes());
   buffers_->logit_rows = buffers_->tokens + rows;
   const auto asked = static_cast<int64_t>(logit_rows.size());
   const auto run_blocks = [&] {
     RunBlocks(placed_runs, rows, asked);
-    if (!greedy || asked == 0) return;
-    kernels::PickGreedy(context_, {.logits = buffers_->Floats(buffers_->logits), .rows = asked,
-                                   .columns = VocabularyOf(spec(), shape_.shard).count,
-                                   .choices = reinterpret_cast<kernels::GreedyChoice*>(buffers_->base + buffers_->choices)});
+    if (choose == Choose::kNothing || asked == 0) return;
+    const float* logits = buffers_->Floats(buffers_->logits);
+    const int64_t columns = VocabularyOf(spec(), shape_.shard).count;
+    auto* const choices = reinterpret_cast<kernels::TokenChoice*>(buffers_->base + buffers_->choices);
+    if (choose == Choose::kGreedy) {
+      PickGreedy(context_, {.logits = logits, .rows = asked, .columns = columns, .choices = choices});
+    } else {
+      DrawTokens(context_, {.logits = logits, .rows = asked, .columns = columns, .draws = placed_draws, .choices = choices});
+    }
   };
   const bool decodes = rows == static_cast<int64_t>(runs.size());  // one token of each sequence
   if (context_.device == nullptr || !decodes) return run_blocks();
-  context_.device->Replay((rows * (int64_t{shape_.logit_rows} + 1) + asked) * 2 + (greedy ? 1 : 0), run_blocks);
+  context_.device->Replay((rows * (int64_t{shape_.logit_rows} + 1) + asked) * 3 + static_cast<int64_t>(choose), run_blocks);
 }
 
 // All of a pass but what comes from the host and goes back to it.

@@ -79,9 +79,13 @@ class Engine {
   const float* Pass(std::span<const int32_t> tokens, std::span<const kernels::SequenceRun> runs,
                     std::span<const int32_t> logit_rows);
   // Likewise, but returns what greedy decoding makes of those rows; all that comes back from a device.
-  std::span<const kernels::GreedyChoice> PassGreedy(std::span<const int32_t> tokens,
+  std::span<const kernels::TokenChoice> PassGreedy(std::span<const int32_t> tokens,
                                                     std::span<const kernels::SequenceRun> runs,
                                                     std::span<const int32_t> logit_rows);
+
+  // Likewise, by a draw for each of those rows.
+  std::span<const kernels::TokenChoice> PassDrawn(std::span<const int32_t> tokens, std::span<const kernels::SequenceRun> runs,
+                                                  std::span<const int32_t> logit_rows, std::span<const kernels::Draw> draws);
 
   // Of ranks but 0: does what rank 0 has its engine do, until rank 0 calls Release. Waits without a limit between passes.
   void Follow();
@@ -94,8 +98,10 @@ class Engine {
  private:
   struct Buffers;
 
+  // What becomes of the logits within the pass.
+  enum class Choose { kNothing, kGreedy, kDraws };
   void RunPass(std::span<const int32_t> tokens, std::span<const kernels::SequenceRun> runs, std::span<const int32_t> logit_rows,
-               bool greedy);
+               Choose choose, std::span<const kernels::Draw> draws = {});
   void RunBlocks(std::span<const kernels::SequenceRun> runs, int64_t rows, int64_t logit_rows);
   void Attention(int layer, const AttentionSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
   void GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
@@ -135,7 +141,7 @@ class Engine {
   float* residual_ = nullptr;      // of the pass under way
   kernels::CombineCall pending_;  // what it has yet to take in; no residual: nothing
   std::vector<float> host_logits_;  // what a device or the ranks gave back
-  std::vector<kernels::GreedyChoice> choices_;
+  std::vector<kernels::TokenChoice> choices_;
 };
 
 }  // namespace hproc::worker

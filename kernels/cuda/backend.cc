@@ -52,7 +52,7 @@ bool CanShareLaunch(const Matrix& a, const Matrix& b) {
 }  // namespace
 
 int64_t CudaWorkspaceBytes(const CudaPass& pass) {
-  int64_t bytes = cuda::PickGreedyBytes();
+  int64_t bytes = std::max(cuda::PickGreedyBytes(), cuda::DrawBytes(pass.logit_rows));
   for (int64_t tokens = 1; tokens <= std::min<int64_t>(pass.rows, kMaxDecodeTokens); ++tokens) {
     bytes = std::max(bytes, DecodeWorkspaceBytes(tokens, pass.most_columns));
   }
@@ -64,7 +64,8 @@ int64_t CudaWorkspaceBytes(const CudaPass& pass) {
 }
 
 struct CudaBackend::State {
-  explicit State(const CudaDevice& device) : current(device.ordinal()), can_prefill(CanPrefill()) {}
+  explicit State(const CudaDevice& device)
+      : current(device.ordinal()), multiprocessors(device.multiprocessors()), can_prefill(CanPrefill()) {}
 
   // Rows [first, first + n) of every call with at most kMaxDecodeTokens rows: what the decode kernels take at once.
   template <typename Body>
@@ -136,6 +137,7 @@ struct CudaBackend::State {
   }
 
   ScopedDevice current;
+  int multiprocessors;
   bool can_prefill;
   std::unique_ptr<NcclRanks> ranks;
   std::function<void(std::chrono::milliseconds)> check;
@@ -374,6 +376,9 @@ void CudaBackend::SwiGlu(const SwiGluCall& call) { cuda::LaunchSwiGlu(call, stat
 void CudaBackend::SigmoidGate(const SigmoidGateCall& call) { cuda::LaunchSigmoidGate(call, state_->stream.get()); }
 void CudaBackend::PickGreedy(const GreedyCall& call) {
   cuda::LaunchPickGreedy(call, state_->scratch(), state_->counters(), state_->stream.get());
+}
+void CudaBackend::DrawTokens(const DrawCall& call) {
+  cuda::LaunchDrawTokens(call, state_->scratch(), state_->counters(), state_->multiprocessors, state_->stream.get());
 }
 void CudaBackend::AllReduceSum(float* values, int64_t count) {
   HPROC_CHECK(state_->ranks != nullptr, "ranks to add up with");

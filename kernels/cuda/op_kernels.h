@@ -47,6 +47,10 @@ inline constexpr int64_t kMostPickBlocks = 128;
 // What it needs of the workspace; `counters` are zero before and after.
 int64_t PickGreedyBytes();
 void LaunchPickGreedy(const GreedyCall& call, std::byte* workspace, std::span<unsigned> counters, cudaStream_t stream);
+// draw.cu: likewise. Its blocks wait for each other, so that no more are launched than `multiprocessors` hold at once.
+inline constexpr int64_t kMostDrawGroups = 16;
+int64_t DrawBytes(int64_t rows);
+void LaunchDrawTokens(const DrawCall& call, std::byte* workspace, std::span<unsigned> counters, int multiprocessors, cudaStream_t stream);
 
 // row_matmul.cu: weights of any storage but decode order. Up to kMostRowProducts calls of one storage and number of tokens at
 // once.

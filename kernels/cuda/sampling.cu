@@ -1,6 +1,6 @@
 #include <algorithm>
-#include <climits>
 
+#include "kernels/cuda/best_logit.cuh"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
 
@@ -9,30 +9,6 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
-
-// The best of some of a row's logits.
-struct Best {
-  float logit = -INFINITY;
-  int token = INT_MAX;
-  int nonfinite = 0;
-
-  __device__ __forceinline__ void Keep(float value, int column) {
-    if (value > logit || (value == logit && column < token)) logit = value, token = column;
-  }
-  __device__ __forceinline__ void Take(float value, int column) {
-    nonfinite += (__float_as_uint(value) & 0x7F800000u) == 0x7F800000u ? 1 : 0;
-    Keep(value, column);
-  }
-  __device__ __forceinline__ void OverLanes() {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-      const float other = __shfl_xor_sync(kAllLanes, logit, step);
-      const int other_token = __shfl_xor_sync(kAllLanes, token, step);
-      Keep(other, other_token);
-    }
-    nonfinite = __reduce_add_sync(kAllLanes, nonfinite);
-  }
-};
 
 // Several blocks a row, of `each` logits; the last of them to be done decides. `bests`: of each block; `counters`: of each row.
 __global__ void __launch_bounds__(kThreads) PickGreedyKernel(GreedyCall call, int each, Best* bests, unsigned* counters) {
@@ -76,8 +52,7 @@ __global__ void __launch_bounds__(kThreads) PickGreedyKernel(GreedyCall call, in
     }
     best.OverLanes();
   }
-  const bool none = best.token == INT_MAX;
-  if (lane == 0) call.choices[blockIdx.y] = {none ? 0 : best.token, best.nonfinite, none ? NAN : best.logit};
+  if (lane == 0) call.choices[blockIdx.y] = best.Choice();
 }
 
 }  // namespace
