@@ -55,12 +55,13 @@ class DeviceBackend {
   virtual void GatedDeltaRule(const DeltaRuleCall& call) = 0;
   virtual void GatedDeltaNet(const GatedDeltaCall& call) = 0;
   virtual void Route(const RouteCall& call) = 0;
-  virtual void ProjectAndRoute(std::span<const MatmulCall> calls, const RouteCall& route) = 0;
+  virtual void NormAndProject(const NormAndProjectCall& call) = 0;
   virtual void SwiGlu(const SwiGluCall& call) = 0;
   virtual void SigmoidGate(const SigmoidGateCall& call) = 0;
   virtual void Combine(const CombineCall& call) = 0;
   virtual void Experts(const ExpertsCall& call) = 0;
   virtual void PickGreedy(const GreedyCall& call) = 0;
+  virtual void DrawTokens(const DrawCall& call) = 0;
   // Adds `values` up over the ranks of tensor parallelism, in place: element by element, the same bits on each of them. Every
   // rank calls it, at the same place of the pass.
   virtual void AllReduceSum(float* values, int64_t count) = 0;

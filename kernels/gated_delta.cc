@@ -20,7 +20,7 @@ void GatedDeltaRule(const Context& context, const DeltaRuleCall& call) {
 }
 
 void GatedDeltaNet(const Context& context, const GatedDeltaCall& call) {
-  HPROC_CHECK(call.projections.size() == 4, "projections of a gated delta net");
+  HPROC_CHECK(call.projections.size() == 4 || call.projections.size() == 2, "projections of a gated delta net");
   if (context.device != nullptr) return context.device->GatedDeltaNet(call);
   Matmul(context, call.projections);
   CausalConvSilu(context, call.convolution);

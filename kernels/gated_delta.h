@@ -55,7 +55,7 @@ void GatedDeltaRule(const Context& context, const DeltaRuleCall& call);
 
 // The whole block but its last projection, one after the other; a device does in fewer steps what needs no more.
 struct GatedDeltaCall {
-  std::span<const MatmulCall> projections;  // queries, keys and values; the gate; a; b
+  std::span<const MatmulCall> projections;  // queries, keys and values; the gate; a and b, unless they are there already
   CausalConvCall convolution;               // of the first
   DeltaRuleCall rule;
   GatedRmsNormCall norm;  // of the rule's output, by the second

@@ -7,7 +7,6 @@
 #include "kernels/device_backend.h"
 #include "kernels/for_rows.h"
 #include "kernels/moe_backends.h"
-#include "kernels/norm.h"
 
 namespace hproc::kernels {
 
@@ -15,13 +14,6 @@ void Route(const Context& context, const RouteCall& call) {
   HPROC_CHECK(call.top >= 1 && call.top <= call.experts, "experts per token");
   if (context.device != nullptr) return context.device->Route(call);
   context.backend == Backend::kReference ? reference::Route(call) : cpu::Route(context, call);
-}
-
-void ProjectAndRoute(const Context& context, std::span<const MatmulCall> calls, const RouteCall& route) {
-  HPROC_CHECK(route.top >= 1 && route.top <= route.experts && calls.front().output == route.logits, "experts per token");
-  if (context.device != nullptr) return context.device->ProjectAndRoute(calls, route);
-  Matmul(context, calls);
-  Route(context, route);
 }
 
 void SwiGlu(const Context& context, const SwiGluCall& call) {
@@ -61,11 +53,23 @@ void SumExperts(const Context& context, const SumExpertsCall& call) {
 }
 
 void CombineAndNorm(const Context& context, const CombineCall& combine, const RmsNormCall& norm) {
-  HPROC_CHECK(norm.input == combine.residual && norm.input_rows == nullptr && norm.input_stride == combine.columns &&
+  if (combine.residual == nullptr) return RmsNorm(context, norm);
+  HPROC_CHECK(norm.input == combine.into() && norm.input_rows == nullptr && norm.input_stride == combine.columns &&
                   norm.rows == combine.rows && norm.columns == combine.columns, "the norm of a residual");
   if (context.device != nullptr) return context.device->CombineAndNorm(combine, norm);
   Combine(context, combine);
   RmsNorm(context, norm);
+}
+
+void NormAndProject(const Context& context, const NormAndProjectCall& call) {
+  const RouteCall* route = call.route;
+  HPROC_CHECK(!call.products.empty(), "products of a norm");
+  HPROC_CHECK(route == nullptr || (route->top >= 1 && route->top <= route->experts && call.products.front().output == route->logits),
+              "experts per token");
+  if (context.device != nullptr) return context.device->NormAndProject(call);
+  CombineAndNorm(context, call.combine, call.norm);
+  Matmul(context, call.products);
+  if (route != nullptr) Route(context, *route);
 }
 
 }  // namespace hproc::kernels

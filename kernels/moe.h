@@ -7,6 +7,7 @@
 #include "kernels/context.h"
 #include "kernels/matmul.h"
 #include "kernels/matrix.h"
+#include "kernels/norm.h"
 
 namespace hproc::kernels {
 
@@ -47,9 +48,11 @@ struct SigmoidGateCall {
 void SigmoidGate(const Context& context, const SigmoidGateCall& call);
 
 // residual[row] += sum over k of weights[row][k] * routed[row * top + k] + sigmoid(shared_gate[row]) * shared[row].
-// `routed` or `shared` may be null, and `shared_gate` with them (the gate is then 1).
+// `routed` or `shared` may be null, and `shared_gate` with them (the gate is then 1). Where there is a `sum`, the result goes there
+// and `residual` stays, so that blocks of a device need not wait for each other's reads.
 struct CombineCall {
   float* residual = nullptr;     // [rows, columns]
+  float* sum = nullptr;          // likewise; overlaps nothing else
   const float* routed = nullptr;  // [rows * top, columns]
   const float* weights = nullptr;  // [rows, top]
   int64_t top = 0;
@@ -57,6 +60,8 @@ struct CombineCall {
   const float* shared_gate = nullptr;  // [rows]
   int64_t rows = 0;
   int64_t columns = 0;
+
+  constexpr float* into() const { return sum != nullptr ? sum : residual; }
 };
 void Combine(const Context& context, const CombineCall& call);
 
@@ -74,12 +79,20 @@ struct SumExpertsCall {
 };
 void SumExperts(const Context& context, const SumExpertsCall& call);
 
-// Combine, then the norm of the residual's rows, which a device does at once.
-struct RmsNormCall;
+// Combine where it has a residual, then the norm of the rows it gives, which a device does at once.
 void CombineAndNorm(const Context& context, const CombineCall& combine, const RmsNormCall& norm);
 
-// The products that choose a row's experts, then Route on the first one's output: what a device does at once.
-void ProjectAndRoute(const Context& context, std::span<const MatmulCall> calls, const RouteCall& route);
+// The most rows that a device takes at once below.
+inline constexpr int64_t kMostProjectedRows = 16;
+// Likewise, then products of the normed rows, then Route on the first one's output where there is a route. What a device does in one
+// launch for a few rows and products of few rows of plain weights, where the combination has a `sum`.
+struct NormAndProjectCall {
+  CombineCall combine;
+  RmsNormCall norm;
+  std::span<const MatmulCall> products;  // at least one, whole
+  const RouteCall* route = nullptr;
+};
+void NormAndProject(const Context& context, const NormAndProjectCall& call);
 
 // The shared expert of a layer, which every row goes through.
 struct SharedExpert {

@@ -44,7 +44,8 @@ void SigmoidGateRows(const SigmoidGateCall& call, int64_t begin, int64_t end) {
 void CombineRows(const CombineCall& call, int64_t begin, int64_t end) {
   const TagF d;
   for (int64_t r = begin; r < end; ++r) {
-    float* residual = call.residual + r * call.columns;
+    float* residual = call.into() + r * call.columns;
+    if (call.sum != nullptr) std::copy_n(call.residual + r * call.columns, call.columns, residual);
     const auto add = [&](const float* values, float weight) HWY_ATTR {
       const auto weights = hn::Set(d, weight);
       OverRow(

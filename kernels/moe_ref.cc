@@ -68,7 +68,7 @@ void Combine(const CombineCall& call) {
         sum += static_cast<double>(call.weights[r * call.top + k]) * call.routed[(r * call.top + k) * call.columns + c];
       }
       if (call.shared != nullptr) sum += gate * call.shared[r * call.columns + c];
-      call.residual[r * call.columns + c] = static_cast<float>(sum);
+      call.into()[r * call.columns + c] = static_cast<float>(sum);
     }
   }
 }

@@ -99,21 +99,17 @@ void Batcher::RunPass() {
   choices_.clear();
   const bool greedy = std::ranges::all_of(logit_owners_, [](const Sequence* s) { return s->request.sampling.temperature <= 0; });
   if (greedy) {
-    const std::span<const kernels::GreedyChoice> choices = engine_.PassGreedy(tokens_, runs_, logit_rows_);
+    const std::span<const kernels::TokenChoice> choices = engine_.PassGreedy(tokens_, runs_, logit_rows_);
     choices_.assign(choices.begin(), choices.end());
     return;
   }
-  const auto vocabulary = static_cast<size_t>(engine_.spec().vocabulary);
-  const float* all = engine_.Pass(tokens_, runs_, logit_rows_);
-  for (size_t i = 0; i < logit_owners_.size(); ++i) {
-    const std::span<const float> logits(all + i * vocabulary, vocabulary);
-    kernels::GreedyChoice& choice = choices_.emplace_back();
-    choice.nonfinite = static_cast<int32_t>(CountNonFinite(logits));
-    if (choice.nonfinite == 0) choice.token = logit_owners_[i]->sampler.Next(logits);
-  }
+  std::vector<kernels::Draw> draws;
+  for (Sequence* sequence : logit_owners_) draws.push_back(sequence->sampler.NextDraw());
+  const std::span<const kernels::TokenChoice> choices = engine_.PassDrawn(tokens_, runs_, logit_rows_, draws);
+  choices_.assign(choices.begin(), choices.end());
 }
 
-void Batcher::Advance(Sequence& sequence, const kernels::GreedyChoice& choice) {
+void Batcher::Advance(Sequence& sequence, const kernels::TokenChoice& choice) {
   Completion& completion = sequence.completion;
   completion.nonfinite_logits += choice.nonfinite;
   if (completion.nonfinite_logits > 0) return sequence.Finish(FinishReason::kNonFinite);

@@ -46,7 +46,7 @@ class Batcher : public evals::Generator, public evals::TimedModel {
 
   void FillPass();
   void RunPass();  // tokens_ to choices_, one for each owner
-  void Advance(Sequence& sequence, const kernels::GreedyChoice& choice);
+  void Advance(Sequence& sequence, const kernels::TokenChoice& choice);
 
   Engine& engine_;
   const Tokenizer* tokenizer_ = nullptr;
@@ -58,7 +58,7 @@ class Batcher : public evals::Generator, public evals::TimedModel {
   std::vector<kernels::SequenceRun> runs_;
   std::vector<int32_t> logit_rows_;
   std::vector<Sequence*> logit_owners_;
-  std::vector<kernels::GreedyChoice> choices_;  // the next token of each, drawn or greedy
+  std::vector<kernels::TokenChoice> choices_;  // the next token of each, drawn or greedy
   std::vector<int> timed_positions_;  // by slot, of the throughput runs
   int64_t prompt_tokens_ = 0;
   int64_t generated_tokens_ = 0;

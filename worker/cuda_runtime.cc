@@ -93,7 +93,8 @@ class CudaRuntime : public Runtime {
   EngineWorkspace WorkspaceOf(const ModelSpec& spec, const EngineShape& shape) const override {
     EngineWorkspace workspace;
     workspace.activation_padding = kernels::kCudaActivationPadding;
-    kernels::CudaPass pass{.rows = shape.pass_tokens, .most_columns = spec.hidden, .hidden = spec.hidden};
+    kernels::CudaPass pass{.rows = shape.pass_tokens, .most_columns = spec.hidden, .hidden = spec.hidden,
+                           .logit_rows = shape.logit_rows};
     const auto expands = [&](int64_t rows, int64_t columns) {
       pass.expanded_bytes = std::max(pass.expanded_bytes, kernels::PrefillScratchBytes(shape.pass_tokens, rows, columns));
     };

@@ -232,9 +232,20 @@ Activations Engine::Normed(int64_t rows) const {
   return normed;
 }
 
-void Engine::Norm(TensorRole role, int layer, const CombineCall& pending, int64_t rows) {
+// On a device, a few rows go to and fro between two places; else they stay in theirs.
+CombineCall Engine::Pending(int64_t rows) const {
+  CombineCall pending{.residual = residual_, .shared = buffers_->Floats(buffers_->mixed), .rows = rows, .columns = spec().hidden};
+  if (context_.device != nullptr && rows <= kernels::kMostProjectedRows) {
+    float* const first = buffers_->Floats(buffers_->residual);
+    pending.sum = residual_ == first ? buffers_->Floats(buffers_->other_residual) : first;
+  }
+  return pending;
+}
+
+void Engine::Norm(TensorRole role, int layer, int64_t rows, std::span<const MatmulCall> products, const kernels::RouteCall* route) {
   const Activations normed = Normed(rows);
-  const kernels::RmsNormCall norm{.input = buffers_->Floats(buffers_->residual),
+  if (pending_.residual != nullptr) residual_ = pending_.into();
+  const kernels::RmsNormCall norm{.input = residual_,
                                   .input_stride = spec().hidden,
                                   .output = normed.values,
                                   .output_stride = spec().hidden,
@@ -244,11 +255,12 @@ void Engine::Norm(TensorRole role, int layer, const CombineCall& pending, int64_
                                   .weight_offset = spec().norm_offset,
                                   .epsilon = spec().norm_epsilon,
                                   .rounded = model_.has_packed() ? &normed : nullptr};
-  if (pending.residual != nullptr) {
-    CombineAndNorm(context_, pending, norm);
+  if (products.empty()) {
+    CombineAndNorm(context_, pending_, norm);
   } else {
-    RmsNorm(context_, norm);
+    NormAndProject(context_, {.combine = pending_, .norm = norm, .products = products, .route = route});
   }
+  pending_ = {};
 }
 
 void Engine::Round(const Activations& activations) {
@@ -262,6 +274,7 @@ void Engine::AddBias(TensorRole role, int layer, float* values, int64_t rows) {
 
 void Engine::Attention(int layer, const AttentionSpec& spec, std::span<const SequenceRun> runs, int64_t rows) {
   const AttentionPlaces& at = buffers_->attention[static_cast<size_t>(layer)];
+  Norm(TensorRole::kMixerNorm, layer, rows);
   const Activations normed = Normed(rows);
   float* query = buffers_->Floats(at.query);
   float* key = buffers_->Floats(at.key);
@@ -316,8 +329,11 @@ void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const S
                                     WholeProduct(W(TensorRole::kDeltaZ, layer), normed, z),
                                     WholeProduct(W(TensorRole::kDeltaA, layer), normed, a),
                                     WholeProduct(W(TensorRole::kDeltaB, layer), normed, b)};
+  // A device has a and b, which are few, from the norm's launch; a host shares all four out over its threads at once.
+  const size_t later = context_.device != nullptr ? 2 : 4;
+  Norm(TensorRole::kMixerNorm, layer, rows, std::span(projections).subspan(later));
   const Activations core = buffers_->At(at.core, rows, spec.value_columns());
-  GatedDeltaNet(context_, {.projections = projections,
+  GatedDeltaNet(context_, {.projections = std::span(projections).first(later),
                            .convolution = {.runs = runs, .rows = rows, .values = qkv, .channels = spec.conv_channels(),
                                            .kernel = spec.conv_kernel, .weight = &W(TensorRole::kDeltaConv, layer),
                                            .state = conv_states_[static_cast<size_t>(layer)].as<float>()},
@@ -332,7 +348,7 @@ void Engine::GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const S
   MixedProduct(W(TensorRole::kDeltaOut, layer), core, buffers_->Doubles(at.sums));
 }
 
-CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
+void Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows) {
   const MoePlaces& at = buffers_->moe[static_cast<size_t>(layer)];
   const int64_t hidden = model_.spec().hidden;
   const int64_t top = spec.experts_per_token;
@@ -344,9 +360,9 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
 
   MatmulCall first[2] = {WholeProduct(W(TensorRole::kRouter, layer), normed, buffers_->Floats(at.logits))};
   if (spec.shared_gate) first[1] = WholeProduct(W(TensorRole::kSharedExpertGate, layer), normed, gate);
-  ProjectAndRoute(context_, {first, spec.shared_gate ? size_t{2} : size_t{1}},
-                  {.logits = buffers_->Floats(at.logits), .rows = rows, .experts = spec.experts, .top = top,
-                   .normalize = spec.normalize, .chosen = chosen, .weights = weights});
+  const kernels::RouteCall route{.logits = buffers_->Floats(at.logits), .rows = rows, .experts = spec.experts, .top = top,
+                                 .normalize = spec.normalize, .chosen = chosen, .weights = weights};
+  Norm(TensorRole::kFeedForwardNorm, layer, rows, {first, spec.shared_gate ? size_t{2} : size_t{1}}, &route);
 
   const Activations expert_hidden = buffers_->At(at.hidden, routes, spec.width);
   Activations shared_hidden;
@@ -368,9 +384,8 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
     if (spec.shared_width > 0) calls.push_back(WholeProduct(W(TensorRole::kSharedDown, layer), shared_hidden, shared_out));
   };
   std::vector<MatmulCall>& calls = buffers_->calls;
-  float* residual = buffers_->Floats(buffers_->residual);
   float* mixed = buffers_->Floats(buffers_->mixed);  // what the residual takes in after the ranks' parts are added up
-  const CombineCall added_up{.residual = residual, .shared = mixed, .rows = rows, .columns = hidden};
+  pending_ = Pending(rows);
 
   if (context_.device != nullptr) {  // it looks for its experts itself
     kernels::ExpertsCall call{.gate_up = &W(TensorRole::kExpertsGateUp, layer), .down = &W(TensorRole::kExpertsDown, layer),
@@ -385,7 +400,7 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
     }
     context_.device->Experts(call);
     if (ranks_ != nullptr) AddUp(mixed, rows * hidden);
-    return added_up;
+    return;
   }
 
   // The routes of each expert, in order of token: which input row, and which route they fill.
@@ -439,24 +454,22 @@ CombineCall Engine::MixtureOfExperts(int layer, const MoeSpec& spec, int64_t row
     SumExperts(context_, {.sums = sums, .routed = routed_sums, .weights = weights, .top = top,
                           .shared = spec.shared_width > 0 ? sums : nullptr, .shared_gate = gate, .rows = rows,
                           .columns = hidden});
-    RoundSums(sums, rows * hidden);
-    return added_up;
+    return RoundSums(sums, rows * hidden);
   }
   Matmul(context_, calls);
   if (ranks_ != nullptr) {
     kernels::Zero(context_, mixed, rows * hidden * 4);
     Combine(context_, {.residual = mixed, .routed = routed, .weights = weights, .top = top, .shared = shared_out,
                        .shared_gate = gate, .rows = rows, .columns = hidden});
-    AddUp(mixed, rows * hidden);
-    return added_up;
+    return AddUp(mixed, rows * hidden);
   }
-  return {.residual = residual, .routed = routed, .weights = weights, .top = top, .shared = shared_out, .shared_gate = gate,
-          .rows = rows, .columns = hidden};
+  pending_ = {.residual = residual_, .routed = routed, .weights = weights, .top = top, .shared = shared_out, .shared_gate = gate,
+              .rows = rows, .columns = hidden};
 }
 
 const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
                           std::span<const int32_t> logit_rows) {
-  RunPass(tokens, runs, logit_rows, false);
+  RunPass(tokens, runs, logit_rows, Choose::kNothing);
   if (logit_rows.empty()) return nullptr;
   float* logits = buffers_->Floats(buffers_->logits);
   if (context_.device == nullptr && ranks_ == nullptr) return logits;
@@ -480,9 +493,9 @@ const float* Engine::Pass(std::span<const int32_t> tokens, std::span<const Seque
   return host_logits_.data();
 }
 
-std::span<const kernels::GreedyChoice> Engine::PassGreedy(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
+std::span<const kernels::TokenChoice> Engine::PassGreedy(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
                                                           std::span<const int32_t> logit_rows) {
-  RunPass(tokens, runs, logit_rows, true);
+  RunPass(tokens, runs, logit_rows, Choose::kGreedy);
   choices_.resize(logit_rows.size());
   kernels::Download(context_, std::as_writable_bytes(std::span(choices_)), buffers_->base + buffers_->choices);
   if (ranks_ == nullptr || logit_rows.empty()) return choices_;
@@ -490,11 +503,11 @@ std::span<const kernels::GreedyChoice> Engine::PassGreedy(std::span<const int32_
   for (size_t rank = 1; rank < parts.size(); ++rank) {  // of rank 0 alone; lower ids win ties
     const auto first = static_cast<int32_t>(
         VocabularyOf(spec(), {.rank = static_cast<int>(rank), .world_size = ranks_->world_size()}).first);
-    std::vector<kernels::GreedyChoice> of_rank(choices_.size());
+    std::vector<kernels::TokenChoice> of_rank(choices_.size());
     HPROC_CHECK(parts[rank].size() == of_rank.size() * sizeof of_rank.front(), "a rank's choices");
     std::memcpy(of_rank.data(), parts[rank].data(), parts[rank].size());
     for (size_t i = 0; i < choices_.size(); ++i) {
-      kernels::GreedyChoice& choice = choices_[i];
+      kernels::TokenChoice& choice = choices_[i];
       choice.nonfinite += of_rank[i].nonfinite;
       if (std::isnan(of_rank[i].logit) || !(std::isnan(choice.logit) || of_rank[i].logit > choice.logit)) continue;
       choice.token = first + of_rank[i].token;
@@ -504,8 +517,24 @@ std::span<const kernels::GreedyChoice> Engine::PassGreedy(std::span<const int32_
   return choices_;
 }
 
+std::span<const kernels::TokenChoice> Engine::PassDrawn(std::span<const int32_t> tokens, std::span<const SequenceRun> runs,
+                                                        std::span<const int32_t> logit_rows, std::span<const kernels::Draw> draws) {
+  HPROC_CHECK(draws.size() == logit_rows.size(), "a draw for every row");
+  choices_.resize(logit_rows.size());
+  if (ranks_ != nullptr) {  // which have some of the vocabulary each
+    const float* logits = Pass(tokens, runs, logit_rows);
+    if (logits == nullptr) return {};
+    kernels::DrawTokensOnHost({.logits = logits, .rows = static_cast<int64_t>(draws.size()), .columns = spec().vocabulary,
+                               .draws = draws.data(), .choices = choices_.data()});
+    return choices_;
+  }
+  RunPass(tokens, runs, logit_rows, Choose::kDraws, draws);
+  kernels::Download(context_, std::as_writable_bytes(std::span(choices_)), buffers_->base + buffers_->choices);
+  return choices_;
+}
+
 void Engine::RunPass(std::span<const int32_t> tokens, std::span<const SequenceRun> runs, std::span<const int32_t> logit_rows,
-                     bool greedy) {
+                     Choose choose, std::span<const kernels::Draw> draws) {
   const auto rows = static_cast<int64_t>(tokens.size());
   HPROC_CHECK(buffers_ != nullptr && buffers_->base != nullptr && !keys_.empty(), "memory for a pass");
   HPROC_CHECK(rows <= shape_.pass_tokens && static_cast<int>(logit_rows.size()) <= shape_.logit_rows &&
@@ -516,45 +545,53 @@ void Engine::RunPass(std::span<const int32_t> tokens, std::span<const SequenceRu
   }
   std::vector<std::byte>& told = buffers_->told_bytes;
   told.clear();
-  for (const std::span<const std::byte> part : {std::as_bytes(runs), std::as_bytes(tokens), std::as_bytes(logit_rows)}) {
+  for (const std::span<const std::byte> part :
+       {std::as_bytes(draws), std::as_bytes(runs), std::as_bytes(tokens), std::as_bytes(logit_rows)}) {
     told.insert(told.end(), part.begin(), part.end());
   }
   if (leads()) {
     std::vector<std::byte> order = OrderBytes({.order = kRunPass, .runs = static_cast<int32_t>(runs.size()),
                                                .tokens = static_cast<int32_t>(rows),
-                                               .logit_rows = static_cast<int32_t>(logit_rows.size()), .greedy = greedy ? 1 : 0},
+                                               .logit_rows = static_cast<int32_t>(logit_rows.size()),
+                                               .greedy = choose == Choose::kGreedy ? 1 : 0},
                                               told);
     ranks_->Broadcast(order, ranks_->patience);
   }
   std::byte* at = buffers_->base + buffers_->told;
   kernels::Upload(context_, at, told);
+  const auto* const placed_draws = reinterpret_cast<const kernels::Draw*>(at);
+  at += draws.size_bytes();
   const std::span<const SequenceRun> placed_runs(reinterpret_cast<const SequenceRun*>(at), runs.size());
   buffers_->tokens = reinterpret_cast<const int32_t*>(at + runs.size_bytes());
   buffers_->logit_rows = buffers_->tokens + rows;
   const auto asked = static_cast<int64_t>(logit_rows.size());
   const auto run_blocks = [&] {
     RunBlocks(placed_runs, rows, asked);
-    if (!greedy || asked == 0) return;
-    kernels::PickGreedy(context_, {.logits = buffers_->Floats(buffers_->logits), .rows = asked,
-                                   .columns = VocabularyOf(spec(), shape_.shard).count,
-                                   .choices = reinterpret_cast<kernels::GreedyChoice*>(buffers_->base + buffers_->choices)});
+    if (choose == Choose::kNothing || asked == 0) return;
+    const float* logits = buffers_->Floats(buffers_->logits);
+    const int64_t columns = VocabularyOf(spec(), shape_.shard).count;
+    auto* const choices = reinterpret_cast<kernels::TokenChoice*>(buffers_->base + buffers_->choices);
+    if (choose == Choose::kGreedy) {
+      PickGreedy(context_, {.logits = logits, .rows = asked, .columns = columns, .choices = choices});
+    } else {
+      DrawTokens(context_, {.logits = logits, .rows = asked, .columns = columns, .draws = placed_draws, .choices = choices});
+    }
   };
   const bool decodes = rows == static_cast<int64_t>(runs.size());  // one token of each sequence
   if (context_.device == nullptr || !decodes) return run_blocks();
-  context_.device->Replay((rows * (int64_t{shape_.logit_rows} + 1) + asked) * 2 + (greedy ? 1 : 0), run_blocks);
+  context_.device->Replay((rows * (int64_t{shape_.logit_rows} + 1) + asked) * 3 + static_cast<int64_t>(choose), run_blocks);
 }
 
 // All of a pass but what comes from the host and goes back to it.
 void Engine::RunBlocks(std::span<const SequenceRun> runs, int64_t rows, int64_t logit_rows) {
   const int64_t hidden = spec().hidden;
-  float* residual = buffers_->Floats(buffers_->residual);
+  residual_ = buffers_->Floats(buffers_->residual);
+  pending_ = {};
   EmbedTokens(context_, {.weight = &W(TensorRole::kEmbedding, -1), .tokens = buffers_->tokens,
-                         .rows = rows, .output = residual});
-  CombineCall pending;     // what the residual has yet to take in
+                         .rows = rows, .output = residual_});
   int64_t angles_of = -1;  // layers with the same frequencies share their angles
   for (int i = 0; i < static_cast<int>(spec().layers.size()); ++i) {
     const LayerSpec& layer = spec().layers[static_cast<size_t>(i)];
-    Norm(TensorRole::kMixerNorm, i, pending, rows);
     if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
       const int64_t frequencies = buffers_->frequencies[static_cast<size_t>(i)];
       if (angles_of != frequencies) {
@@ -567,17 +604,16 @@ void Engine::RunBlocks(std::span<const SequenceRun> runs, int64_t rows, int64_t 
     } else {
       GatedDelta(i, std::get<GatedDeltaSpec>(layer.mixer), runs, rows);
     }
-    pending = {.residual = residual, .shared = buffers_->Floats(buffers_->mixed), .rows = rows, .columns = hidden};
-    Norm(TensorRole::kFeedForwardNorm, i, pending, rows);
-    pending = MixtureOfExperts(i, layer.feed_forward, rows);
+    pending_ = Pending(rows);
+    MixtureOfExperts(i, layer.feed_forward, rows);
   }
   if (logit_rows == 0) return;
-  if (pending.residual != nullptr) Combine(context_, pending);
+  if (pending_.residual != nullptr) Combine(context_, pending_), residual_ = pending_.into();
 
   // Only the rows asked for go through the last norm and the head.
   Activations last = buffers_->At(buffers_->last, logit_rows, hidden);
   last.rounded = model_.has_packed();
-  RmsNorm(context_, {.input = residual, .input_rows = buffers_->logit_rows, .input_stride = hidden,
+  RmsNorm(context_, {.input = residual_, .input_rows = buffers_->logit_rows, .input_stride = hidden,
                      .output = last.values, .output_stride = hidden, .rows = logit_rows, .columns = hidden,
                      .weight = &W(TensorRole::kFinalNorm, -1), .weight_offset = spec().norm_offset,
                      .epsilon = spec().norm_epsilon, .rounded = last.rounded ? &last : nullptr});

@@ -79,9 +79,13 @@ class Engine {
   const float* Pass(std::span<const int32_t> tokens, std::span<const kernels::SequenceRun> runs,
                     std::span<const int32_t> logit_rows);
   // Likewise, but returns what greedy decoding makes of those rows; all that comes back from a device.
-  std::span<const kernels::GreedyChoice> PassGreedy(std::span<const int32_t> tokens,
+  std::span<const kernels::TokenChoice> PassGreedy(std::span<const int32_t> tokens,
                                                     std::span<const kernels::SequenceRun> runs,
                                                     std::span<const int32_t> logit_rows);
+
+  // Likewise, by a draw for each of those rows.
+  std::span<const kernels::TokenChoice> PassDrawn(std::span<const int32_t> tokens, std::span<const kernels::SequenceRun> runs,
+                                                  std::span<const int32_t> logit_rows, std::span<const kernels::Draw> draws);
 
   // Of ranks but 0: does what rank 0 has its engine do, until rank 0 calls Release. Waits without a limit between passes.
   void Follow();
@@ -94,14 +98,19 @@ class Engine {
  private:
   struct Buffers;
 
+  // What becomes of the logits within the pass.
+  enum class Choose { kNothing, kGreedy, kDraws };
   void RunPass(std::span<const int32_t> tokens, std::span<const kernels::SequenceRun> runs, std::span<const int32_t> logit_rows,
-               bool greedy);
+               Choose choose, std::span<const kernels::Draw> draws = {});
   void RunBlocks(std::span<const kernels::SequenceRun> runs, int64_t rows, int64_t logit_rows);
   void Attention(int layer, const AttentionSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
   void GatedDelta(int layer, const GatedDeltaSpec& spec, std::span<const kernels::SequenceRun> runs, int64_t rows);
-  // Gives what the residual has yet to take in, if anything; Norm takes that in first.
-  kernels::CombineCall MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows);
-  void Norm(TensorRole role, int layer, const kernels::CombineCall& pending, int64_t rows);
+  void MixtureOfExperts(int layer, const MoeSpec& spec, int64_t rows);
+  // The norm in front of a block, which takes what is pending into the residual first, and products of what it gives.
+  void Norm(TensorRole role, int layer, int64_t rows, std::span<const kernels::MatmulCall> products = {},
+            const kernels::RouteCall* route = nullptr);
+  // What the residual is to take in: Buffers::mixed, of so many rows.
+  kernels::CombineCall Pending(int64_t rows) const;
   void Round(const kernels::Activations& activations);  // where any weight is packed
   // Likewise, of activations whose columns are shared out among the ranks.
   void RoundParts(std::span<const kernels::Activations> parts);
@@ -129,8 +138,10 @@ class Engine {
   std::vector<kernels::DeviceBuffer> delta_states_;
   kernels::DeviceBuffer arena_;
   std::unique_ptr<Buffers> buffers_;
+  float* residual_ = nullptr;      // of the pass under way
+  kernels::CombineCall pending_;  // what it has yet to take in; no residual: nothing
   std::vector<float> host_logits_;  // what a device or the ranks gave back
-  std::vector<kernels::GreedyChoice> choices_;
+  std::vector<kernels::TokenChoice> choices_;
 };
 
 }  // namespace hproc::worker

@@ -10,6 +10,7 @@
 #include "kernels/device_memory.h"
 #include "kernels/matmul.h"
 #include "kernels/moe.h"
+#include "kernels/sampling.h"
 #include "worker/engine.h"
 #include "worker/sharding.h"
 
@@ -71,10 +72,11 @@ struct MoePlaces {
 // Where everything is, as offsets first and as pointers once the arena is there.
 struct Engine::Buffers {
   int64_t workspace = 0;
-  // What a pass is told, from one upload: runs, tokens, rows whose logits are wanted.
+  // What a pass is told, from one upload: draws, runs, tokens, rows whose logits are wanted.
   int64_t told = 0;
   std::vector<int64_t> frequencies;              // by layer; layers that turn alike share them
   int64_t residual = 0;
+  int64_t other_residual = 0;  // see Engine::Pending
   int64_t cosines = 0;
   int64_t sines = 0;
   int64_t mixed = 0;  // a block's output before it is added
@@ -99,7 +101,8 @@ struct Engine::Buffers {
     const int64_t rows = shape.pass_tokens;
     const int64_t padding = shape.workspace.activation_padding;
     workspace = plan.Take(shape.workspace.bytes);
-    told = plan.Take(shape.slots * static_cast<int64_t>(sizeof(kernels::SequenceRun)) + rows * 4 + shape.logit_rows * 4);
+    told = plan.Take(shape.logit_rows * static_cast<int64_t>(sizeof(kernels::Draw)) +
+                     shape.slots * static_cast<int64_t>(sizeof(kernels::SequenceRun)) + rows * 4 + shape.logit_rows * 4);
     frequencies.resize(spec.layers.size());
     for (size_t i = 0; i < spec.layers.size(); ++i) {
       const std::vector<float>* own = FrequenciesOf(spec.layers[i]);
@@ -109,6 +112,7 @@ struct Engine::Buffers {
       frequencies[i] = same < i ? frequencies[same] : plan.Take(std::max<int64_t>(1, static_cast<int64_t>(own->size())) * 4);
     }
     residual = plan.Take(rows * spec.hidden * 4);
+    if (!shape.workspace.sums_in_double) other_residual = plan.Take(std::min(rows, kernels::kMostProjectedRows) * spec.hidden * 4);
     normed = TakeActivations(plan, padding, rows, spec.hidden);
     mixed = plan.Take(rows * spec.hidden * 4);
     int64_t pairs = 0;
@@ -176,7 +180,7 @@ struct Engine::Buffers {
     plan.BackTo(mark);
     last = TakeActivations(plan, padding, shape.logit_rows, spec.hidden);
     logits = plan.Take(shape.logit_rows * VocabularyOf(spec, shape.shard).count * 4);
-    choices = plan.Take(shape.logit_rows * static_cast<int64_t>(sizeof(kernels::GreedyChoice)));
+    choices = plan.Take(shape.logit_rows * static_cast<int64_t>(sizeof(kernels::TokenChoice)));
     bytes = plan.most();
   }
 

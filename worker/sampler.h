@@ -2,31 +2,28 @@
 #pragma once
 
 #include <cstdint>
-#include <random>
 #include <span>
-#include <vector>
 
 #include "evals/generator.h"
+#include "kernels/sampling.h"
 
 namespace hproc::worker {
-
-// NaN and infinite values among `logits`.
-int64_t CountNonFinite(std::span<const float> logits);
 
 // One sequence's choice of tokens. The draws depend on the parameters and the logits alone, not on what else is in the
 // batch. Thread-compatible.
 class Sampler {
  public:
-  explicit Sampler(const evals::SamplingParams& params) : params_(params), random_(params.seed) {}
+  explicit Sampler(const evals::SamplingParams& params) : params_(params) {}
 
-  // Greedy at temperature 0: the highest logit, the lower id on a tie. Else softmax(logits / temperature) cut to the
-  // top_k most likely tokens and then to the fewest that hold top_p of the probability. `logits` must be finite.
+  // The next token's, for whoever has the logits: greedy at temperature 0, the highest logit, the lower id on a tie; else
+  // softmax(logits / temperature) cut to the top_k most likely tokens and then to the fewest that hold top_p of the probability.
+  kernels::Draw NextDraw();
+  // The next token of `logits`, which must be finite.
   int32_t Next(std::span<const float> logits);
 
  private:
   evals::SamplingParams params_;
-  std::mt19937_64 random_;
-  std::vector<std::pair<float, int32_t>> candidates_;  // scratch
+  uint64_t draws_ = 0;
 };
 
 }  // namespace hproc::worker

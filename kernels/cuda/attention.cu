@@ -4,6 +4,7 @@
 #include <cfloat>
 
 #include "base/check.h"
+#include "kernels/cuda/attention_parts.cuh"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
 
@@ -94,7 +95,8 @@ __global__ void __launch_bounds__(kHeadWarps * 32)
     PrepareHeadsKernel(const __grid_constant__ PrepareHeadsCall call, const SequenceRun* runs, int run_count, PlainWeights query_norm,
                        PlainWeights key_norm) {
   __shared__ float shared[kHeadWarps][kMostHeadDim];
-  StartBehindKernelInFront();
+  constexpr int kEach = static_cast<int>(kMostHeadDim) / 32;
+  AllowNextKernel();
   const KvCache& cache = call.cache;
   const auto dim = static_cast<int>(cache.head_dim);
   const auto pairs = static_cast<int>(call.pairs);
@@ -104,9 +106,11 @@ __global__ void __launch_bounds__(kHeadWarps * 32)
   if (head >= call.heads + 2 * cache.kv_heads) return;
   const bool is_query = head < call.heads;
   const bool is_value = head >= call.heads + cache.kv_heads;
+  const RowPlace place = PlaceOf(runs, run_count, static_cast<int>(row));
   if (is_value) {
     head -= call.heads + cache.kv_heads;
-    const int64_t to = CachedRow(cache, PlaceOf(runs, run_count, static_cast<int>(row)), head);
+    const int64_t to = CachedRow(cache, place, head);
+    WaitForKernelInFront();
     return StoreHead(cache, cache.values, cache.value_scales, to, call.values + (row * cache.kv_heads + head) * dim);
   }
   if (!is_query) head -= call.heads;
@@ -114,19 +118,38 @@ __global__ void __launch_bounds__(kHeadWarps * 32)
                          : call.keys + (row * cache.kv_heads + head) * dim;
   float* values = shared[threadIdx.x / 32];
   const PlainWeights norm = is_query ? query_norm : key_norm;
-  float square = 0;
-  for (int i = lane; i < dim; i += 32) {
-    values[i] = from[i];
-    square = fmaf(values[i], values[i], square);
+  // All that is read is asked for at once, the norm's weights before the kernel in front is done.
+  uint32_t norms[kEach];
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) norms[n] = norm.data != nullptr && n * 32 + lane < dim ? norm.Bits(n * 32 + lane) : 0u;
+  WaitForKernelInFront();
+  float own[kEach];
+  float cosines[kEach / 2];
+  float sines[kEach / 2];
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) own[n] = n * 32 + lane < dim ? from[n * 32 + lane] : 0.0f;
+#pragma unroll
+  for (int n = 0; n < kEach / 2; ++n) {
+    const int i = n * 32 + lane;
+    cosines[n] = i < pairs ? call.cosines[row * pairs + i] : 0.0f;
+    sines[n] = i < pairs ? call.sines[row * pairs + i] : 0.0f;
   }
-  if (norm.data != nullptr) {
-    const float inverse = 1.0f / sqrtf(WarpSum(square) / static_cast<float>(dim) + call.epsilon);
-    for (int i = lane; i < dim; i += 32) values[i] *= inverse * (norm[i] + call.norm_offset);
+  float square = 0;
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) square = fmaf(own[n], own[n], square);
+  const float inverse = norm.data != nullptr ? 1.0f / sqrtf(WarpSum(square) / static_cast<float>(dim) + call.epsilon) : 1.0f;
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) {
+    if (norm.data != nullptr) own[n] *= inverse * (norm.Value(norms[n]) + call.norm_offset);
+    if (n * 32 + lane < dim) values[n * 32 + lane] = own[n];
   }
   __syncwarp();
-  for (int i = lane; i < pairs; i += 32) {
-    const float cosine = call.cosines[row * pairs + i];
-    const float sine = call.sines[row * pairs + i];
+#pragma unroll
+  for (int n = 0; n < kEach / 2; ++n) {
+    const int i = n * 32 + lane;
+    if (i >= pairs) break;
+    const float cosine = cosines[n];
+    const float sine = sines[n];
     const float a = values[i];
     const float b = values[i + pairs];
     values[i] = a * cosine - b * sine;
@@ -136,7 +159,7 @@ __global__ void __launch_bounds__(kHeadWarps * 32)
   if (is_query) {
     for (int i = lane; i < dim; i += 32) from[i] = values[i];
   } else {
-    StoreHead(cache, cache.keys, cache.key_scales, CachedRow(cache, PlaceOf(runs, run_count, static_cast<int>(row)), head), values);
+    StoreHead(cache, cache.keys, cache.key_scales, CachedRow(cache, place, head), values);
   }
 }
 
@@ -229,7 +252,7 @@ __global__ void __launch_bounds__(kAttendWarps * 32)
   __shared__ __align__(16) float weights[kChunk][kAttendHeads];
   __shared__ __align__(16) float factors[kAttendHeads];
   __shared__ float2 halves[kMostHeadDim / 2];
-  StartBehindKernelInFront();
+  AllowNextKernel();
   const KvCache& cache = call.cache;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
@@ -241,9 +264,11 @@ __global__ void __launch_bounds__(kAttendWarps * 32)
   const int64_t first_head = int64_t{kv_head} * shared + blockIdx.y % groups * kAttendHeads;
   const int heads = min(kAttendHeads, shared - static_cast<int>(blockIdx.y % groups) * kAttendHeads);
   const RowPlace at = PlaceOf(runs, run_count, row);
-  const int each = ((at.position + parts) / parts + kChunk - 1) / kChunk * kChunk;
+  const int each = PartPositions(at.position + 1, parts, kChunk);
   const int begin = part * each;
   const int end = min(at.position + 1, begin + each);
+  if (begin >= end) return;  // the first part waits for all
+  WaitForKernelInFront();
   const int64_t first_row = at.slot * cache.scales_per_slot() + kv_head * cache.context;
 
   const float* query = call.queries + row * call.query_stride + (first_head + warp) * call.query_head_stride;
@@ -326,7 +351,7 @@ __global__ void __launch_bounds__(kAttendWarps * 32)
   if (lane == 0) {
     factors[warp] = sum;
     if (parts > 1 && warp < heads) {
-      float* out = workspace + ((row * call.heads + first_head + warp) * parts + part) * (dim + 2);
+      float* out = PartAt(call, workspace, row, first_head + warp, parts, part);
       out[0] = most, out[1] = sum;
     }
   }
@@ -342,39 +367,74 @@ __global__ void __launch_bounds__(kAttendWarps * 32)
       if (parts == 1) {
         call.output[(row * call.heads + first_head + h) * dim + value_first + i] =
             Gated(call, row, first_head + h, value_first + i, both[i] / factors[h]);
-      } else {  // [row][head][part][largest, sum, output]
-        workspace[((row * call.heads + first_head + h) * parts + part) * (dim + 2) + 2 + value_first + i] = both[i];
+      } else {
+        PartAt(call, workspace, row, first_head + h, parts, part)[kPartHeader + value_first + i] = both[i];
       }
     }
   }
 }
 
-// A block a head of a row, a thread a value.
-__global__ void JoinPartsKernel(const __grid_constant__ AttendCall call, const float* workspace, int parts) {
-  StartBehindKernelInFront();
+constexpr int kMostParts = 160;
+constexpr int kJoinAhead = 16;
+
+// A block a head of a row, a thread a value of it; the values of the first parts are asked for with what they count.
+__global__ void __launch_bounds__(kMostHeadDim)
+    JoinPartsKernel(const __grid_constant__ AttendCall call, const SequenceRun* runs, int run_count, int parts, int chunk) {
+  __shared__ float weights[kMostParts];
+  AllowNextKernel();
+  const int64_t row = blockIdx.x / call.heads;
+  const int64_t head = blockIdx.x % call.heads;
   const auto dim = static_cast<int>(call.cache.head_dim);
-  const float* from = workspace + int64_t{blockIdx.x} * parts * (dim + 2);
+  const int lane = threadIdx.x % 32;
+  const int positions = PlaceOf(runs, run_count, static_cast<int>(row)).position + 1;
+  const int each = PartPositions(positions, parts, chunk);
+  const int used = (positions + each - 1) / each;
+  const auto i = static_cast<int>(threadIdx.x);
+  const int64_t stride = dim + kPartHeader;
+  const float* const from = PartAt(call, call.workspace, row, head, parts, 0);
+  WaitForKernelInFront();
+  float values[kJoinAhead];
+#pragma unroll
+  for (int p = 0; p < kJoinAhead; ++p) values[p] = p < used && i < dim ? from[p * stride + kPartHeader + i] : 0.0f;
+  // Every warp for itself; one writes what all read.
+  constexpr int kEach = kMostParts / 32;
+  float2 parts_of_lane[kEach];  // largest score, sum of weights
   float most = -FLT_MAX;
-  for (int p = 0; p < parts; ++p) most = fmaxf(most, from[p * (dim + 2)]);
-  for (int i = threadIdx.x; i < dim; i += blockDim.x) {
-    float sum = 0;
-    float value = 0;
-    for (int p = 0; p < parts; ++p) {
-      const float* part = from + p * (dim + 2);
-      const float weight = expf(part[0] - most);
-      sum = fmaf(weight, part[1], sum);
-      value = fmaf(weight, part[2 + i], value);
-    }
-    call.output[int64_t{blockIdx.x} * dim + i] = Gated(call, blockIdx.x / call.heads, blockIdx.x % call.heads, i, value / sum);
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) {
+    const int p = n * 32 + lane;
+    parts_of_lane[n] = float2{-INFINITY, 0};
+    if (p < used) parts_of_lane[n] = {from[p * stride], from[p * stride + 1]};
+    most = fmaxf(most, parts_of_lane[n].x);
   }
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, step));
+  float sum = 0;
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) {
+    const float weight = expf(parts_of_lane[n].x - most);
+    sum = fmaf(weight, parts_of_lane[n].y, sum);
+    if (threadIdx.x < 32) weights[n * 32 + lane] = weight;
+  }
+  sum = WarpSum(sum);
+  __syncthreads();
+  if (i >= dim) return;
+  float value = 0;
+#pragma unroll
+  for (int p = 0; p < kJoinAhead; ++p) {
+    if (p < used) value = fmaf(weights[p], values[p], value);
+  }
+#pragma unroll 8
+  for (int p = kJoinAhead; p < used; ++p) value = fmaf(weights[p], from[p * stride + kPartHeader + i], value);
+  call.output[(row * call.heads + head) * dim + i] = Gated(call, row, head, i, value / sum);
 }
 
-// How many blocks share the positions of a row: as many as fill the device, none with too few to be worth its launch.
-int64_t PartsOf(int64_t rows, int64_t kv_heads, int64_t context) {
-  constexpr int64_t kWantedBlocks = 160;
-  constexpr int64_t kLeastPositions = 32;
-  return std::clamp<int64_t>(kWantedBlocks / (rows * kv_heads), 1, (context + kLeastPositions - 1) / kLeastPositions);
+// How many blocks share the positions of a row, whose queries take `row_blocks` of them, in chunks of `chunk`: as many as fill the
+// device, none with less than a chunk.
+int64_t PartsOf(int64_t rows, int64_t row_blocks, int64_t context, int64_t chunk) {
+  return std::clamp<int64_t>(kMostParts / (rows * row_blocks), 1, (context + chunk - 1) / chunk);
 }
+int64_t RowBlocks(int64_t heads, int64_t kv_heads, int block_heads) { return kv_heads * Blocks(heads / kv_heads, block_heads); }
 
 }  // namespace
 }  // namespace cuda
@@ -382,8 +442,10 @@ int64_t PartsOf(int64_t rows, int64_t kv_heads, int64_t context) {
 int64_t CudaAttendWorkspaceBytes(int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t context) {
   int64_t most = 0;
   for (int64_t r = 1; r <= rows; ++r) {
-    const int64_t parts = cuda::PartsOf(r, kv_heads, context);
-    if (parts > 1) most = std::max(most, r * heads * parts * (head_dim + 2) * 4);
+    for (const auto& [block_heads, chunk] : {std::pair(cuda::kAttendHeads, cuda::kChunk), std::pair(cuda::kHalvesHeads, cuda::kHalvesChunk)}) {
+      const int64_t parts = cuda::PartsOf(r, cuda::RowBlocks(heads, kv_heads, block_heads), context, chunk);
+      if (parts > 1) most = std::max(most, r * heads * parts * (head_dim + cuda::kPartHeader) * 4);
+    }
   }
   return most;
 }
@@ -421,22 +483,29 @@ void LaunchAttend(const AttendCall& call, cudaStream_t stream) {
   HPROC_CHECK(dim <= kMostHeadDim, "values of an attention head on a CUDA device");
   constexpr int64_t kLeastTileTokens = 16;  // of a run, on average: below, most rows of a tile are nobody's
   if (call.rows >= kLeastTileTokens * static_cast<int64_t>(call.runs.size()) && CanAttendInTiles(call)) return LaunchAttendTiles(call, stream);
-  const auto parts = static_cast<int>(PartsOf(call.rows, call.cache.kv_heads, call.cache.context));
+  const bool halves = CanAttendHalves(call);
+  const int chunk = halves ? kHalvesChunk : kChunk;
+  const int64_t row_blocks = RowBlocks(call.heads, call.cache.kv_heads, halves ? kHalvesHeads : kAttendHeads);
+  const auto parts = static_cast<int>(PartsOf(call.rows, row_blocks, call.cache.context, chunk));
   HPROC_CHECK(parts == 1 || workspace != nullptr, "workspace of attention");
-  const auto groups = static_cast<int>(Blocks(call.heads / call.cache.kv_heads, kAttendHeads));
-  const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(call.cache.kv_heads * groups), static_cast<unsigned>(call.rows));
-  const auto launch = [&](auto kernel) {
-    LaunchOverlapped("AttendKernel", kernel, grid, kAttendWarps * 32, stream, call, call.runs.data(),
-                     static_cast<int>(call.runs.size()), parts, groups, workspace);
-  };
-  switch (call.cache.storage) {
-    case Storage::kFloat16: launch(AttendKernel<Storage::kFloat16>); break;
-    case Storage::kInt8: launch(AttendKernel<Storage::kInt8>); break;
-    default: launch(AttendKernel<Storage::kFloat32>);
+  const auto run_count = static_cast<int>(call.runs.size());
+  if (halves) {
+    LaunchAttendHalves(call, parts, stream);
+  } else {
+    const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(row_blocks), static_cast<unsigned>(call.rows));
+    const auto launch = [&](auto kernel) {
+      LaunchOverlapped("AttendKernel", kernel, grid, kAttendWarps * 32, stream, call, call.runs.data(), run_count, parts,
+                       static_cast<int>(row_blocks / call.cache.kv_heads), workspace);
+    };
+    switch (call.cache.storage) {
+      case Storage::kFloat16: launch(AttendKernel<Storage::kFloat16>); break;
+      case Storage::kInt8: launch(AttendKernel<Storage::kInt8>); break;
+      default: launch(AttendKernel<Storage::kFloat32>);
+    }
   }
   if (parts == 1) return;
   LaunchOverlapped("JoinPartsKernel", JoinPartsKernel, static_cast<unsigned>(call.rows * call.heads),
-                   static_cast<unsigned>((dim + 31) / 32 * 32), stream, call, workspace, parts);
+                   static_cast<unsigned>((dim + 31) / 32 * 32), stream, call, call.runs.data(), run_count, parts, chunk);
 }
 
 }  // namespace cuda

@@ -16,7 +16,7 @@ namespace {
 
 // In front of the workspace: counters of blocks that meet, zero between launches.
 constexpr int64_t kCounterBytes = 256;
-static_assert(kCounterBytes >= cuda::kMostRoutedRows * static_cast<int64_t>(sizeof(unsigned)));
+static_assert(kCounterBytes >= kMostProjectedRows * static_cast<int64_t>(sizeof(unsigned)));
 
 RoundedRows RoundedOf(const Activations& input, int64_t first) {
   if (!input.rounded || input.tokens > kMaxDecodeTokens) return {};
@@ -55,7 +55,7 @@ bool CanShareLaunch(const Matrix& a, const Matrix& b) {
 }  // namespace
 
 int64_t CudaWorkspaceBytes(const CudaPass& pass) {
-  int64_t bytes = 0;
+  int64_t bytes = std::max(cuda::PickGreedyBytes(), cuda::DrawBytes(pass.logit_rows));
   for (int64_t tokens = 1; tokens <= std::min<int64_t>(pass.rows, kMaxDecodeTokens); ++tokens) {
     bytes = std::max(bytes, DecodeWorkspaceBytes(tokens, pass.most_columns));
   }
@@ -67,7 +67,8 @@ int64_t CudaWorkspaceBytes(const CudaPass& pass) {
 }
 
 struct CudaBackend::State {
-  explicit State(const CudaDevice& device) : current(device.ordinal()), can_prefill(CanPrefill()) {}
+  explicit State(const CudaDevice& device)
+      : current(device.ordinal()), multiprocessors(device.multiprocessors()), can_prefill(CanPrefill()) {}
 
   // Rows [first, first + n) of every call with at most kMaxDecodeTokens rows: what the decode kernels take at once.
   template <typename Body>
@@ -96,6 +97,7 @@ struct CudaBackend::State {
 
   // Whether a pass of so many rows goes through the prefill kernels.
   bool Prefills(int64_t rows) const { return can_prefill && rows > kMaxDecodeTokens; }
+  std::span<unsigned> counters() const { return {reinterpret_cast<unsigned*>(workspace.data()), kCounterBytes / sizeof(unsigned)}; }
   std::byte* scratch() const { return workspace.data() + kCounterBytes; }
 
   // An input of products as the prefill kernels read it, rounded now unless its maker did.
@@ -142,6 +144,7 @@ struct CudaBackend::State {
   }
 
   ScopedDevice current;
+  int multiprocessors;
   bool can_prefill;
   std::unique_ptr<NcclRanks> ranks;
   std::function<void(std::chrono::milliseconds)> check;
@@ -337,19 +340,19 @@ void CudaBackend::GatedDeltaNet(const GatedDeltaCall& call) {
     Matmul(projections.first(2));
     CausalConvSilu(call.convolution);
   }
-  if (steps && cuda::CanStepDelta(call)) return cuda::LaunchDeltaStep(call, state_->stream.get());
   Matmul(projections.subspan(2));
+  if (steps && cuda::CanStepDelta(call.rule)) return cuda::LaunchDeltaStep(call.rule, call.norm, state_->stream.get());
   GatedDeltaRule(call.rule);
   GatedRmsNorm(call.norm);
 }
 
-void CudaBackend::ProjectAndRoute(std::span<const MatmulCall> calls, const RouteCall& route) {
-  if (cuda::CanRouteAtOnce(calls, route)) {
-    auto* counters = reinterpret_cast<unsigned*>(state_->workspace.data());
-    return cuda::LaunchRowRoute(calls, route, counters, state_->stream.get());
+void CudaBackend::NormAndProject(const NormAndProjectCall& call) {
+  if (cuda::CanNormAndProject(call)) {
+    return cuda::LaunchNormAndProject(call, state_->counters().data(), state_->stream.get());
   }
-  Matmul(calls);
-  Route(route);
+  CombineAndNorm(call.combine, call.norm);
+  Matmul(call.products);
+  if (call.route != nullptr) Route(*call.route);
 }
 
 void CudaBackend::Attend(const AttendCall& call) {
@@ -378,7 +381,12 @@ void CudaBackend::GatedDeltaRule(const DeltaRuleCall& call) { cuda::LaunchGatedD
 void CudaBackend::Route(const RouteCall& call) { cuda::LaunchRoute(call, state_->stream.get()); }
 void CudaBackend::SwiGlu(const SwiGluCall& call) { cuda::LaunchSwiGlu(call, state_->stream.get()); }
 void CudaBackend::SigmoidGate(const SigmoidGateCall& call) { cuda::LaunchSigmoidGate(call, state_->stream.get()); }
-void CudaBackend::PickGreedy(const GreedyCall& call) { cuda::LaunchPickGreedy(call, state_->stream.get()); }
+void CudaBackend::PickGreedy(const GreedyCall& call) {
+  cuda::LaunchPickGreedy(call, state_->scratch(), state_->counters(), state_->stream.get());
+}
+void CudaBackend::DrawTokens(const DrawCall& call) {
+  cuda::LaunchDrawTokens(call, state_->scratch(), state_->counters(), state_->multiprocessors, state_->stream.get());
+}
 void CudaBackend::AllReduceSum(float* values, int64_t count) {
   HPROC_CHECK(state_->ranks != nullptr, "ranks to add up with");
   state_->ranks->AllReduceSum(values, count, state_->stream.get());

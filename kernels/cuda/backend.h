@@ -38,6 +38,7 @@ struct CudaPass {
   int64_t experts = 0;
   int64_t top = 0;
   int64_t width = 0;  // of a routed expert
+  int64_t logit_rows = 0;
 };
 int64_t CudaWorkspaceBytes(const CudaPass& pass);
 // What AttendCall::workspace must hold for passes of up to `rows` tokens.
@@ -72,12 +73,13 @@ class CudaBackend : public DeviceBackend {
   void GatedDeltaRule(const DeltaRuleCall& call) override;
   void GatedDeltaNet(const GatedDeltaCall& call) override;
   void Route(const RouteCall& call) override;
-  void ProjectAndRoute(std::span<const MatmulCall> calls, const RouteCall& route) override;
+  void NormAndProject(const NormAndProjectCall& call) override;
   void SwiGlu(const SwiGluCall& call) override;
   void SigmoidGate(const SigmoidGateCall& call) override;
   void Combine(const CombineCall& call) override;
   void Experts(const ExpertsCall& call) override;
   void PickGreedy(const GreedyCall& call) override;
+  void DrawTokens(const DrawCall& call) override;
   void AllReduceSum(float* values, int64_t count) override;
 
   // Before the first pass of one of several ranks. While a Download waits, `check` is called with how long it has; where it

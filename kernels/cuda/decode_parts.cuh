@@ -173,20 +173,38 @@ __device__ __forceinline__ void PrefetchConvolved(const DecodeConvolution& conv,
   asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(conv.weight) + int64_t{channel} * conv.kernel * bytes));
 }
 
-// A channel's convolution of its newest input and the ones before it, which move on by one.
+// A channel's convolution of its newest input and the ones before it, which move on by one. All of them are asked for at once.
 __device__ __forceinline__ float Convolved(const DecodeConvolution& conv, int token, int channel, float newest) {
+  constexpr int kMostHistory = 7;
   const int history = conv.kernel - 1;
   float* state = conv.state + (conv.runs[token].slot * conv.channels + channel) * history;
   const int64_t taps = int64_t{channel} * conv.kernel;
+  const bool is_wide = conv.storage == Storage::kFloat32;
+  float inputs[kMostHistory];
+  uint32_t bits[kMostHistory];
+  const auto tap_bits = [&](int k) {
+    return is_wide ? __ldg(static_cast<const uint32_t*>(conv.weight) + taps + k) : __ldg(static_cast<const uint16_t*>(conv.weight) + taps + k);
+  };
+  const auto tap = [&](uint32_t of) {
+    const auto half = static_cast<uint16_t>(of);
+    return is_wide ? __uint_as_float(of) : conv.storage == Storage::kBfloat16 ? quant::Bfloat16ToFloat(half) : quant::HalfToFloat(half);
+  };
+#pragma unroll
+  for (int k = 0; k < kMostHistory; ++k) {
+    if (k >= history) break;
+    inputs[k] = state[k];
+    bits[k] = tap_bits(k);
+  }
+  const uint32_t newest_bits = tap_bits(history);
   float sum = 0;
-#pragma unroll 4
-  for (int k = 0; k < history; ++k) {
-    const float input = state[k];
-    sum = fmaf(StoredValue(conv.weight, conv.storage, taps + k), input, sum);
-    if (k > 0) state[k - 1] = input;
+#pragma unroll
+  for (int k = 0; k < kMostHistory; ++k) {
+    if (k >= history) break;
+    sum = fmaf(tap(bits[k]), inputs[k], sum);
+    if (k > 0) state[k - 1] = inputs[k];
   }
   if (history > 0) state[history - 1] = newest;
-  const float x = fmaf(StoredValue(conv.weight, conv.storage, taps + history), newest, sum);
+  const float x = fmaf(tap(newest_bits), newest, sum);
   return x / (1.0f + expf(-x));
 }
 

@@ -44,7 +44,7 @@ __global__ void CombineKernel(CombineCall call) {
   const int c = blockIdx.x * kThreads + threadIdx.x;
   if (c >= call.columns) return;
   const int64_t row = blockIdx.y;
-  call.residual[row * call.columns + c] = Combined(call, row, c);
+  call.into()[row * call.columns + c] = Combined(call, row, c);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "base/check.h"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
-#include "kernels/cuda/plain_rows.cuh"
 
 namespace hproc::kernels::cuda {
 namespace {
@@ -240,146 +239,136 @@ __global__ void __launch_bounds__(kRuleWarps * 32)
   }
 }
 
-// One token of each sequence, a block a (value head, run), which takes the whole of it: the products behind a and b, the rule, and
-// the norm of the head. A lane has four value columns, a warp kStepKeys keys; the state and the weights of a and b, the work of no
-// kernel in front, are asked for before the wait.
+// One token of each sequence, a block a (value head, run): the rule and the norm of the head. A warp has kWarpColumns value columns
+// and all keys, of which a lane has every eighth sixteen and two columns, so that nothing but the norm's sum crosses warps. The state,
+// the work of no kernel in front, is asked for before the wait.
 constexpr int kStepWarps = 16;
-constexpr int kStepKeys = 8;
+constexpr int kStepKeys = 16;      // of a lane
 constexpr int kMostStepDim = 128;  // of keys and of values
+static_assert(kStepWarps * kWarpColumns == kMostStepDim && kStepKeys * 8 == kMostStepDim);
 
-template <Storage kStorage>
 struct DeltaStep {
   DeltaRuleCall rule;
   PlainWeights a_log, dt_bias, norm;
-  PlainRows<kStorage> a, b;
-  const float* input;  // what a and b are products of
   const float* gate;  // [rows, value_heads * value_dim]
   float epsilon;
 };
 
-template <Storage kStorage>
-__global__ void __launch_bounds__(kStepWarps * 32)
-    DeltaStepKernel(const __grid_constant__ DeltaStep<kStorage> p, const SequenceRun* runs) {
+__global__ void __launch_bounds__(kStepWarps * 32) DeltaStepKernel(const __grid_constant__ DeltaStep p, const SequenceRun* runs) {
   AllowNextKernel();
-  __shared__ float4 remembered_parts[kStepWarps][32];
-  __shared__ float4 output_parts[kStepWarps][32];
-  __shared__ float gates[2][kStepWarps];
-  __shared__ float squares[kMostStepDim / 32];
+  __shared__ __align__(16) float squares[kStepWarps];
   const DeltaRuleCall& call = p.rule;
   const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
   const int64_t head = blockIdx.x;
   const SequenceRun run = runs[blockIdx.y];
   const int64_t row = run.first_row;
   const auto key_dim = static_cast<int>(call.key_dim);
   const auto value_dim = static_cast<int>(call.value_dim);
-  const bool exists = lane * 4 < value_dim;
-  const int first_key = warp * kStepKeys;
-  float* state = call.state + ((run.slot * call.value_heads + head) * key_dim + first_key) * value_dim + lane * 4;
-  float4 s[kStepKeys];
+  const int column = static_cast<int>(threadIdx.x) / 32 * kWarpColumns + lane % 4 * 2;
+  const int first_key = lane / 4 * kStepKeys;
+  const bool exists = column < value_dim;  // both columns: dimensions are multiples of four
+  const int keys_here = exists ? min(kStepKeys, key_dim - first_key) : 0;
+  float* state = call.state + ((run.slot * call.value_heads + head) * key_dim + first_key) * value_dim + column;
+  const uint32_t rate_bits = p.a_log.Bits(head);
+  const uint32_t bias_bits = p.dt_bias.Bits(head);
+  const uint4 norm_bits = exists ? p.norm.FourBits(column / 4 * 4) : uint4{0, 0, 0, 0};
+  float2 s[kStepKeys];
 #pragma unroll
   for (int i = 0; i < kStepKeys; ++i) {
-    s[i] = float4{0, 0, 0, 0};
-    if (exists && first_key + i < key_dim) s[i] = *reinterpret_cast<const float4*>(state + i * value_dim);
+    s[i] = float2{0, 0};
+    if (i < keys_here) s[i] = *reinterpret_cast<const float2*>(state + i * value_dim);
   }
-  const Share share{static_cast<int>(threadIdx.x), kStepWarps * 32};
-  p.a.Prefetch(share, head);
-  p.b.Prefetch(share, head);
-  const float rate = -expf(p.a_log[head]);
-  const float bias = p.dt_bias[head];
   const int64_t all_keys = call.key_heads * key_dim;
-  const int64_t row_size = 2 * all_keys + call.value_heads * value_dim;
-  const float* query = call.qkv + row * row_size + head / (call.value_heads / call.key_heads) * key_dim;
-  const float* key = query + all_keys;
-  const int64_t head_at = (row * call.value_heads + head) * value_dim;
+  const float* query = call.qkv + row * (2 * all_keys + call.value_heads * value_dim) +
+                       head / (call.value_heads / call.key_heads) * key_dim + first_key;
+  const float* value = call.qkv + row * (2 * all_keys + call.value_heads * value_dim) + 2 * all_keys + head * value_dim + column;
+  const int64_t head_at = (row * call.value_heads + head) * value_dim + column;
   WaitForKernelInFront();
 
-  const float* input = p.input + row * p.a.columns;
-  float a[1] = {};
-  float b[1] = {};
-  p.a.Dots(share, head, input, 1, a);
-  p.b.Dots(share, head, input, 1, b);
-  const bool has_key = lane * 4 < key_dim;
-  float4 q4{0, 0, 0, 0};
-  float4 k4{0, 0, 0, 0};
-  if (has_key) {
-    q4 = *reinterpret_cast<const float4*>(query + lane * 4);
-    k4 = *reinterpret_cast<const float4*>(key + lane * 4);
-  }
-  float q[kStepKeys];
-  float k[kStepKeys];
+  const float a = call.a[row * call.value_heads + head];
+  const float b = call.b[row * call.value_heads + head];
+  float4 q[kStepKeys / 4];
+  float4 k[kStepKeys / 4];
 #pragma unroll
-  for (int i = 0; i < kStepKeys; ++i) {
-    q[i] = first_key + i < key_dim ? query[first_key + i] : 0.0f;
-    k[i] = first_key + i < key_dim ? key[first_key + i] : 0.0f;
+  for (int i = 0; i < kStepKeys / 4; ++i) {
+    q[i] = k[i] = float4{0, 0, 0, 0};
+    if (first_key + 4 * i >= key_dim) continue;
+    q[i] = *reinterpret_cast<const float4*>(query + 4 * i);
+    k[i] = *reinterpret_cast<const float4*>(query + all_keys + 4 * i);
   }
-  float4 value{0, 0, 0, 0};
-  if (exists) value = *reinterpret_cast<const float4*>(call.qkv + row * row_size + 2 * all_keys + head * value_dim + lane * 4);
-  float gate = 0;
-  float norm = 0;
-  if (static_cast<int>(threadIdx.x) < value_dim) {
-    gate = p.gate[head_at + threadIdx.x];
-    norm = p.norm[threadIdx.x];
+  float2 v{0, 0};
+  float2 gate{0, 0};
+  if (exists) {
+    v = *reinterpret_cast<const float2*>(value);
+    gate = *reinterpret_cast<const float2*>(p.gate + head_at);
   }
 
-  const float query_factor =
-      1.0f / sqrtf((WarpSum(q4.x * q4.x + q4.y * q4.y + q4.z * q4.z + q4.w * q4.w) + 1e-6f) * static_cast<float>(key_dim));
-  const float key_factor = 1.0f / sqrtf(WarpSum(k4.x * k4.x + k4.y * k4.y + k4.z * k4.z + k4.w * k4.w) + 1e-6f);
-  // Undecayed, so that a and b are summed over the warps behind the same barrier.
-  float4 remembered{0, 0, 0, 0};
+  // Of keys as they are: what they are to be divided by comes out of the same exchange.
+  float query_square = 0;
+  float key_square = 0;
+  float2 remembered{0, 0};
+#pragma unroll
+  for (int i = 0; i < kStepKeys / 4; ++i) {
+    const float of_query[4] = {q[i].x, q[i].y, q[i].z, q[i].w};
+    const float of_key[4] = {k[i].x, k[i].y, k[i].z, k[i].w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      query_square = fmaf(of_query[j], of_query[j], query_square);
+      key_square = fmaf(of_key[j], of_key[j], key_square);
+      remembered = {fmaf(s[4 * i + j].x, of_key[j], remembered.x), fmaf(s[4 * i + j].y, of_key[j], remembered.y)};
+    }
+  }
+#pragma unroll
+  for (int step = 4; step < 32; step *= 2) {
+    query_square += __shfl_xor_sync(kAllLanes, query_square, step);
+    key_square += __shfl_xor_sync(kAllLanes, key_square, step);
+    remembered.x += __shfl_xor_sync(kAllLanes, remembered.x, step);
+    remembered.y += __shfl_xor_sync(kAllLanes, remembered.y, step);
+  }
+  const float query_factor = 1.0f / sqrtf((query_square + 1e-6f) * static_cast<float>(key_dim));
+  const float key_factor = 1.0f / sqrtf(key_square + 1e-6f);
+  const float decay = expf(-expf(p.a_log.Value(rate_bits)) * Softplus(a + p.dt_bias.Value(bias_bits)));
+  const float decayed = decay * key_factor;
+  const float beta = Sigmoid(b) * key_factor;  // the keys' factor stands by what is added
+  const float2 delta{beta * (v.x - decayed * remembered.x), beta * (v.y - decayed * remembered.y)};
+  float2 output{0, 0};
+#pragma unroll
+  for (int i = 0; i < kStepKeys / 4; ++i) {
+    const float of_query[4] = {q[i].x, q[i].y, q[i].z, q[i].w};
+    const float of_key[4] = {k[i].x, k[i].y, k[i].z, k[i].w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      float2& at = s[4 * i + j];
+      at = {fmaf(of_key[j], delta.x, decay * at.x), fmaf(of_key[j], delta.y, decay * at.y)};
+      output = {fmaf(at.x, of_query[j], output.x), fmaf(at.y, of_query[j], output.y)};
+    }
+  }
 #pragma unroll
   for (int i = 0; i < kStepKeys; ++i) {
-    k[i] *= key_factor;
-    remembered = {fmaf(s[i].x, k[i], remembered.x), fmaf(s[i].y, k[i], remembered.y), fmaf(s[i].z, k[i], remembered.z),
-                  fmaf(s[i].w, k[i], remembered.w)};
+    if (i < keys_here) *reinterpret_cast<float2*>(state + i * value_dim) = s[i];
   }
-  remembered_parts[warp][lane] = remembered;
-  a[0] = WarpSum(a[0]);
-  b[0] = WarpSum(b[0]);
-  if (lane == 0) gates[0][warp] = a[0], gates[1][warp] = b[0];
+#pragma unroll
+  for (int step = 4; step < 32; step *= 2) {
+    output.x += __shfl_xor_sync(kAllLanes, output.x, step);
+    output.y += __shfl_xor_sync(kAllLanes, output.y, step);
+  }
+  output = {output.x * query_factor, output.y * query_factor};
+  float square = output.x * output.x + output.y * output.y;  // columns that are not there give zero
+  square += __shfl_xor_sync(kAllLanes, square, 1);
+  square += __shfl_xor_sync(kAllLanes, square, 2);
+  if (lane == 0) squares[threadIdx.x / 32] = square;
   __syncthreads();
-  remembered = float4{0, 0, 0, 0};
-  float rate_input = bias;
-  float beta_input = 0;
-#pragma unroll
-  for (int w = 0; w < kStepWarps; ++w) {
-    const float4 part = remembered_parts[w][lane];
-    remembered = {remembered.x + part.x, remembered.y + part.y, remembered.z + part.z, remembered.w + part.w};
-    rate_input += gates[0][w];
-    beta_input += gates[1][w];
-  }
-  const float decay = expf(rate * Softplus(rate_input));
-  const float beta = Sigmoid(beta_input);
-  const float4 delta{beta * (value.x - decay * remembered.x), beta * (value.y - decay * remembered.y),
-                     beta * (value.z - decay * remembered.z), beta * (value.w - decay * remembered.w)};
-  float4 output{0, 0, 0, 0};
-#pragma unroll
-  for (int i = 0; i < kStepKeys; ++i) {
-    s[i] = {fmaf(k[i], delta.x, decay * s[i].x), fmaf(k[i], delta.y, decay * s[i].y), fmaf(k[i], delta.z, decay * s[i].z),
-            fmaf(k[i], delta.w, decay * s[i].w)};
-    output = {fmaf(s[i].x, q[i], output.x), fmaf(s[i].y, q[i], output.y), fmaf(s[i].z, q[i], output.z),
-              fmaf(s[i].w, q[i], output.w)};
-  }
-  output_parts[warp][lane] = output;
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < kStepKeys; ++i) {
-    if (exists && first_key + i < key_dim) *reinterpret_cast<float4*>(state + i * value_dim) = s[i];
-  }
-  constexpr int kColumnWarps = kMostStepDim / 32;
-  if (warp >= kColumnWarps) return;
-  float sum = 0;
-#pragma unroll
-  for (int w = 0; w < kStepWarps; ++w) sum += reinterpret_cast<const float*>(output_parts[w])[threadIdx.x];
-  sum *= query_factor;
-  const float square = WarpSum(sum * sum);  // columns that are not there give zero
-  if (lane == 0) squares[warp] = square;
-  asm volatile("bar.sync 1, %0;" ::"n"(kColumnWarps * 32) : "memory");
+  if (lane >= 4 || !exists) return;
   float mean = 0;
 #pragma unroll
-  for (int w = 0; w < kColumnWarps; ++w) mean += squares[w];
+  for (int w = 0; w < kStepWarps; w += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(squares + w);
+    mean += four.x + four.y + four.z + four.w;
+  }
   const float inverse = 1.0f / sqrtf(mean / static_cast<float>(value_dim) + p.epsilon);
-  if (static_cast<int>(threadIdx.x) < value_dim) call.output[head_at + threadIdx.x] = sum * inverse * norm * Silu(gate);
+  const float4 norms = p.norm.FourValues(norm_bits);
+  const float2 norm = column % 4 == 0 ? float2{norms.x, norms.y} : float2{norms.z, norms.w};
+  *reinterpret_cast<float2*>(call.output + head_at) = {output.x * inverse * norm.x * Silu(gate.x), output.y * inverse * norm.y * Silu(gate.y)};
 }
 
 template <int kFours>
@@ -411,33 +400,20 @@ void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream) {
   }
 }
 
-bool CanStepDelta(const GatedDeltaCall& call) {
-  const DeltaRuleCall& rule = call.rule;
-  return rule.key_dim <= kMostStepDim && rule.value_dim <= kMostStepDim && rule.key_dim % 4 == 0 && rule.value_dim % 4 == 0 &&
-         !IsPacked(call.projections[2].weight->storage) &&
-         call.projections[2].weight->storage == call.projections[3].weight->storage;
+bool CanStepDelta(const DeltaRuleCall& rule) {
+  return rule.key_dim <= kMostStepDim && rule.value_dim <= kMostStepDim && rule.key_dim % 4 == 0 && rule.value_dim % 4 == 0;
 }
 
-void LaunchDeltaStep(const GatedDeltaCall& call, cudaStream_t stream) {
-  HPROC_CHECK(CanStepDelta(call), "a step of the delta rule");
-  const auto launch = [&]<Storage kStorage>() {
-    const DeltaStep<kStorage> step{.rule = call.rule,
-                                   .a_log = PlainOf(*call.rule.a_log),
-                                   .dt_bias = PlainOf(*call.rule.dt_bias),
-                                   .norm = PlainOf(*call.norm.weight),
-                                   .a = PlainRows<kStorage>(*call.projections[2].weight),
-                                   .b = PlainRows<kStorage>(*call.projections[3].weight),
-                                   .input = call.projections[2].input->values,
-                                   .gate = call.norm.gate,
-                                   .epsilon = call.norm.epsilon};
-    const dim3 grid(static_cast<unsigned>(call.rule.value_heads), static_cast<unsigned>(call.rule.runs.size()));
-    LaunchOverlapped("DeltaStepKernel", DeltaStepKernel<kStorage>, grid, kStepWarps * 32, stream, step, call.rule.runs.data());
-  };
-  switch (call.projections[2].weight->storage) {
-    case Storage::kBfloat16: return launch.template operator()<Storage::kBfloat16>();
-    case Storage::kFloat16: return launch.template operator()<Storage::kFloat16>();
-    default: return launch.template operator()<Storage::kFloat32>();
-  }
+void LaunchDeltaStep(const DeltaRuleCall& rule, const GatedRmsNormCall& norm, cudaStream_t stream) {
+  HPROC_CHECK(CanStepDelta(rule), "a step of the delta rule");
+  const DeltaStep step{.rule = rule,
+                       .a_log = PlainOf(*rule.a_log),
+                       .dt_bias = PlainOf(*rule.dt_bias),
+                       .norm = PlainOf(*norm.weight),
+                       .gate = norm.gate,
+                       .epsilon = norm.epsilon};
+  const dim3 grid(static_cast<unsigned>(rule.value_heads), static_cast<unsigned>(rule.runs.size()));
+  LaunchOverlapped("DeltaStepKernel", DeltaStepKernel, grid, kStepWarps * 32, stream, step, rule.runs.data());
 }
 
 }  // namespace hproc::kernels::cuda

@@ -63,13 +63,21 @@ __global__ void __launch_bounds__(kMostThreads) NormKernel(const __grid_constant
   const int threads = static_cast<int>(blockDim.x);
   const int lane = threadIdx.x % 32;
   const auto column = [&](int n) { return (static_cast<int>(threadIdx.x) + n * threads) * 4; };
-  float4 weights[kFours];
+  uint4 weight_bits[kFours];
   AllowNextKernel();
 #pragma unroll
   for (int n = 0; n < kFours; ++n) {
-    const auto weight = [&](int c) { return c < p.columns ? p.weight[c] + p.weight_offset : 0.0f; };
     const int c = column(n);
-    weights[n] = {weight(c), weight(c + 1), weight(c + 2), weight(c + 3)};
+    weight_bits[n] = uint4{0, 0, 0, 0};
+    if (c + 3 < p.columns && p.columns % 4 == 0) {
+      weight_bits[n] = p.weight.FourBits(c);
+    } else if (c < p.columns) {
+      const auto bits = [&](int i) { return c + i < p.columns ? p.weight.Bits(c + i) : 0u; };
+      weight_bits[n] = uint4{bits(0), bits(1), bits(2), bits(3)};
+      if (p.weight.storage != Storage::kFloat32) {
+        weight_bits[n] = uint4{weight_bits[n].x | weight_bits[n].y << 16, weight_bits[n].z | weight_bits[n].w << 16, 0, 0};
+      }
+    }
   }
   WaitForKernelInFront();
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
@@ -94,12 +102,15 @@ __global__ void __launch_bounds__(kMostThreads) NormKernel(const __grid_constant
       }
     }
 #pragma unroll
-    for (int n = 0; n < kFours; ++n) Store(combine.residual + row * p.columns, column(n), p.columns, p.wide, values[n]);
+    for (int n = 0; n < kFours; ++n) Store(combine.into() + row * p.columns, column(n), p.columns, p.wide, values[n]);
   }
   float square = 0;
   uint32_t largest = 0;
+  float4 weights[kFours];
 #pragma unroll
   for (int n = 0; n < kFours; ++n) {
+    const float4 weight = p.weight.FourValues(weight_bits[n]);  // where there are no columns, values are zero
+    weights[n] = {weight.x + p.weight_offset, weight.y + p.weight_offset, weight.z + p.weight_offset, weight.w + p.weight_offset};
     if (p.gate != nullptr) {
       const float4 gate = Load(p.gate + row * p.columns, column(n), p.columns, p.wide);
       weights[n] = Times(weights[n], float4{Silu(gate.x), Silu(gate.y), Silu(gate.z), Silu(gate.w)});

@@ -20,6 +20,11 @@ void LaunchCombine(const CombineCall& call, cudaStream_t stream);
 void LaunchRmsNorm(const RmsNormCall& call, const CombineCall& combine, cudaStream_t stream);
 void LaunchGatedRmsNorm(const GatedRmsNormCall& call, cudaStream_t stream);
 
+// norm_products.cu: NormAndProject in one launch, for weights of one plain storage. `counters`: kMostProjectedRows, which are zero
+// before and after.
+bool CanNormAndProject(const NormAndProjectCall& call);
+void LaunchNormAndProject(const NormAndProjectCall& call, unsigned* counters, cudaStream_t stream);
+
 // attention.cu
 void LaunchRotaryAngles(const RotaryCall& call, cudaStream_t stream);
 void LaunchRotate(const RotateCall& call, cudaStream_t stream);
@@ -34,10 +39,9 @@ void LaunchAttendTiles(const AttendCall& call, cudaStream_t stream);
 // gated_delta.cu
 void LaunchCausalConvSilu(const CausalConvCall& call, cudaStream_t stream);
 void LaunchGatedDeltaRule(const DeltaRuleCall& call, cudaStream_t stream);
-// One token of each sequence: a and b, whose products are `gates`, the rule, and the norm of what it gives. For shapes that
-// CanStepDelta.
-bool CanStepDelta(const GatedDeltaCall& call);
-void LaunchDeltaStep(const GatedDeltaCall& call, cudaStream_t stream);
+// One token of each sequence: the rule, and the norm of what it gives. For shapes that CanStepDelta.
+bool CanStepDelta(const DeltaRuleCall& rule);
+void LaunchDeltaStep(const DeltaRuleCall& rule, const GatedRmsNormCall& norm, cudaStream_t stream);
 
 // delta_chunks.cu: the delta rule of long runs; for shapes and devices that CanRuleInChunks.
 bool CanRuleInChunks(const DeltaRuleCall& call);
@@ -47,7 +51,14 @@ void LaunchDeltaChunks(const DeltaRuleCall& call, cudaStream_t stream);
 void LaunchRoute(const RouteCall& call, cudaStream_t stream);
 
 // sampling.cu
-void LaunchPickGreedy(const GreedyCall& call, cudaStream_t stream);
+inline constexpr int64_t kMostPickBlocks = 128;
+// What it needs of the workspace; `counters` are zero before and after.
+int64_t PickGreedyBytes();
+void LaunchPickGreedy(const GreedyCall& call, std::byte* workspace, std::span<unsigned> counters, cudaStream_t stream);
+// draw.cu: likewise. Its blocks wait for each other, so that no more are launched than `multiprocessors` hold at once.
+inline constexpr int64_t kMostDrawGroups = 16;
+int64_t DrawBytes(int64_t rows);
+void LaunchDrawTokens(const DrawCall& call, std::byte* workspace, std::span<unsigned> counters, int multiprocessors, cudaStream_t stream);
 
 // row_matmul.cu: weights of any storage but decode order. Up to kMostRowProducts calls of one storage and number of tokens at
 // once.
@@ -55,10 +66,5 @@ inline constexpr size_t kMostRowProducts = 4;
 void LaunchRowMatmul(std::span<const MatmulCall> calls, cudaStream_t stream);
 void LaunchRowExpertsGateUp(const ExpertsCall& call, cudaStream_t stream);
 void LaunchRowExpertsDown(const ExpertsCall& call, cudaStream_t stream);
-// ProjectAndRoute in one launch, for weights of one plain storage and at most kMostRoutedRows rows. `counters`: that many, which
-// are zero before and after.
-inline constexpr int64_t kMostRoutedRows = 16;
-bool CanRouteAtOnce(std::span<const MatmulCall> calls, const RouteCall& route);
-void LaunchRowRoute(std::span<const MatmulCall> calls, const RouteCall& route, unsigned* counters, cudaStream_t stream);
 
 }  // namespace hproc::kernels::cuda

@@ -58,15 +58,46 @@ __device__ __forceinline__ float BlockSum(float value, float* shared) {
   return WarpSum(lane < warps ? shared[lane] : 0.0f);
 }
 
+// Adds one to a counter, after all that this thread has written or seen written and before all it does from there on.
+__device__ __forceinline__ unsigned CountIn(unsigned* counter) {
+  unsigned before;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
+}
+
 __device__ __forceinline__ float Sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ __forceinline__ float Silu(float x) { return x / (1.0f + expf(-x)); }
 __device__ __forceinline__ float Softplus(float x) { return x > 30.0f ? x : log1pf(expf(x)); }
 
-// Weights of plain storage, as a kernel takes them.
+// Weights of plain storage, as a kernel takes them. Which storage it is is known at run time, and a value that is converted where it
+// is read is waited for there: to ask for several at once, their bits come first.
 struct PlainWeights {
   const void* data = nullptr;
   Storage storage = Storage::kFloat32;
-  __device__ __forceinline__ float operator[](int64_t i) const { return StoredValue(data, storage, i); }
+  __device__ __forceinline__ float operator[](int64_t i) const { return Value(Bits(i)); }
+
+  __device__ __forceinline__ uint32_t Bits(int64_t i) const {
+    return storage == Storage::kFloat32 ? __ldg(static_cast<const uint32_t*>(data) + i) : __ldg(static_cast<const uint16_t*>(data) + i);
+  }
+  __device__ __forceinline__ float Value(uint32_t bits) const {
+    switch (storage) {
+      case Storage::kBfloat16: return __uint_as_float(bits << 16);
+      case Storage::kFloat16: return quant::HalfToFloat(static_cast<uint16_t>(bits));
+      default: return __uint_as_float(bits);
+    }
+  }
+  // Of four from a multiple of four on.
+  __device__ __forceinline__ uint4 FourBits(int64_t i) const {
+    if (storage == Storage::kFloat32) return __ldg(reinterpret_cast<const uint4*>(static_cast<const float*>(data) + i));
+    const uint2 two = __ldg(reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(data) + i));
+    return {two.x, two.y, 0, 0};
+  }
+  __device__ __forceinline__ float4 FourValues(uint4 bits) const {
+    if (storage == Storage::kFloat32) {
+      return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
+    }
+    return {Value(bits.x & 0xFFFF), Value(bits.x >> 16), Value(bits.y & 0xFFFF), Value(bits.y >> 16)};
+  }
 };
 inline PlainWeights PlainOf(const Matrix& matrix) { return {matrix.data, matrix.storage}; }
 
@@ -93,10 +124,15 @@ struct RowPlace {
   int slot;
   int position;
 };
-__device__ __forceinline__ RowPlace PlaceOf(const SequenceRun* runs, int run_count, int row) {
+// Which run a row is of.
+__device__ __forceinline__ int RunOf(const SequenceRun* runs, int run_count, int row) {
   int r = min(row, run_count - 1);  // the run itself where every run is one token
   while (runs[r].first_row > row) --r;
-  return {runs[r].slot, runs[r].first_position + row - runs[r].first_row};
+  return r;
+}
+__device__ __forceinline__ RowPlace PlaceOf(const SequenceRun* runs, int run_count, int row) {
+  const SequenceRun run = runs[RunOf(runs, run_count, row)];
+  return {run.slot, run.first_position + row - run.first_row};
 }
 
 }  // namespace hproc::kernels::cuda

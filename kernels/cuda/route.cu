@@ -5,19 +5,20 @@
 namespace hproc::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kWarps = 4;
 
-__global__ void __launch_bounds__(kThreads) RouteKernel(const __grid_constant__ RouteCall call) {
-  __shared__ RouteShared shared;
+// A warp a row.
+__global__ void __launch_bounds__(kWarps * 32) RouteKernel(const __grid_constant__ RouteCall call) {
   StartBehindKernelInFront();
-  ChooseExperts<kThreads>(call, blockIdx.x, shared);
+  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+  if (row < call.rows) ChooseExperts<static_cast<int>(kMostExperts)>(call, row);
 }
 
 }  // namespace
 
 void LaunchRoute(const RouteCall& call, cudaStream_t stream) {
   HPROC_CHECK(call.experts <= kMostExperts, "experts of a layer on a CUDA device");
-  LaunchOverlapped("RouteKernel", RouteKernel, static_cast<unsigned>(call.rows), kThreads, stream, call);
+  LaunchOverlapped("RouteKernel", RouteKernel, Blocks(call.rows, kWarps), kWarps * 32, stream, call);
 }
 
 }  // namespace hproc::kernels::cuda

@@ -7,7 +7,6 @@
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
 #include "kernels/cuda/plain_rows.cuh"
-#include "kernels/cuda/route_parts.cuh"
 
 namespace hproc::kernels::cuda {
 namespace {
@@ -135,48 +134,6 @@ __global__ void __launch_bounds__(kThreads) RowMatmulKernel(const __grid_constan
   }
 }
 
-constexpr int kRouteWarps = 4;  // of a row: its columns are all asked for at once
-
-// kRouteWarps warps a row of the products, a row of the grid a token; the token's last block to be done chooses its experts.
-template <typename Rows>
-__global__ void __launch_bounds__(kThreads) RowRouteKernel(const __grid_constant__ RowProducts<Rows> all,
-                                                           const __grid_constant__ RouteCall route, unsigned* counters) {
-  __shared__ bool is_last;
-  __shared__ float parts[kWarps];
-  __shared__ RouteShared shared;
-  AllowNextKernel();
-  int at = 0;
-  while (at + 1 < all.count && blockIdx.x >= all.products[at + 1].first_block) ++at;
-  const auto& product = all.products[at];
-  constexpr int kRowThreads = kRouteWarps * 32;
-  const int64_t row = int64_t{blockIdx.x - product.first_block} * (kWarps / kRouteWarps) + threadIdx.x / kRowThreads;
-  const Share share{static_cast<int>(threadIdx.x) % kRowThreads, kRowThreads};
-  if (row < product.rows) product.weight.Prefetch(share, row);
-  WaitForKernelInFront();
-  const int64_t token = blockIdx.y;
-  float dot[1] = {};
-  if (row < product.rows) product.weight.Dots(share, row, product.input + token * product.weight.columns, 1, dot);
-  const float sum = WarpSum(dot[0]);
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = sum;
-  __syncthreads();
-  if (share.first == 0 && row < product.rows) {
-    float whole = 0;
-#pragma unroll
-    for (int w = 0; w < kRouteWarps; ++w) whole += parts[threadIdx.x / 32 + w];
-    product.output[token * product.output_stride + row] = whole;
-    __threadfence();
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    is_last = atomicAdd(counters + token, 1u) == gridDim.x - 1;
-    if (is_last) counters[token] = 0;
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-  ChooseExperts<kThreads>(route, token, shared);
-}
-
 // Many tokens with rows of plain storage: tiles of kTile tokens and as many rows, both through shared memory, four products a
 // thread.
 constexpr int kTile = 32;
@@ -296,6 +253,7 @@ void WithRows(const Matrix& weight, Launch&& launch) {
   HPROC_CHECK(false, "weights that are read by rows");
 }
 
+constexpr int64_t kMostWarpTokens = 16;  // beyond, tiles
 // So many warps fill a device; with fewer rows than that, a block takes one.
 constexpr int64_t kFewRows = 2048;
 
@@ -336,7 +294,7 @@ void LaunchRowMatmul(std::span<const MatmulCall> calls, cudaStream_t stream) {
     using Rows = std::decay_t<decltype(first)>;
     const int64_t tokens = calls.front().tokens;
     if constexpr (!std::is_same_v<Rows, ContainerRows>) {
-      if (tokens > kMostRoutedRows) {
+      if (tokens > kMostWarpTokens) {
         unsigned blocks = 0;
         const RowProducts<Rows> all = ProductsOf<Rows>(calls, kTile, blocks);
         return LaunchOverlapped("TiledMatmulKernel", TiledMatmulKernel<Rows::kStored>, dim3(blocks, Blocks(tokens, kTile)), kThreads,
@@ -363,29 +321,6 @@ void LaunchRowExpertsDown(const ExpertsCall& call, cudaStream_t stream) {
     const dim3 grid(Blocks(call.columns, kWarps), static_cast<unsigned>(call.rows));
     LaunchOverlapped("RowDownKernel", RowDownKernel<std::decay_t<decltype(weight)>>, grid, kThreads, stream, call, weight);
   });
-}
-
-bool CanRouteAtOnce(std::span<const MatmulCall> calls, const RouteCall& route) {
-  for (const MatmulCall& call : calls) {
-    if (IsPacked(call.weight->storage) || call.weight->storage != calls.front().weight->storage) return false;
-  }
-  return calls.size() <= kMostRowProducts && route.rows <= kMostRoutedRows && route.experts <= kMostExperts;
-}
-
-void LaunchRowRoute(std::span<const MatmulCall> calls, const RouteCall& route, unsigned* counters, cudaStream_t stream) {
-  HPROC_CHECK(CanRouteAtOnce(calls, route), "a choice of experts in one launch");
-  const auto launch = [&](auto rows) {
-    using Rows = decltype(rows);
-    unsigned blocks = 0;
-    const RowProducts<Rows> all = ProductsOf<Rows>(calls, kWarps / kRouteWarps, blocks);
-    LaunchOverlapped("RowRouteKernel", RowRouteKernel<Rows>, dim3(blocks, static_cast<unsigned>(route.rows)), kThreads, stream, all,
-                     route, counters);
-  };
-  switch (calls.front().weight->storage) {
-    case Storage::kBfloat16: return launch(PlainRows<Storage::kBfloat16>{});
-    case Storage::kFloat16: return launch(PlainRows<Storage::kFloat16>{});
-    default: return launch(PlainRows<Storage::kFloat32>{});
-  }
 }
 
 }  // namespace hproc::kernels::cuda

@@ -53,7 +53,7 @@ TEST_F(Backends, GreedyTakesTheHighestLogitAndTheLowestTokenOnATie) {
                                      kNan, -2, -1, kNan,  //
                                      kNan, kNan, kNan, kNan,  //
                                      -kInfinity, -5, kInfinity, 0};
-  std::vector<GreedyChoice> choices(4);
+  std::vector<TokenChoice> choices(4);
   PickGreedy(cpu_, {.logits = logits.data(), .rows = 4, .columns = 4, .choices = choices.data()});
   const std::vector<std::pair<int, int>> expected = {{1, 0}, {2, 2}, {0, 4}, {2, 2}};  // token, values that are none
   for (size_t r = 0; r < 4; ++r) {

@@ -15,7 +15,7 @@ namespace hproc::worker {
 struct RankedRun {
   std::string plan_digest;
   std::vector<float> logits;  // of every token, [tokens, vocabulary]
-  std::vector<kernels::GreedyChoice> choices;
+  std::vector<kernels::TokenChoice> choices;
   std::vector<int64_t> weight_bytes;  // live once loaded, by rank
 };
 
