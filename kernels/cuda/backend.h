@@ -38,7 +38,7 @@ struct CudaPass {
   int64_t experts = 0;
   int64_t top = 0;
   int64_t width = 0;  // of a routed expert
-  int64_t logit_rows = 0;
+  int64_t logit_rows = 0;  // whose tokens are drawn
 };
 int64_t CudaWorkspaceBytes(const CudaPass& pass);
 // What AttendCall::workspace must hold for passes of up to `rows` tokens.

@@ -368,6 +368,18 @@ TEST_F(Backends, RouteAgreesAndBreaksTiesTowardsTheLowerExpert) {
   }
 }
 
+TEST_F(Backends, CombineLeavesTheResidualWhereThereIsASum) {
+  const std::vector<float> before = {1, 2, 3, 4, 5, 6};
+  const std::vector<float> shared = {10, 20, 30, 40, 50, 60};
+  for (const Context* context : {&cpu_, &reference_}) {
+    std::vector<float> residual = before;
+    std::vector<float> sum(6, -1);
+    Combine(*context, {.residual = residual.data(), .sum = sum.data(), .shared = shared.data(), .rows = 2, .columns = 3});
+    EXPECT_EQ(residual, before);
+    EXPECT_EQ(sum, (std::vector<float>{11, 22, 33, 44, 55, 66}));
+  }
+}
+
 TEST_F(Backends, RouteNamesValidExpertsWhateverTheLogitsHold) {
   std::vector<float> logits(8, std::numeric_limits<float>::quiet_NaN());
   logits[5] = 1;
