@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "kernels/cuda/attention_parts.cuh"
 #include "kernels/cuda/decode_launch.cuh"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"

@@ -114,12 +114,6 @@ __device__ __forceinline__ float Combined(const CombineCall& call, int64_t row, 
   return sum;
 }
 
-// Value i of a head's attention, by the output gate's sigmoid where there is one.
-__device__ __forceinline__ float Gated(const AttendCall& call, int64_t row, int64_t head, int i, float value) {
-  if (call.gate == nullptr) return value;
-  return value * Sigmoid(call.gate[row * call.query_stride + head * call.query_head_stride + i]);
-}
-
 struct RowPlace {
   int slot;
   int position;
