@@ -45,10 +45,11 @@ TEST(WeightOfDistance, IsThePowerOfTwoToEightDigitsAndNeverGrows) {
 }
 
 TEST(MultiplyHigh, IsTheUpperHalfOfTheProduct) {
+  __extension__ using Product = unsigned __int128;
   constexpr uint64_t kMost = std::numeric_limits<uint64_t>::max();
   for (const uint64_t a : {uint64_t{0}, uint64_t{1}, uint64_t{0xFFFFFFFF}, uint64_t{1} << 32, uint64_t{0x123456789ABCDEF0}, kMost}) {
     for (const uint64_t b : {uint64_t{0}, uint64_t{1}, uint64_t{0xFFFFFFFF}, uint64_t{1} << 63, uint64_t{0xFEDCBA9876543210}, kMost}) {
-      EXPECT_EQ(MultiplyHigh(a, b), static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64)) << a << " " << b;
+      EXPECT_EQ(MultiplyHigh(a, b), static_cast<uint64_t>(static_cast<Product>(a) * b >> 64)) << a << " " << b;
     }
   }
 }

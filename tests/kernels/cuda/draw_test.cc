@@ -49,7 +49,8 @@ class DrawGpu : public GpuTest {
       EXPECT_EQ(ours[i].token, theirs[i].token) << name << ", row " << i << ": scale " << draws[i].scale << " top_k " << draws[i].top_k
                                                 << " top_p " << draws[i].top_p;
       EXPECT_EQ(ours[i].nonfinite, theirs[i].nonfinite) << name << ", row " << i;
-      if (theirs[i].nonfinite == 0) EXPECT_EQ(ours[i].logit, theirs[i].logit) << name << ", row " << i;
+      if (theirs[i].nonfinite > 0) continue;
+      EXPECT_EQ(ours[i].logit, theirs[i].logit) << name << ", row " << i;
     }
   }
 };
