@@ -94,7 +94,17 @@ std::vector<std::byte> RandomMatrix(int64_t rows, int64_t columns, const quant::
   for (int64_t tile = 0; tile < order.row_tiles; ++tile) {
     const int64_t at = order.records + tile * order.record_bytes;
     for (int r = 0; r < kTileRows; ++r) std::memcpy(bytes.data() + at + r * 2, &scale, 2);
-    fill(at + order.record_books, at + order.record_bytes, order.library >= 0 ? quant::kLibrarySize : 256);
+    if (order.library >= 0) {
+      fill(at + order.record_books, at + order.record_bytes, quant::kLibrarySize);
+      continue;
+    }
+    for (int r = 0; r < kTileRows; ++r) {  // ascending, as codebooks are
+      for (int i = 0; i < format.levels; ++i) {
+        const int level = (2 * i + 1) * 127 / format.levels - 127;
+        bytes[static_cast<size_t>(at + order.record_books + r * CodebookStride(format.levels) + OrderedCode(format, i))] =
+            static_cast<std::byte>(level);
+      }
+    }
   }
   const int64_t each = outliers / rows;
   for (int64_t row = 0; outliers > 0 && row < rows; ++row) {

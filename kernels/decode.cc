@@ -68,6 +68,8 @@ DecodeParams ParamsOf(const DecodeMatrix& weight, DecodeWork work) {
   p.record_books = static_cast<int32_t>(order.record_books);
   p.column_tiles = static_cast<int32_t>(order.column_tiles);
   p.last_tile_halves = order.last_tile_halves;
+  p.whole_pairs = order.column_tiles % 2 == 0 && order.last_tile_halves == 2;
+  p.input_row_bytes = cuda::InputRowBytes(p.column_tiles);
   p.wide_counts = quant::OutlierCountBytes(weight.columns) == 2;
   p.wide_columns = quant::OutlierColumnBytes(weight.columns) == 4;
   p.has_outliers = weight.outliers > 0;
@@ -113,11 +115,10 @@ void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t
             const DecodeStream& stream) {
   const DeviceLimits limits = LimitsOfDevice();
   const Shares shares = ShareBlocks(p, units, limits.multiprocessors);
-  p.overlap = stream.overlap;
   p.slots = cuda::DecodeSlots(weight.format.levels, limits.major < 12);
   const int virtual_per_unit = p.work == DecodeWork::kGateUp ? 2 : p.work == DecodeWork::kDown ? p.all : 1;
   p.library_bytes = p.parts[0].library != nullptr ? quant::kLibrarySize * CodebookStride(weight.format.levels) : 0;
-  const int token_tiles = p.tokens > 8 ? 4 : p.tokens > 4 ? 2 : 1;
+  int token_tiles = p.tokens > 8 ? 4 : p.tokens > cuda::kColumnPairTokens ? 2 : 1;
   const auto fit_batch = [&] {
     int batch_tiles = std::max(kBatchTiles / std::max(1, p.tokens / 4), virtual_per_unit);
     for (;; batch_tiles /= 2) {
@@ -132,7 +133,9 @@ void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t
   p.input_rows = static_cast<int32_t>(input_rows);
   if (!fit_batch()) {
     HPROC_CHECK(p.rounded != nullptr, "activations and sums of a decode product fit into shared memory");
-    p.input_rows = 0;  // through the L2 then
+    HPROC_CHECK(p.work == DecodeWork::kMatmul, "activations of experts fit into shared memory");
+    p.input_rows = 0;  // through the L2 then, by the kernel for more tokens
+    token_tiles = std::max(token_tiles, 2);
     HPROC_CHECK(fit_batch(), "sums of a decode product fit into shared memory");
   }
   p.at = cuda::DecodeSharedOf(p);
@@ -209,13 +212,11 @@ void DecodeMatmul(const DecodeStream& stream, std::span<const DecodeMatmulCall> 
                      .channels = convolution->channels,
                      .state = convolution->state};
   }
-  int64_t input_rows = call.tokens;
   if (call.rounded.values != nullptr) {
     p.rounded = reinterpret_cast<const int8_t*>(call.rounded.values);
     p.rounded_scales = call.rounded.scales;
   } else if (!RoundsOnChip(call.tokens, call.weight.columns)) {
     HPROC_CHECK(stream.workspace != nullptr, "workspace of a decode product");
-    input_rows = 0;
     auto* scales = reinterpret_cast<float*>(stream.workspace);
     auto* rounded = reinterpret_cast<int8_t*>(stream.workspace) + kMaxDecodeTokens * 4;
     cuda::LaunchRoundActivations(call.input, call.input_stride, p.tokens, p.columns,
@@ -223,7 +224,8 @@ void DecodeMatmul(const DecodeStream& stream, std::span<const DecodeMatmulCall> 
     p.rounded = rounded;
     p.rounded_scales = scales;
   }
-  Launch(p, call.weight, units, input_rows, 1, stream);
+  p.weights_first = stream.overlap;
+  Launch(p, call.weight, units, call.tokens, 1, stream);
 }
 
 void DecodeGateUp(const DecodeStream& stream, const DecodeGateUpCall& call) {
@@ -259,6 +261,12 @@ void DecodeGateUp(const DecodeStream& stream, const DecodeGateUpCall& call) {
   p.input_stride = call.input_stride;
   p.rounded = reinterpret_cast<const int8_t*>(call.rounded.values);
   p.rounded_scales = call.rounded.scales;
+  if (call.next_down != nullptr) {
+    const DecodeOrder down = call.next_down->order();
+    p.next.tiles[0] = PartOf(*call.next_down).tiles;
+    p.next.tiles[1] = shared && call.next_shared_down != nullptr ? PartOf(*call.next_shared_down).tiles : nullptr;
+    p.next.expert_bytes = call.weight.columns / kTileRows * down.row_tile_bytes;
+  }
   const int32_t units = p.all * p.expert_tiles;
   Launch(p, call.weight, {&units, 1}, 1, call.tokens, stream);
 }
@@ -289,6 +297,7 @@ void DecodeDown(const DecodeStream& stream, const DecodeDownCall& call) {
   p.input = call.input;
   p.input_stride = call.weight.columns;
   p.accumulate = call.accumulate;
+  p.weights_first = stream.overlap && call.experts_known;
   const int32_t units = p.expert_tiles;
   Launch(p, call.weight, {&units, 1}, p.all, call.tokens, stream);
 }

@@ -92,6 +92,9 @@ struct DecodeGateUpCall {
   const DecodeMatrix* shared_gate = nullptr;  // both or neither
   const DecodeMatrix* shared_up = nullptr;
   float* shared_output = nullptr;  // [tokens, width]
+  // What DecodeDown will read next, asked for into the L2; or null.
+  const DecodeMatrix* next_down = nullptr;
+  const DecodeMatrix* next_shared_down = nullptr;
 };
 void DecodeGateUp(const DecodeStream& stream, const DecodeGateUpCall& call);
 
@@ -112,6 +115,9 @@ struct DecodeDownCall {
   const float* shared_gate = nullptr;   // [tokens]
   float* output = nullptr;              // [tokens, hidden]
   bool accumulate = false;
+  // The kernel in front is DecodeGateUp with the same `experts`: it lets this one start only once it has them, so that this one's
+  // weights need not wait for it.
+  bool experts_known = false;
 };
 void DecodeDown(const DecodeStream& stream, const DecodeDownCall& call);
 

@@ -53,12 +53,18 @@ DecodeMatrix WriteDecodeOrder(const quant::XfpMatrix& matrix, std::span<std::byt
       if (row >= matrix.rows) break;
       quant::UnpackRow({matrix.codes + row * row_code_bytes, static_cast<size_t>(row_code_bytes)}, levels,
                        std::span(codes).subspan(static_cast<size_t>(r * padded), static_cast<size_t>(matrix.columns)));
+      for (int64_t c = 0; c < matrix.columns; ++c) {
+        uint8_t& code = codes[static_cast<size_t>(r * padded + c)];
+        code = static_cast<uint8_t>(OrderedCode(matrix.format, code));
+      }
       std::memcpy(record + r * 2, matrix.scales + row, 2);
       std::byte* rest = record + order.record_books;
       if (library) {
         for (int64_t g = 0; g < groups; ++g) rest[g * kTileRows + r] = std::byte{matrix.indices[row * groups + g]};
       } else {
-        std::memcpy(rest + r * stride, matrix.codebooks + row * levels, static_cast<size_t>(levels));
+        for (int i = 0; i < levels; ++i) {
+          rest[r * stride + OrderedCode(matrix.format, i)] = static_cast<std::byte>(matrix.codebooks[row * levels + i]);
+        }
       }
     }
     for (int64_t column_tile = 0; column_tile < order.column_tiles; ++column_tile) {

@@ -16,6 +16,7 @@ using quant::kHalfColumns;
 using quant::kMaxDecodeColumns;
 using quant::kTileColumns;
 using quant::kTileRows;
+using quant::OrderedCode;
 using quant::TileBytes;
 using quant::TileHalves;
 using quant::TileWordOffset;

@@ -15,6 +15,9 @@
 //   p = 4   step s: word s
 //   p > 4   the low four bits as p = 4; bit 4 and bit 5 in a word each, placed as p = 1
 //
+// With 16 levels of a row's own (V2), level c stands at c / 2 + 8 (c % 2) of the codebook and has that for a code, so that the
+// high bit chooses between neighbours; see PairTables in kernels/cuda/expand.cuh.
+//
 // (ternary levels: the digit above the low bits): the 128 digits of 16 "sets" of four columns, set = 8 h + 2 s + i / 4.
 // Word X[set / 5], byte i % 4 is a fraction of five digits as quant::EncodeTernary makes, digit set % 5 of it; the last
 // set has two bits a digit in one byte of its own. 13 bytes a lane, as in the container. A tile of one half has two
@@ -63,6 +66,10 @@ constexpr int TileWordOffset(int words, int word, int lane) {
     words -= whole;
   }
   return -1;
+}
+// Where level `code` stands in a codebook in decode order.
+constexpr int OrderedCode(const XfpFormat& format, int code) {
+  return format.levels == 16 && format.mode == Mode::kV2 ? code / 2 + code % 2 * 8 : code;
 }
 // Bytes from codebook to codebook: K rounded up to a power of two, or to whole 16-byte loads.
 constexpr int CodebookStride(int levels) {

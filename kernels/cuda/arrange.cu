@@ -26,7 +26,11 @@ __global__ void ArrangeTilesKernel(int64_t rows, int64_t columns, Target encoded
   uint8_t own[2 * kHalfCodes];
   for (int c = 0; c < halves * kHalfCodes; ++c) {
     const int64_t column = column_tile * kTileColumns + ColumnInTile(lane, c);
-    own[c] = column < to.columns ? static_cast<uint8_t>(quant::CodeAt(codes, planes, to.first_column + column)) : uint8_t{0};
+    own[c] = 0;
+    if (column < to.columns) {
+      const auto code = static_cast<int>(quant::CodeAt(codes, planes, to.first_column + column));
+      own[c] = static_cast<uint8_t>(OrderedCode(encoded.format, code));
+    }
   }
   const LaneCodes packed = PackLane(own, levels, halves);
   std::byte* at = to.bytes + order.tiles + (to.first_row / kTileRows + row_tile) * order.row_tile_bytes + column_tile * order.tile_bytes;
@@ -53,7 +57,9 @@ __global__ void ArrangeRecordsKernel(int64_t rows, int64_t columns, Target encod
     const int64_t groups = quant::GroupsPerRow(to.columns);
     for (int64_t g = 0; g < groups; ++g) rest[g * kTileRows + r] = indices[g];
   } else {
-    for (int i = 0; i < levels; ++i) rest[r * CodebookStride(levels) + i] = encoded.codebooks[row * levels + i];
+    for (int i = 0; i < levels; ++i) {
+      rest[r * CodebookStride(levels) + OrderedCode(encoded.format, i)] = encoded.codebooks[row * levels + i];
+    }
   }
   if (order.outlier_columns < 0) return;
   std::byte* of_outliers = record + kTileRows * 2 + 4;

@@ -226,7 +226,9 @@ void CudaBackend::State::Routed(const ExpertsCall& call, bool with_shared_gate_u
                               .output = call.hidden.values + first * call.top * call.width,
                               .shared_gate = with_shared_gate_up ? &shared.gate->decode : nullptr,
                               .shared_up = with_shared_gate_up ? &shared.up->decode : nullptr,
-                              .shared_output = with_shared_gate_up ? shared.hidden.values + first * shared.width : nullptr});
+                              .shared_output = with_shared_gate_up ? shared.hidden.values + first * shared.width : nullptr,
+                              .next_down = InDecodeOrder(*call.down) && call.rows == 1 ? &call.down->decode : nullptr,
+                              .next_shared_down = with_shared_down ? &shared.down->decode : nullptr});
     });
   } else {
     cuda::LaunchRowExpertsGateUp(call, stream.get());
@@ -240,7 +242,8 @@ void CudaBackend::State::Routed(const ExpertsCall& call, bool with_shared_gate_u
                             .shared = with_shared_down ? &shared.down->decode : nullptr,
                             .shared_input = with_shared_down ? shared.hidden.values + first * shared.width : nullptr,
                             .shared_gate = weighted ? shared.weight + first : nullptr,
-                            .output = call.output + first * columns});
+                            .output = call.output + first * columns,
+                            .experts_known = InDecodeOrder(*call.gate_up) && call.rows <= kMaxDecodeTokens});
     });
   } else {
     cuda::LaunchRowExpertsDown(call, stream.get());

@@ -4,16 +4,21 @@
 // One block of 16 warps an SM. A block has its rows whole: no sums cross blocks, so there is no workspace, no counter and
 // no second pass. Tiles of eight rows share out evenly over 132 SMs for the shapes of RESULTS.md (97 % and more).
 //
-//     issue loads:  activations, codebooks, kSlots items of each warp   (in this order: they are answered in it)
+//     issue loads:  activations, codebooks, kSlots items of each warp
 //     round the activations into shared memory
-//     every warp, for its share of (column tile, pair of row tiles):
+//     every warp, for its share of the items:
 //         read the item's words from the lane's ring, have the ring refilled, look up, multiply,
 //         add 32-bit sums in shared memory
 //     barrier; scales, outliers, SwiGLU or the routes' weighted sum
 //
-// Items are taken column tile by column tile, so that a warp's activations stay in registers. Integer sums make the order
-// of the warps' additions immaterial. A lane reads what it copied itself, so a copy group is all the synchronization that
-// the ring needs.
+// An MMA has 16 rows of weights and 8 columns of activations. Its rows are two tiles of eight. For up to kColumnPairTokens
+// tokens the two are neighbours in one row tile: one stretch of memory and one codebook, with activations of their own each:
+// MMA column 4 s + 2 t + b is byte b (high, low) of token t at the columns of tile s, and of the products a tile's rows have with
+// the other tile's columns nothing is made. So every item is two tiles however few row tiles a block has. For more tokens the two
+// are of neighbouring row tiles, and the columns 2 t + b.
+//
+// Integer sums make the order of the warps' additions immaterial. A lane reads what it copied itself, so a copy group is all the
+// synchronization that the ring needs.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -25,8 +30,11 @@ namespace hproc::kernels::cuda {
 template <int kLevels, int kTokenTiles, DecodeWork kWork>
 __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_constant__ DecodeParams p) {
   using Expand = Expander<kLevels>;
+  using Items = Walk<kWork, kTokenTiles == 1>;
   constexpr int kSlots = Expand::kSlots;
-  constexpr int kChains = kTokenTiles == 1 ? 2 : 1;  // of dependent MMAs
+  constexpr int kTileBytes = TileBytes(kLevels, 2);
+  constexpr bool kColumnPairs = kTokenTiles == 1;
+  constexpr int kTokens = kColumnPairs ? kColumnPairTokens : 4 * kTokenTiles;
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
@@ -42,19 +50,14 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   const int block = static_cast<int>(blockIdx.x) - own.first_block;
   const int block_first = block * own.block_units + min(block, own.spare_units);
   const int block_end = block_first + own.block_units + (block < own.spare_units ? 1 : 0);
-  AllowNextKernel();
 
-  // What the kernel in front makes: expert ids, activations.
-  const bool weights_first = kWork == DecodeWork::kMatmul && p.overlap != 0;
+  // What the kernel in front makes: activations, with gate-up the experts' ids. Down comes behind a gate-up that had its own ids
+  // before it let down start, so that it may read them at once.
+  const bool weights_first = p.weights_first != 0;
+  if (kWork != DecodeWork::kGateUp) AllowNextKernel();
   if (!weights_first) WaitForKernelInFront();
-  if (thread < kMaxDecodeTop) {
-    largest[thread] = 0;
-    if (kWork == DecodeWork::kDown && thread < p.all) {
-      route_weights[thread] = thread < p.top           ? p.route_weights[token_row * p.top + thread]
-                              : p.shared_gate != nullptr ? 1 / (1 + expf(-p.shared_gate[token_row]))
-                                                         : 1.0f;
-    }
-  }
+  if (kWork == DecodeWork::kGateUp) AllowNextKernel();
+  if (thread < kMaxDecodeTop) largest[thread] = 0;
   const int my_expert = kWork != DecodeWork::kMatmul && lane < p.top ? p.experts[token_row * p.top + lane] : 0;
   const auto expert_at = [&](int k) { return kWork == DecodeWork::kMatmul ? 0 : __shfl_sync(0xFFFFFFFFu, my_expert, k); };
 
@@ -67,8 +70,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   const int padded = p.column_tiles * kTileColumns;
   const int fours_a_row = padded / 4;
   const int fours = p.input_rows * fours_a_row;
-  const bool one_row =
-      kWork == DecodeWork::kGateUp || (kWork == DecodeWork::kMatmul && kTokenTiles == 1 && p.input_rows == 1);
+  const bool one_row = kWork == DecodeWork::kGateUp || (kWork == DecodeWork::kMatmul && kColumnPairs && p.input_rows == 1);
   const auto row_of = [&](int i) { return one_row ? 0 : Quotient(i, fours_a_row); };
   const auto load_four = [&](int i) {
     const int row = row_of(i);
@@ -95,9 +97,15 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   // Rounded ones, 16 bytes at a time.
   const int given_row_pieces = padded / 8;
   const int given_pieces = given ? p.input_rows * given_row_pieces : 0;
-  const uint4* const given_rows = reinterpret_cast<const uint4*>(p.rounded) + (kWork == DecodeWork::kGateUp ? token_row * given_row_pieces : 0);
+  const uint4* const given_rows =
+      reinterpret_cast<const uint4*>(p.rounded) + (kWork == DecodeWork::kGateUp ? token_row * given_row_pieces : 0);
   uint4 given_piece{};
   const auto load_activations = [&] {
+    if (kWork == DecodeWork::kDown && thread < p.all) {
+      route_weights[thread] = thread < p.top           ? p.route_weights[token_row * p.top + thread]
+                              : p.shared_gate != nullptr ? 1 / (1 + expf(-p.shared_gate[token_row]))
+                                                         : 1.0f;
+    }
     if (!given) return load_kept();
     if (thread < given_pieces) given_piece = given_rows[thread];
     if (thread < p.tokens) largest[thread] = __float_as_uint(p.rounded_scales[token_row + thread]);  // a scale here
@@ -106,22 +114,33 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
 
   // Codebooks and scales of a batch, a few 16-byte pieces a thread; pieces `thread`, thread + kDecodeThreads, …
   const int record_pieces = p.record_bytes / 16;
-  const auto load_record = [&](const Walk<kWork>& batch, int i) {
+  const auto load_record = [&](const Items& batch, int i) {
     int64_t from = int64_t{batch.first} * p.record_bytes + i * 16;
     if constexpr (kWork != DecodeWork::kMatmul) {
-      const int tile = Quotient(i, record_pieces);
-      const int k = kWork == DecodeWork::kDown ? Quotient(tile, batch.inner) : 0;
-      const int v = tile - k * batch.inner;
-      const int chosen = ChosenOf<kWork>(p, batch.first, k, v);
-      const int expert = chosen < p.top ? p.experts[token_row * p.top + chosen] : 0;
-      const DecodePart& part = PartOf<kWork>(p, own, chosen);
-      from = int64_t{RowTileOf<kWork>(p, batch.first, expert, chosen, v)} * p.record_bytes + (i - tile * record_pieces) * 16;
-      if (kWork == DecodeWork::kGateUp && v % 2 == 1) from += part.second_records;
+      const int v = Quotient(i, record_pieces);
+      const TilePlace place = TilePlaceOf<kWork>(p, batch.first, batch.units, v);
+      const int expert = place.chosen < p.top ? p.experts[token_row * p.top + place.chosen] : 0;
+      const DecodePart& part = PartOf<kWork>(p, own, place.chosen);
+      from = int64_t{RowTileOf<kWork>(p, batch.first, place, expert)} * p.record_bytes + (i - v * record_pieces) * 16;
+      if (place.is_up) from += part.second_records;
       return __ldg(reinterpret_cast<const uint4*>(part.records + from));
     }
     return __ldg(reinterpret_cast<const uint4*>(own.records + from));
   };
   const auto record_at = [&](int i) -> uint4& { return reinterpret_cast<uint4*>(shared + p.at.records)[i]; };
+  // Puts a piece there, a codebook as pair tables where it can be; whether it could.
+  constexpr bool kMayPair = kColumnPairs && Expand::kPairs;
+  const auto put_record = [&](uint4 piece, int i) {
+    bool is_paired = true;
+    if constexpr (kMayPair) {
+      if (p.library_bytes == 0 && i - Quotient(i, record_pieces) * record_pieces >= p.record_books / 16) {
+        is_paired = PairTables(piece.x, piece.z);
+        is_paired = PairTables(piece.y, piece.w) && is_paired;
+      }
+    }
+    record_at(i) = piece;
+    return is_paired;
+  };
 
   if constexpr (kWork == DecodeWork::kMatmul) {  // what the convolution will ask for at the end
     if (own_at == 0 && p.convolution.weight != nullptr) {
@@ -131,66 +150,80 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
     }
   }
 
-  // Weights: the next item of `ahead` into registers.
-  Walk<kWork> ahead;
-  ahead.Enter(p, block_first, block_end, warp);
-  Walk<kWork> now = ahead;
-  int pieces = now.inner * (kWork == DecodeWork::kDown ? p.all : 1) * record_pieces;
+  // Weights: the next item of `ahead` into the ring, from `source` on.
+  Items now;
+  now.Enter(p, block_first, block_end, warp);
+  Items ahead = now;
+  int pieces = Items::VirtualTiles(p, now.units) * record_pieces;
   uint4 first_piece{};
   if (thread < pieces) first_piece = load_record(now, thread);
   constexpr int kTile = Expand::kRingBytes;
   uint8_t* const ring = shared + p.at.ring + warp * kSlots * 2 * kTile;
+  const uint8_t* source = nullptr;
+  const auto find_source = [&] {
+    const int v = kColumnPairs ? ahead.outer : 2 * ahead.inner;
+    const TilePlace place = TilePlaceOf<kWork>(p, ahead.first, ahead.units, v);
+    const DecodePart& part = PartOf<kWork>(p, own, place.chosen);
+    const auto row_tile = static_cast<uint32_t>(RowTileOf<kWork>(p, ahead.first, place, expert_at(place.chosen)));
+    source = part.tiles + uint64_t{row_tile} * p.row_tile_bytes +
+             static_cast<uint32_t>((kColumnPairs ? 2 * ahead.inner : ahead.outer) * kTileBytes);
+    if (place.is_up) source += part.second_tiles;
+  };
+  if (ahead.left > 0) find_source();
+  const int64_t next_item = kColumnPairs ? int64_t{2 * kTileBytes} : 2 * int64_t{p.row_tile_bytes};
+  bool has_asked = false;
   const auto fetch = [&](int slot) {
-    while (ahead.left == 0) {
-      if (ahead.first + ahead.units >= block_end) {
-        CommitCopies();
-        return;
+    if (ahead.left == 0) {
+      while (ahead.left == 0) {
+        if (ahead.first + ahead.units >= block_end) {
+          if constexpr (kWork == DecodeWork::kGateUp) {
+            if (!has_asked) {
+              has_asked = true;
+              PrefetchNext(p, my_expert, warp, lane);
+            }
+          }
+          CommitCopies();
+          return;
+        }
+        ahead.Enter(p, ahead.first + ahead.units, block_end, warp);
       }
-      ahead.Enter(p, ahead.first + ahead.units, block_end, warp);
+      find_source();
     }
-    int k = 0;
-    int column_tile = ahead.super;
-    if constexpr (kWork == DecodeWork::kDown) {
-      k = Quotient(ahead.super, p.column_tiles);
-      column_tile -= k * p.column_tiles;
-    }
-    const int v = 2 * ahead.pair;
-    const int chosen = ChosenOf<kWork>(p, ahead.first, k, v);
-    const auto row_tile = static_cast<uint32_t>(RowTileOf<kWork>(p, ahead.first, expert_at(chosen), chosen, v));
-    const DecodePart& part = PartOf<kWork>(p, own, chosen);
-    const uint8_t* tile =
-        part.tiles + uint64_t{row_tile} * p.row_tile_bytes + static_cast<uint32_t>(column_tile * p.tile_bytes);
-    const int64_t second = kWork == DecodeWork::kGateUp ? part.second_tiles : int64_t{p.row_tile_bytes};
     const uint32_t to = SharedAddress(ring) + slot * 2 * kTile;
-    const bool has_second = v + 1 < ahead.inner;
-    if (p.last_tile_halves == 2 || column_tile + 1 < p.column_tiles) {
-      CopyWords<Expand::kWords>(to, tile, lane, true);
-      CopyWords<Expand::kWords>(to + kTile, tile + second, lane, has_second);
-      if constexpr (Expand::kTernary) {  // 32 bytes of a tile: eight lanes copy four each
-        constexpr int kBytesAt = Expand::kWords * 128;
-        CopyAsync<4>(to + kBytesAt + lane * 4, tile + kBytesAt + lane * 4, lane < 8);
-        CopyAsync<4>(to + kTile + kBytesAt + lane * 4, tile + second + kBytesAt + lane * 4,
-                     lane < 8 && has_second);
+    if (IsWhole(p, ahead)) {
+      CopyTile<kLevels>(to, source, lane, true);
+      if constexpr (kColumnPairs) {
+        CopyTile<kLevels>(to + kTile, source + kTileBytes, lane, true);
+      } else {
+        CopyTile<kLevels>(to + kTile, source + p.row_tile_bytes, lane, HasSecond(ahead));
       }
+    } else if constexpr (kColumnPairs) {
+      const int tile = 2 * ahead.inner;
+      const bool first_is_last = tile + 1 == p.column_tiles;
+      const bool is_half = p.last_tile_halves == 1;
+      if (!first_is_last || !is_half) CopyTile<kLevels>(to, source, lane, true);
+      CopyWords<Expand::kHalfWords>(first_is_last ? to : to + kTile, first_is_last ? source : source + kTileBytes, lane,
+                                    is_half);
     } else {
-      CopyWords<Expand::kHalfWords>(to, tile, lane, true);
-      CopyWords<Expand::kHalfWords>(to + kTile, tile + second, lane, has_second);
+      CopyWords<Expand::kHalfWords>(to, source, lane, true);
+      CopyWords<Expand::kHalfWords>(to + kTile, source + p.row_tile_bytes, lane, HasSecond(ahead));
     }
     CommitCopies();
-    ahead.Step();
+    if (!ahead.Step()) {
+      source += next_item;
+    } else if (ahead.left > 0) {
+      find_source();
+    }
   };
-  // The activations of all warps are asked for before any weight. Where the weights need not wait for the kernel in front,
-  // half a ring of them goes ahead.
+  // Where the weights need not wait for the kernel in front, they go first. Otherwise the activations of all warps are asked for
+  // before any weight: a multiprocessor's loads are answered in order.
   if (!weights_first) __syncthreads();
-  const int ahead_slots = weights_first && !given ? kSlots / 2 : kSlots;  // rounded ones are few
 #pragma unroll 1
-  for (int s = 0; s < ahead_slots; ++s) fetch(s);
+  for (int s = 0; s < kSlots; ++s) fetch(s);
   if (weights_first) {
     WaitForKernelInFront();
     load_activations();
     __syncthreads();
-#pragma unroll 1
-    for (int s = ahead_slots; s < kSlots; ++s) fetch(s);
   }
 
   // While the weights are on their way: zero the sums, copy the library, round the activations.
@@ -202,16 +235,23 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   for (int i = thread; i < p.library_bytes / 16; i += kDecodeThreads) {
     reinterpret_cast<uint4*>(shared + p.at.library)[i] = __ldg(reinterpret_cast<const uint4*>(own.library) + i);
   }
-  if (thread < pieces) record_at(thread) = first_piece;
+  bool is_paired = thread >= pieces || put_record(first_piece, thread);
 #pragma unroll 1
-  for (int i = thread + kDecodeThreads; i < pieces; i += kDecodeThreads) record_at(i) = load_record(now, i);
-  const int input_row_bytes = 2 * padded + (p.input_rows > 0 ? kInputRowPadding : 0);
+  for (int i = thread + kDecodeThreads; i < pieces; i += kDecodeThreads) is_paired &= put_record(load_record(now, i), i);
+  // Behind an odd number of column tiles comes one of zeros, the partner of the last.
+  if (kColumnPairs && p.column_tiles % 2 == 1) {
+#pragma unroll 1
+    for (int i = thread; i < p.input_rows * 32; i += kDecodeThreads) {
+      reinterpret_cast<uint4*>(shared + p.at.input + i / 32 * p.input_row_bytes + 2 * padded)[i % 32] = uint4{0, 0, 0, 0};
+    }
+  }
+  const int input_row_bytes = p.input_rows > 0 ? p.input_row_bytes : 2 * padded;
   const int8_t* rounded = reinterpret_cast<const int8_t*>(given_rows);
   if (given) {
     if (given_pieces > 0) {
       const auto store = [&](uint4 piece, int i) {
         const int row = p.input_rows == 1 ? 0 : Quotient(i, given_row_pieces);
-        *reinterpret_cast<uint4*>(shared + p.at.input + row * kInputRowPadding + i * 16) = piece;
+        *reinterpret_cast<uint4*>(shared + p.at.input + row * input_row_bytes + (i - row * given_row_pieces) * 16) = piece;
       };
       if (thread < given_pieces) store(given_piece, thread);
 #pragma unroll 4
@@ -257,7 +297,17 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
     for (int i = thread + kKept * kDecodeThreads; i < fours; i += kDecodeThreads) store(load_four(i), i);
     rounded = reinterpret_cast<const int8_t*>(shared + p.at.input);
   }
-  __syncthreads();
+  // Behind the barrier for all of the batch's records: whether the codebooks are pair tables, all of them or none.
+  const auto settle_records = [&] {
+    if constexpr (kMayPair) {
+      is_paired = __syncthreads_and(is_paired);
+      if (is_paired || p.library_bytes > 0) return;
+#pragma unroll 1
+      for (int i = thread; i < pieces; i += kDecodeThreads) record_at(i) = load_record(now, i);
+    }
+    __syncthreads();
+  };
+  settle_records();
 
   const int g = lane / 4;
   const int q = lane % 4;
@@ -267,149 +317,245 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   int slot = 0;
   for (int first = block_first; first < block_end; first += p.batch_units) {
     now.Enter(p, first, block_end, warp);
-    const int virtual_tiles = now.inner * (kWork == DecodeWork::kDown ? p.all : 1);
+    const int virtual_tiles = Items::VirtualTiles(p, now.units);
     if (first != block_first) {
       pieces = virtual_tiles * record_pieces;
+      is_paired = true;
 #pragma unroll 1
-      for (int i = thread; i < pieces; i += kDecodeThreads) record_at(i) = load_record(now, i);
-      __syncthreads();
+      for (int i = thread; i < pieces; i += kDecodeThreads) is_paired &= put_record(load_record(now, i), i);
+      settle_records();
     }
     // One tile's outliers a warp are fetched ahead and added when the products are done.
     Outliers outliers;
     if (p.has_outliers && warp < virtual_tiles) {
       outliers.Begin(p, records + warp * p.record_bytes, lane);
-      outliers.Fetch(p, OutliersOf<kWork>(p, own, first, now.inner, warp));
+      outliers.Fetch(p, OutliersOf<kWork>(p, own, TilePlaceOf<kWork>(p, first, now.units, warp)));
     }
 
-    uint4 x[kTokenTiles][4];  // of two steps each
-    const int8_t* x_from = nullptr;
-    int loaded = -1;
-    int column_tile = 0;
-    int k = 0;
-    const auto load_x = [&](int tile, int i) {
-      const int row = kWork == DecodeWork::kDown ? k : min(g / 2 + 4 * tile, p.tokens - 1);
-      x[tile][i] = *reinterpret_cast<const uint4*>(x_from + row * input_row_bytes + i * 128);
-    };
-    while (now.left > 0) {
-      if (now.super != loaded) {
-        loaded = now.super;
-        column_tile = loaded;
-        if constexpr (kWork == DecodeWork::kDown) {
-          k = Quotient(loaded, p.column_tiles);
-          column_tile -= k * p.column_tiles;
-        }
-        x_from = rounded + column_tile * 512 + g % 2 * kLowOffset + q * 16;
-        if constexpr (kTokenTiles < 4) {
-#pragma unroll
-          for (int tile = 0; tile < kTokenTiles; ++tile) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) load_x(tile, i);
-          }
-        }
-      }
-      const int virtual_tile = k * now.inner + 2 * now.pair;
-      const bool has_second = 2 * now.pair + 1 < now.inner;
-      const uint8_t* books[2];
-      books[0] = records + virtual_tile * p.record_bytes + p.record_books +
-                 (p.library_bytes > 0 ? 2 * column_tile * kTileRows + g : g * Expand::kStride);
-      books[1] = books[0] + (has_second ? p.record_bytes : 0);
+    // The item's words out of the ring; its place is refilled.
+    uint32_t words[2][Expand::kWords];
+    uint32_t ternary_byte[2] = {0, 0};
+    const auto take_words = [&] {
       WaitForCopies<kSlots - 1>();
       if constexpr (Expand::kTernary) __syncwarp();
-      uint32_t words[2][Expand::kWords];
-      uint32_t ternary_byte[2] = {0, 0};
-      const bool whole = p.last_tile_halves == 2 || column_tile + 1 < p.column_tiles;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint8_t* tile = ring + (2 * slot + i) * kTile;
-        if (whole) {
-          LoadWords<Expand::kWords>(tile, lane, words[i]);
-          if constexpr (Expand::kTernary) ternary_byte[i] = tile[Expand::kWords * 128 + lane];
+      const uint8_t* const from = ring + slot * 2 * kTile;
+      if (IsWhole(p, now)) {
+        LoadTile<kLevels>(from, lane, words[0], ternary_byte[0]);
+        LoadTile<kLevels>(from + kTile, lane, words[1], ternary_byte[1]);
+      } else if constexpr (kColumnPairs) {
+        const bool first_is_last = 2 * now.inner + 1 == p.column_tiles;
+        const bool is_half = p.last_tile_halves == 1;
+        if (first_is_last && is_half) {
+          LoadHalfTile<kLevels>(from, lane, words[0]);
         } else {
-          uint32_t half[Expand::kHalfWords];
-          LoadWords<Expand::kHalfWords>(tile, lane, half);
-#pragma unroll
-          for (int w = 0; w < Expand::kWords; ++w) words[i][w] = 0;
-#pragma unroll
-          for (int w = 0; w < Expand::kHalfWords; ++w) words[i][w < Expand::kLowBits ? w : w + Expand::kLowBits] = half[w];
+          LoadTile<kLevels>(from, lane, words[0], ternary_byte[0]);
         }
+        // The partner of a last tile counts nothing, whatever its words are: its activations are zero.
+        if (!first_is_last) LoadHalfTile<kLevels>(from + kTile, lane, words[1]);
+      } else {
+        LoadHalfTile<kLevels>(from, lane, words[0]);
+        LoadHalfTile<kLevels>(from + kTile, lane, words[1]);
       }
+    };
+    const auto refill = [&] {
       if constexpr (Expand::kTernary) __syncwarp();
       fetch(slot);
       slot = slot + 1 == kSlots ? 0 : slot + 1;
+    };
 
-      int32_t sum[kTokenTiles][kChains][4] = {};
-      uint32_t table[2][Expand::kTableWords];
-      typename Expand::Digits digits[2] = {};
-      const auto half_tile = [&]<int kHalf, int kTiles>() {
-        if (kHalf == 0 || p.library_bytes > 0) {
-#pragma unroll
-          for (int i = 0; i < kTiles; ++i) {
-            const uint8_t* book =
-                p.library_bytes > 0 ? shared + p.at.library + books[i][kHalf * kTileRows] * Expand::kStride : books[i];
-            LoadCodebook<kLevels>(book, table[i]);
-          }
-        }
-        if constexpr (kTokenTiles == 4) {
-#pragma unroll
-          for (int tile = 0; tile < kTokenTiles; ++tile) {
-            load_x(tile, 2 * kHalf);
-            load_x(tile, 2 * kHalf + 1);
-          }
-        }
-        const auto step = [&]<int kStep>() {
-          uint32_t centroids[2][2] = {};
-#pragma unroll
-          for (int i = 0; i < kTiles; ++i) {
-            Expand::template Step<kHalf, kStep>(table[i], words[i] + kHalf * Expand::kLowBits,
-                                                words[i] + 2 * Expand::kLowBits, ternary_byte[i], digits[i], centroids[i]);
-          }
-#pragma unroll
-          for (int tile = 0; tile < kTokenTiles; ++tile) {
-            const uint4& two = x[tile][2 * kHalf + kStep / 2];
-            MultiplyAdd(sum[tile][kStep % kChains], centroids[0][0], centroids[1][0], centroids[0][1], centroids[1][1],
-                        kStep % 2 == 0 ? two.x : two.z, kStep % 2 == 0 ? two.y : two.w);
-          }
-        };
-        step.template operator()<0>();
-        step.template operator()<1>();
-        step.template operator()<2>();
-        step.template operator()<3>();
+    if constexpr (kColumnPairs) {
+      int32_t sum[2][4] = {};  // of even and odd steps
+      int book_at = 0;         // the lane's codebook of the virtual tile, or its index of the item
+      int x_at = 0;
+      const auto enter_tile = [&] {
+        book_at = p.at.records + now.outer * p.record_bytes + p.record_books +
+                  (p.library_bytes > 0 ? now.inner * 4 * kTileRows + g : g * Expand::kStride);
+        const int row = kWork == DecodeWork::kDown ? TilePlaceOf<kWork>(p, first, now.units, now.outer).chosen
+                                                   : min(g / 2 % 2, p.tokens - 1);
+        x_at = p.at.input + row * input_row_bytes + (2 * now.inner + g / 4) * 512 + g % 2 * kLowOffset + q * 16;
       };
-      if (has_second) {
-        half_tile.template operator()<0, 2>();
-        half_tile.template operator()<1, 2>();
-      } else {
-        half_tile.template operator()<0, 1>();
-        half_tile.template operator()<1, 1>();
-      }
-      // Lane 4 g + q has token q of row g: high and low sum of the first tile in [0, 1], of the second in [2, 3].
+      enter_tile();
+      while (now.left > 0) {
+        take_words();
+        uint4 x[4];  // of two steps each
 #pragma unroll
-      for (int tile = 0; tile < kTokenTiles; ++tile) {
-        const auto total = [&](int i) {
-          return kChains == 2 ? sum[tile][0][i] + sum[tile][kChains - 1][i] : sum[tile][0][i];
+        for (int i = 0; i < 4; ++i) x[i] = *reinterpret_cast<const uint4*>(shared + x_at + i * 128);
+        const auto multiply = [&]<bool kLibrary, bool kPaired>() {
+          uint32_t table[2][Expand::kTableWords];
+          if constexpr (!kLibrary) LoadCodebook<kLevels>(shared + book_at, table[0]);
+          refill();
+          typename Expand::Digits digits[2] = {};
+          const auto half = [&]<int kHalf>() {
+            if constexpr (kLibrary) {
+              const int partner = 2 * now.inner + 1 < p.column_tiles ? 2 * kTileRows : 0;
+#pragma unroll
+              for (int i = 0; i < 2; ++i) {
+                const int book = shared[book_at + i * partner + kHalf * kTileRows];
+                LoadCodebook<kLevels>(shared + p.at.library + book * Expand::kStride, table[i]);
+              }
+            }
+            const auto step = [&]<int kStep>() {
+              const uint4& two = x[2 * kHalf + kStep / 2];
+              const auto add = [&](int32_t (&to)[4], const uint32_t (&a)[2][2]) {
+                MultiplyAdd(to, a[0][0], a[1][0], a[0][1], a[1][1], kStep % 2 == 0 ? two.x : two.z,
+                            kStep % 2 == 0 ? two.y : two.w);
+              };
+              uint32_t centroids[2][2];
+              if constexpr (kPaired) {
+                uint32_t others[2][2];
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                  Expand::PairStep(table[0], words[i][kHalf * Expand::kLowBits + kStep], centroids[i], others[i]);
+                }
+                add(sum[0], centroids);
+                add(sum[1], others);
+              } else {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                  Expand::template Step<kHalf, kStep>(table[kLibrary ? i : 0], words[i] + kHalf * Expand::kLowBits,
+                                                      words[i] + 2 * Expand::kLowBits, ternary_byte[i], digits[i], centroids[i]);
+                }
+                add(sum[kStep % 2], centroids);
+              }
+            };
+            step.template operator()<0>();
+            step.template operator()<1>();
+            step.template operator()<2>();
+            step.template operator()<3>();
+          };
+          half.template operator()<0>();
+          half.template operator()<1>();
         };
-        if (q + 4 * tile < p.tokens) {
-          int32_t* at = sums + ((virtual_tile * kTileRows + g) * p.tokens + q + 4 * tile) * 2;
-          atomicAdd(at, total(0));
-          atomicAdd(at + 1, total(1));
-          if (has_second) {
-            atomicAdd(at + kTileRows * p.tokens * 2, total(2));
-            atomicAdd(at + kTileRows * p.tokens * 2 + 1, total(3));
+        if (p.library_bytes > 0) {
+          multiply.template operator()<true, false>();
+        } else if (kMayPair && is_paired) {
+          multiply.template operator()<false, kMayPair>();
+        } else {
+          multiply.template operator()<false, false>();
+        }
+        x_at += 2 * 512;
+        if (p.library_bytes > 0) book_at += 4 * kTileRows;
+        const int tile = now.outer;
+        const bool is_next = now.Step();
+        if (is_next || now.left == 0) {
+          // Lane 4 g + 2 s + t has token t of row g of tile s, high and low sum: the first tile's in [0, 1], the second's in
+          // [2, 3].
+          int32_t total[2];
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            total[i] = q < 2 ? sum[0][i] + sum[1][i] : sum[0][2 + i] + sum[1][2 + i];
+            total[i] += __shfl_xor_sync(0xFFFFFFFFu, total[i], 2);
           }
+          if (q < p.tokens) {
+            int32_t* at = sums + ((tile * kTileRows + g) * p.tokens + q) * 2;
+            atomicAdd(at, total[0]);
+            atomicAdd(at + 1, total[1]);
+          }
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sum[0][i] = sum[1][i] = 0;
+          if (now.left > 0) enter_tile();
         }
       }
-      now.Step();
+    } else {
+      uint4 x[kTokenTiles][4];  // of two steps each
+      const int8_t* x_from = nullptr;
+      int loaded = -1;
+      const auto load_x = [&](int tile, int i) {
+        x[tile][i] = *reinterpret_cast<const uint4*>(x_from + min(g / 2 + 4 * tile, p.tokens - 1) * input_row_bytes + i * 128);
+      };
+      while (now.left > 0) {
+        if (now.outer != loaded) {
+          loaded = now.outer;
+          x_from = rounded + loaded * 512 + g % 2 * kLowOffset + q * 16;
+          if constexpr (kTokenTiles < 4) {
+#pragma unroll
+            for (int tile = 0; tile < kTokenTiles; ++tile) {
+#pragma unroll
+              for (int i = 0; i < 4; ++i) load_x(tile, i);
+            }
+          }
+        }
+        const int virtual_tile = 2 * now.inner;
+        const bool has_second = HasSecond(now);
+        const uint8_t* books[2];
+        books[0] = records + virtual_tile * p.record_bytes + p.record_books +
+                   (p.library_bytes > 0 ? 2 * loaded * kTileRows + g : g * Expand::kStride);
+        books[1] = books[0] + (has_second ? p.record_bytes : 0);
+        take_words();
+        refill();
+
+        int32_t sum[kTokenTiles][4] = {};
+        uint32_t table[2][Expand::kTableWords];
+        typename Expand::Digits digits[2] = {};
+        const auto half_tile = [&]<int kHalf, int kTiles>() {
+          if (kHalf == 0 || p.library_bytes > 0) {
+#pragma unroll
+            for (int i = 0; i < kTiles; ++i) {
+              const uint8_t* book =
+                  p.library_bytes > 0 ? shared + p.at.library + books[i][kHalf * kTileRows] * Expand::kStride : books[i];
+              LoadCodebook<kLevels>(book, table[i]);
+            }
+          }
+          if constexpr (kTokenTiles == 4) {
+#pragma unroll
+            for (int tile = 0; tile < kTokenTiles; ++tile) {
+              load_x(tile, 2 * kHalf);
+              load_x(tile, 2 * kHalf + 1);
+            }
+          }
+          const auto step = [&]<int kStep>() {
+            uint32_t centroids[2][2] = {};
+#pragma unroll
+            for (int i = 0; i < kTiles; ++i) {
+              Expand::template Step<kHalf, kStep>(table[i], words[i] + kHalf * Expand::kLowBits,
+                                                  words[i] + 2 * Expand::kLowBits, ternary_byte[i], digits[i], centroids[i]);
+            }
+#pragma unroll
+            for (int tile = 0; tile < kTokenTiles; ++tile) {
+              const uint4& two = x[tile][2 * kHalf + kStep / 2];
+              MultiplyAdd(sum[tile], centroids[0][0], centroids[1][0], centroids[0][1], centroids[1][1],
+                          kStep % 2 == 0 ? two.x : two.z, kStep % 2 == 0 ? two.y : two.w);
+            }
+          };
+          step.template operator()<0>();
+          step.template operator()<1>();
+          step.template operator()<2>();
+          step.template operator()<3>();
+        };
+        if (has_second) {
+          half_tile.template operator()<0, 2>();
+          half_tile.template operator()<1, 2>();
+        } else {
+          half_tile.template operator()<0, 1>();
+          half_tile.template operator()<1, 1>();
+        }
+        // Lane 4 g + q has token q of row g: high and low sum of the first tile in [0, 1], of the second in [2, 3].
+#pragma unroll
+        for (int tile = 0; tile < kTokenTiles; ++tile) {
+          if (q + 4 * tile < p.tokens) {
+            int32_t* at = sums + ((virtual_tile * kTileRows + g) * p.tokens + q + 4 * tile) * 2;
+            atomicAdd(at, sum[tile][0]);
+            atomicAdd(at + 1, sum[tile][1]);
+            if (has_second) {
+              atomicAdd(at + kTileRows * p.tokens * 2, sum[tile][2]);
+              atomicAdd(at + kTileRows * p.tokens * 2 + 1, sum[tile][3]);
+            }
+          }
+        }
+        now.Step();
+      }
     }
     if (p.has_outliers) {
       for (int i = warp; i < virtual_tiles; i += kDecodeWarps) {
-        const OutlierPlace place = OutliersOf<kWork>(p, own, first, now.inner, i);
+        const TilePlace tile = TilePlaceOf<kWork>(p, first, now.units, i);
+        const OutlierPlace place = OutliersOf<kWork>(p, own, tile);
         if (i != warp) {
           outliers.Begin(p, records + i * p.record_bytes, lane);
           outliers.Fetch(p, place);
         }
-        const int input_row = kWork == DecodeWork::kDown ? Quotient(i, now.inner) : 0;
-        outliers.template Add<4 * kTokenTiles>(p, place, rounded + input_row * input_row_bytes, input_row_bytes,
-                                               outlier_sums + i * kTileRows * p.tokens, lane);
+        const int input_row = kWork == DecodeWork::kDown ? tile.chosen : 0;
+        outliers.template Add<kTokens>(p, place, rounded + input_row * input_row_bytes, input_row_bytes,
+                                       outlier_sums + i * kTileRows * p.tokens, lane);
       }
     }
     __syncthreads();
@@ -441,7 +587,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
         float result = 0;
 #pragma unroll 1
         for (int e = 0; e < p.all; ++e) {
-          result += route_weights[e] * value(e * now.inner + unit, r, 0, input_scale(e));
+          result += route_weights[e] * value(e * now.units + unit, r, 0, input_scale(e));
         }
         float* to = own.output + token_row * own.output_stride + row;
         *to = p.accumulate ? *to + result : result;

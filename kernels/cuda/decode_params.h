@@ -20,9 +20,12 @@ inline constexpr int kKeptFours = 8;  // fours of activations that a thread keep
 // Items of a warp's ring where a block may have 227 KB of shared memory, and on the consumer chips with their 99.
 constexpr int DecodeSlots(int levels, bool large_shared) { return (large_shared ? 3 : 1) + (levels <= 16 ? 1 : 0); }
 
+// Up to so many tokens, the two tiles that are multiplied at a time are neighbours in a row; see decode_kernel.cuh.
+inline constexpr int kColumnPairTokens = 2;
+
 // Words used here: a *unit* is what the blocks share out: a row tile (matmul), a gate tile with its up tile (gate-up), a
 // row tile of the output (down). A block does its units in *batches*; a batch has `virtual tiles`: row tiles of the
-// matrix with sums of their own, multiplied two at a time (matmul: one a unit; gate-up: two; down: one a unit and expert).
+// matrix with sums of their own (matmul: one a unit; gate-up: two; down: one a unit and expert).
 
 // Byte offsets in the block's shared memory.
 struct DecodeShared {
@@ -66,6 +69,13 @@ struct DecodeConvolution {
   float* state;
 };
 
+// Weights of the down that comes behind a gate-up, asked for into the L2 by each warp that has asked for all of its own: those of
+// the token's experts, every block its share.
+struct DecodeNext {
+  const uint8_t* tiles[2];  // of the routed experts and of the shared one; null: nothing
+  int64_t expert_bytes;
+};
+
 struct DecodeParams {
   DecodeWork work;
   // Products: one matrix each. Experts: the routed ones, then the shared one.
@@ -79,6 +89,7 @@ struct DecodeParams {
   int32_t record_books;
   int32_t column_tiles;
   int32_t last_tile_halves;
+  int32_t whole_pairs;  // column tiles are even in number and none of a half
   int32_t wide_counts;   // u16 instead of u8
   int32_t wide_columns;  // u32 instead of u16
   int32_t has_outliers;
@@ -92,6 +103,7 @@ struct DecodeParams {
   int64_t input_stride;
   int32_t columns;
   int32_t input_rows;  // held on chip; 0 where rounded ones are read through the L2
+  int32_t input_row_bytes;  // of one on chip
   int32_t tokens;      // rows of `input` that a block multiplies with every tile: 1 for experts
 
   // Experts.
@@ -104,17 +116,20 @@ struct DecodeParams {
   int32_t expert_tiles;       // row tiles of one expert's output rows: width or hidden / kTileRows
 
   DecodeConvolution convolution;
+  DecodeNext next;
   int32_t accumulate;
 
   int32_t batch_units;    // at most, in a batch
   int32_t virtual_tiles;  // at most, in a batch
   int32_t library_bytes;  // 0 for V2
-  int32_t overlap;        // launched so: weights first, then wait for the kernel in front
+  int32_t weights_first;  // before the wait for the kernel in front
   DecodeShared at;
 };
 
-// Rows of rounded activations on chip are this much longer than 2 * padded, so that tokens fall on other banks.
+// Rows of rounded activations on chip have a whole number of pairs of column tiles, and are this much longer, so that tokens fall
+// on other banks.
 inline constexpr int32_t kInputRowPadding = 64;
+constexpr int32_t InputRowBytes(int32_t column_tiles) { return (column_tiles + 1) / 2 * 1024 + kInputRowPadding; }
 
 // Where everything lies; p.at is not read.
 inline DecodeShared DecodeSharedOf(const DecodeParams& p) {
@@ -128,15 +143,15 @@ inline DecodeShared DecodeSharedOf(const DecodeParams& p) {
   s.ring = take(int64_t{kDecodeWarps} * p.slots * 2 * ((p.tile_bytes + 127) / 128 * 128));
   s.records = take(int64_t{1} * p.virtual_tiles * p.record_bytes);
   s.library = take(p.library_bytes);
-  s.input = take(int64_t{p.input_rows} * (2 * p.column_tiles * 256 + kInputRowPadding));
+  s.input = take(int64_t{p.input_rows} * p.input_row_bytes);
   s.sums = take(int64_t{8} * p.virtual_tiles * 8 * p.tokens);
   s.outlier_sums = take(int64_t{4} * p.virtual_tiles * 8 * p.tokens);
   s.total = end;
   return s;
 }
 
-// Enqueues the kernel for 4 * token_tiles tokens, token_tiles 1, 2 or 4. Instantiated for every K of quant::kLevelCounts in
-// decode_launch_*.cu.
+// Enqueues the kernel for kColumnPairTokens tokens where token_tiles is 1, for 4 * token_tiles where it is 2 or 4. Instantiated for
+// every K of quant::kLevelCounts in decode_launch_*.cu.
 template <int kLevels>
 void LaunchDecode(const DecodeParams& params, int token_tiles, dim3 grid, bool overlap, cudaStream_t stream);
 

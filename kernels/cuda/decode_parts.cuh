@@ -17,39 +17,61 @@ __device__ __forceinline__ int Quotient(int a, int b) {
   return static_cast<int>((static_cast<float>(a) + 0.5f) * Reciprocal(static_cast<float>(b)));
 }
 
-// Walks a warp's items: column tile outer, pair of virtual tiles inner, batch by batch. `super` is the column tile, with
-// down: expert * column_tiles + column tile.
-template <DecodeWork kWork>
+// Walks a warp's items, batch by batch. An item is a pair of tiles: neighbours in a row tile (kColumnPairs; virtual tile outer, so
+// that sums stay in registers), or of two row tiles and one column tile (column tile outer). A last pair may lack its second.
+template <DecodeWork kWork, bool kColumnPairs>
 struct Walk {
   int first, units;  // of the batch
-  int inner, pairs;  // virtual tiles of one column tile and their pairs; the last pair may lack its second
-  int super, pair, left;
+  int pairs;         // inner ones
+  int outer, inner, left;
 
+  static __device__ __forceinline__ int VirtualTiles(const DecodeParams& p, int units) {
+    return units * (kWork == DecodeWork::kGateUp ? 2 : kWork == DecodeWork::kDown ? p.all : 1);
+  }
   __device__ __forceinline__ void Enter(const DecodeParams& p, int first_unit, int block_end, int warp) {
     first = first_unit;
     units = min(p.batch_units, block_end - first_unit);
-    inner = kWork == DecodeWork::kGateUp ? 2 * units : units;
-    pairs = (inner + 1) / 2;
-    const int items = pairs * p.column_tiles * (kWork == DecodeWork::kDown ? p.all : 1);
+    pairs = kColumnPairs ? (p.column_tiles + 1) / 2 : (units + 1) / 2;
+    const int items = pairs * (kColumnPairs ? VirtualTiles(p, units) : p.column_tiles);
     const int each = (items + kDecodeWarps - 1) / kDecodeWarps;
     const int begin = min(warp * each, items);
     left = min(each, items - begin);
-    super = Quotient(begin, pairs);
-    pair = begin - super * pairs;
+    outer = Quotient(begin, pairs);
+    inner = begin - outer * pairs;
   }
-  __device__ __forceinline__ void Step() {
+  // Whether the outer one is another now.
+  __device__ __forceinline__ bool Step() {
     --left;
-    if (++pair == pairs) {
-      pair = 0;
-      ++super;
-    }
+    if (++inner < pairs) return false;
+    inner = 0;
+    ++outer;
+    return true;
   }
 };
 
-// Which of the token's experts virtual tile v belongs to; `k`: expert of a down tile.
+// Whether both tiles of the item are whole ones; and whether it has a second.
+template <DecodeWork kWork, bool kColumnPairs>
+__device__ __forceinline__ bool IsWhole(const DecodeParams& p, const Walk<kWork, kColumnPairs>& item) {
+  if constexpr (kColumnPairs) return p.whole_pairs || item.inner + 1 < item.pairs;
+  return p.last_tile_halves == 2 || item.outer + 1 < p.column_tiles;
+}
 template <DecodeWork kWork>
-__device__ __forceinline__ int ChosenOf(const DecodeParams& p, int first, int k, int v) {
-  return kWork == DecodeWork::kGateUp ? Quotient(first + v / 2, p.expert_tiles) : k;
+__device__ __forceinline__ bool HasSecond(const Walk<kWork, false>& item) {
+  return 2 * item.inner + 1 < item.units;
+}
+
+// Where virtual tile v of the batch from unit `first` on belongs.
+struct TilePlace {
+  int chosen;  // which of the token's experts
+  int unit;    // from the batch's first
+  bool is_up;  // gate-up: the second of its unit
+};
+template <DecodeWork kWork>
+__device__ __forceinline__ TilePlace TilePlaceOf(const DecodeParams& p, int first, int units, int v) {
+  if constexpr (kWork == DecodeWork::kMatmul) return {0, v, false};
+  if constexpr (kWork == DecodeWork::kGateUp) return {Quotient(first + v / 2, p.expert_tiles), v / 2, v % 2 == 1};
+  const int chosen = Quotient(v, units);
+  return {chosen, v - chosen * units, false};
 }
 // The part that a token's `chosen`th expert is of.
 template <DecodeWork kWork>
@@ -57,12 +79,34 @@ __device__ __forceinline__ const DecodePart& PartOf(const DecodeParams& p, const
   if constexpr (kWork == DecodeWork::kMatmul) return own;
   return chosen < p.top ? p.parts[0] : p.parts[1];
 }
-// The row tile of its part behind virtual tile v, a pair's first with gate-up, of expert `expert`, the token's `chosen`th.
+// Its row tile in its part, a gate's for an up; `expert`: the id of place.chosen.
 template <DecodeWork kWork>
-__device__ __forceinline__ int RowTileOf(const DecodeParams& p, int first, int expert, int chosen, int v) {
-  if constexpr (kWork == DecodeWork::kMatmul) return first + v;
-  if constexpr (kWork == DecodeWork::kDown) return expert * p.expert_tiles + first + v;
-  return (expert * 2 - chosen) * p.expert_tiles + first + v / 2;
+__device__ __forceinline__ int RowTileOf(const DecodeParams& p, int first, const TilePlace& place, int expert) {
+  if constexpr (kWork == DecodeWork::kMatmul) return first + place.unit;
+  if constexpr (kWork == DecodeWork::kDown) return expert * p.expert_tiles + first + place.unit;
+  return (expert * 2 - place.chosen) * p.expert_tiles + first + place.unit;
+}
+
+// Asks for bytes [from, from + bytes) into the L2, both multiples of 16; where the device has no such instruction, does nothing.
+__device__ __forceinline__ void PrefetchToL2(const void* from, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
+// A warp asks for one expert's share of this block; see DecodeNext. `my_expert`: lane k has the id of the token's kth.
+__device__ __forceinline__ void PrefetchNext(const DecodeParams& p, int my_expert, int warp, int lane) {
+  if (p.next.tiles[0] == nullptr) return;
+  for (int chosen = warp; chosen < p.all; chosen += kDecodeWarps) {
+    const int expert = __shfl_sync(0xFFFFFFFFu, my_expert, chosen);
+    const uint8_t* tiles = chosen < p.top ? p.next.tiles[0] + expert * p.next.expert_bytes : p.next.tiles[1];
+    if (tiles == nullptr) continue;
+    const auto bytes = static_cast<uint32_t>(p.next.expert_bytes);
+    const uint32_t share = (bytes / 128 + gridDim.x - 1) / gridDim.x * 128;
+    const uint32_t from = min(blockIdx.x * share, bytes);
+    const uint32_t count = min(share, bytes - from);
+    if (lane == 0 && count > 0) PrefetchToL2(tiles + from, count);
+  }
 }
 
 // Where a virtual tile's outliers are.
@@ -70,12 +114,10 @@ struct OutlierPlace {
   const uint8_t* columns;
   const uint16_t* values;
 };
-// The outliers of virtual tile i of the batch from unit `first` on; `inner`: virtual tiles of one column tile.
 template <DecodeWork kWork>
-__device__ __forceinline__ OutlierPlace OutliersOf(const DecodeParams& p, const DecodePart& own, int first, int inner, int i) {
-  const int k = kWork == DecodeWork::kDown ? Quotient(i, inner) : 0;
-  const DecodePart& part = PartOf<kWork>(p, own, ChosenOf<kWork>(p, first, k, i));
-  if (kWork == DecodeWork::kGateUp && i % 2 == 1) return {part.second_outlier_columns, part.second_outlier_values};
+__device__ __forceinline__ OutlierPlace OutliersOf(const DecodeParams& p, const DecodePart& own, const TilePlace& place) {
+  const DecodePart& part = PartOf<kWork>(p, own, place.chosen);
+  if (place.is_up) return {part.second_outlier_columns, part.second_outlier_values};
   return {part.outlier_columns, part.outlier_values};
 }
 
@@ -114,6 +156,16 @@ __device__ __forceinline__ void CopyWords(uint32_t ring, const uint8_t* tile, in
     CopyAsync<4>(ring + (kWords - 1) * 128 + lane * 4, tile + (kWords - 1) * 128 + lane * 4, wanted);
   }
 }
+// A whole tile.
+template <int kLevels>
+__device__ __forceinline__ void CopyTile(uint32_t ring, const uint8_t* tile, int lane, bool wanted) {
+  using Expand = Expander<kLevels>;
+  CopyWords<Expand::kWords>(ring, tile, lane, wanted);
+  if constexpr (Expand::kTernary) {  // 32 bytes: eight lanes copy four each
+    constexpr int kBytesAt = Expand::kWords * 128;
+    CopyAsync<4>(ring + kBytesAt + lane * 4, tile + kBytesAt + lane * 4, wanted && lane < 8);
+  }
+}
 template <int kWords>
 __device__ __forceinline__ void LoadWords(const uint8_t* ring, int lane, uint32_t* words) {
 #pragma unroll
@@ -132,6 +184,24 @@ __device__ __forceinline__ void LoadWords(const uint8_t* ring, int lane, uint32_
   }
   if constexpr (kWords % 2 == 1)
     words[kWords - 1] = *reinterpret_cast<const uint32_t*>(ring + (kWords - 1) * 128 + lane * 4);
+}
+
+// The same of a whole tile, with its byte of ternary digits; of a tile of a half, the other half zero.
+template <int kLevels>
+__device__ __forceinline__ void LoadTile(const uint8_t* ring, int lane, uint32_t* words, uint32_t& ternary_byte) {
+  using Expand = Expander<kLevels>;
+  LoadWords<Expand::kWords>(ring, lane, words);
+  if constexpr (Expand::kTernary) ternary_byte = ring[Expand::kWords * 128 + lane];
+}
+template <int kLevels>
+__device__ __forceinline__ void LoadHalfTile(const uint8_t* ring, int lane, uint32_t* words) {
+  using Expand = Expander<kLevels>;
+  uint32_t half[Expand::kHalfWords];
+  LoadWords<Expand::kHalfWords>(ring, lane, half);
+#pragma unroll
+  for (int w = 0; w < Expand::kWords; ++w) words[w] = 0;
+#pragma unroll
+  for (int w = 0; w < Expand::kHalfWords; ++w) words[w < Expand::kLowBits ? w : w + Expand::kLowBits] = half[w];
 }
 
 // Whole numbers of 16 bits: high byte in [-127, 127], low byte in [-128, 127]. Adding 1.5 * 2^23 rounds to a whole number

@@ -30,6 +30,37 @@ __device__ __forceinline__ uint32_t Choice(uint32_t bits) {
   return result;
 }
 
+// x >> 16, by a dot product: the pipe that shifts is the one that looks up.
+__device__ __forceinline__ uint32_t UpperHalf(uint32_t x) {
+  uint32_t result;
+  asm("dp2a.lo.u32.u32 %0, %1, %2, %3;" : "=r"(result) : "r"(x), "r"(0x0100u), "r"(0u));
+  return result;
+}
+
+// 16 levels in pairs. A byte permute whose selector has bit 3 set gives the sign of the byte, 0 or -1. So with tables l and h of
+// eight, looked up with code and with code ^ 8,
+//
+//     code = i      l[i] + sign(h[i])
+//     code = i + 8  h[i] + sign(l[i])
+//
+// and both results may go into products as they are: four permutes for eight weights instead of six and three to choose between
+// them, for twice the MMAs. From levels L, H, neighbours in an ascending codebook and so mostly of one sign, PairTables makes l, h
+// with L = l + sign(h), H = h + sign(l): l = L - sign(H) and h = H - sign(L) where that keeps the signs; where L = -1 and H < 0,
+// l = 0 and h = H, and likewise for H = -1. False where there is none, which is where one is 127 and the other negative.
+__device__ __forceinline__ bool PairTables(uint32_t& low, uint32_t& high) {
+  constexpr uint32_t kOnes = 0x01010101u;
+  const uint32_t low_sign = low >> 7 & kOnes;
+  const uint32_t high_sign = high >> 7 & kOnes;
+  const auto is = [](uint32_t x, uint32_t byte) { return __vcmpeq4(x, byte) & kOnes; };
+  const bool exists = ((is(low, 0x7F7F7F7Fu) & high_sign) | (is(high, 0x7F7F7F7Fu) & low_sign)) == 0;
+  const uint32_t low_to_zero = is(low, 0xFFFFFFFFu) & high_sign;
+  const uint32_t high_to_zero = is(high, 0xFFFFFFFFu) & low_sign & ~low_to_zero;
+  const auto add = [](uint32_t x, uint32_t ones) { return ((x & 0x7F7F7F7Fu) + ones) ^ (x & 0x80808080u); };
+  low = add(low, high_sign & ~high_to_zero);
+  high = add(high, low_sign & ~low_to_zero);
+  return exists;
+}
+
 template <int kLevels>
 struct Expander {
   static constexpr int kLowBits = quant::PlanesOf(kLevels).low_bits;
@@ -161,8 +192,18 @@ struct Expander {
       AddDigits(Permute(first, second, 0x7531u), s);
     }
     centroids[0] = Lookup(table, s);
-    const Selectors upper{s.low3 >> 16, s.bit3 >> 16, s.bit4 >> 16, s.bit5 >> 16};
+    const Selectors upper{UpperHalf(s.low3), UpperHalf(s.bit3), UpperHalf(s.bit4), UpperHalf(s.bit5)};
     centroids[1] = Lookup(table, upper);
+  }
+
+  // The same of 16 levels in pairs, whose sums are the centroids.
+  static constexpr bool kPairs = kLevels == 16;
+  static __device__ __forceinline__ void PairStep(const uint32_t* table, uint32_t word, uint32_t (&low)[2], uint32_t (&high)[2]) {
+    const uint32_t other = word ^ 0x88888888u;
+    low[0] = Permute(table[0], table[1], word);
+    low[1] = Permute(table[0], table[1], UpperHalf(word));
+    high[0] = Permute(table[2], table[3], other);
+    high[1] = Permute(table[2], table[3], UpperHalf(other));
   }
 };
 

@@ -29,8 +29,8 @@ std::vector<float> RandomFloats(size_t count, float largest, uint32_t seed) {
 
 // One matrix on the host, as float rows, and on the device in decode order.
 struct Weight {
-  Weight(int64_t rows, int64_t columns, const quant::XfpFormat& format, int outliers, uint32_t seed)
-      : container(rows, columns, format, outliers, seed),
+  Weight(int64_t rows, int64_t columns, const quant::XfpFormat& format, int outliers, uint32_t seed, bool ascending = false)
+      : container(rows, columns, format, outliers, seed, ascending),
         device(Ordered(container.view)),
         matrix{rows, columns, format, container.view.outliers, device.get()} {}
 
@@ -164,6 +164,24 @@ TEST_F(DecodeGpu, GivesATokenTheSameBitsAloneAndAmongOthers) {
     const std::vector<float> alone = Product(weight, {x.begin() + t * 512, x.begin() + (t + 1) * 512}, 1, true);
     for (size_t r = 0; r < 300; ++r)
       ASSERT_EQ(alone[r], all[static_cast<size_t>(t) * 300 + r]) << "token " << t << " row " << r;
+  }
+}
+
+// Up to two tokens, codebooks that can be are looked up in pairs (PairTables), more tokens otherwise. Few rows, so that a block has
+// few codebooks and finds pairs for all of them; and odd numbers of column tiles.
+TEST_F(DecodeGpu, FittedCodebooksOfSixteenLevelsGiveTheBitsOfAnyOther) {
+  for (const int64_t columns : {512, 640, 2304}) {
+    const Weight weight(1500, columns, {.mode = Mode::kV2, .levels = 16}, 5, 1, true);
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(5 * columns), 2, 4);
+    const std::vector<float> all = Product(weight, x, 5);
+    ExpectProduct(weight, 1, 9);
+    for (int64_t t = 0; t < 4; ++t) {
+      const int64_t tokens = t % 2 + 1;
+      const std::vector<float> few = Product(weight, {x.begin() + t * columns, x.begin() + (t + tokens) * columns}, tokens, true);
+      for (size_t i = 0; i < few.size(); ++i) {
+        ASSERT_EQ(few[i], all[static_cast<size_t>(t) * 1500 + i]) << columns << " columns, token " << t << ", " << i;
+      }
+    }
   }
 }
 

@@ -13,8 +13,10 @@
 namespace hproc::kernels {
 
 struct RandomContainer {
-  // `outliers_a_row` each, fewer in row 0 and (where there are rows enough) none in row 3; row 1 is all zeros.
-  RandomContainer(int64_t rows, int64_t columns, const quant::XfpFormat& format, int outliers_a_row, uint32_t seed) {
+  // `outliers_a_row` each, fewer in row 0 and (where there are rows enough) none in row 3; row 1 is all zeros. Codebooks ascend, as
+  // fitted ones do, where `ascending`.
+  RandomContainer(int64_t rows, int64_t columns, const quant::XfpFormat& format, int outliers_a_row, uint32_t seed,
+                  bool ascending = false) {
     std::mt19937 random(seed);
     const int64_t outliers_of_first = outliers_a_row / 2;
     const auto outliers_of = [&](int64_t r) -> int64_t {
@@ -38,6 +40,8 @@ struct RandomContainer {
     for (int64_t i = 0; i < books * format.levels; ++i) {
       section(layout.codebooks)[i] = static_cast<uint8_t>(static_cast<int>(random() % 255) - 127);
     }
+    auto* const levels = reinterpret_cast<int8_t*>(section(layout.codebooks));
+    for (int64_t i = 0; ascending && i < books; ++i) std::sort(levels + i * format.levels, levels + (i + 1) * format.levels);
     for (int64_t r = 0; r < rows; ++r) {
       const float scale = r == 1 ? 0.0f : 0.001f + static_cast<float>(random() % 1000) * 1e-5f;
       const uint16_t stored = quant::FloatToBfloat16(scale);
