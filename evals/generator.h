@@ -21,7 +21,7 @@ struct SamplingParams {
   double temperature = 0;
   int top_k = 0;     // 0: off
   double top_p = 1;  // 1: off
-  uint64_t seed = 0;
+  uint64_t seed = 0;  // draw n of a sequence is Philox4x32-10 of (seed, n), on every backend: kernels/sampling.h
 
   bool operator==(const SamplingParams&) const = default;
 };

@@ -362,7 +362,8 @@ Result<quant::RateTable> MeasureRatesOnCuda(const Checkpoint& checkpoint, const 
 
 int64_t MostCudaLoadWorkspaceBytes(const ModelSpec& spec, const TensorTable& table, const Shard& shard) {
   const ModelSpec rank_spec = ShardSpec(spec, shard);
-  int64_t beside = 0;
+  int64_t apart = 0;  // one part's outliers and another's container may be there at once
+  int64_t uncut = 0;
   bool is_synthetic = false;
   for (const ModelTensor& tensor : table.tensors) {
     is_synthetic = is_synthetic || tensor.sources.empty();
@@ -375,11 +376,13 @@ int64_t MostCudaLoadWorkspaceBytes(const ModelSpec& spec, const TensorTable& tab
         const bool decode_order = LoadJob(rank_spec, tensor, plan, part, PackedLayout::kFastest).decode_order;
         plan.outliers = tensor.spec.rows * (tensor.spec.columns / 16);
         const TensorJob job = LoadJob(rank_spec, tensor, plan, part, decode_order ? PackedLayout::kFastest : PackedLayout::kContainers);
-        beside = std::max({beside, kernels::ApartBytes(job), UncutBytes(job)});
+        apart = std::max(apart, kernels::ApartBytes(job));
+        uncut = std::max(uncut, UncutBytes(job));
       }
     }
   }
-  return kernels::DeviceMemory::Rounded(LoadOptions(table).workspace_bytes + beside + (is_synthetic ? kernels::kSyntheticDeviateBytes : 0));
+  return kernels::DeviceMemory::Rounded(LoadOptions(table).workspace_bytes + apart + (is_synthetic ? kernels::kSyntheticDeviateBytes : 0)) +
+         kernels::DeviceMemory::Rounded(uncut);
 }
 
 int64_t CudaLoadWorkspaceBytes(const ModelSpec& spec, const TensorTable& table, const quant::Plan& plan, const Shard& shard,

@@ -82,8 +82,7 @@ class Group {
 };
 
 struct DrawShared {
-  unsigned low[kDigits];  // of weights: their lower 20 bits and the rest
-  unsigned high[kDigits];
+  Wide weights[kDigits];
   unsigned counts[kDigits];
   float bests[kWarps];
   int tokens[kWarps];
@@ -116,7 +115,7 @@ __device__ Wide Cut(const Row& row, Wide least, Wide wanted, double share, DrawS
   for (int shift = 64 - kDigitBits;; shift -= kDigitBits, ++turn) {
     const int now = turn % 3;
     for (int d = threadIdx.x; d < kDigits; d += kThreads) {
-      shared.low[d] = shared.high[d] = shared.counts[d] = 0;
+      shared.weights[d] = 0, shared.counts[d] = 0;
       if (blockIdx.x == 0) space.weights[(turn + 1) % 3][d] = 0, space.counts[(turn + 1) % 3][d] = 0;
     }
     __syncthreads();
@@ -125,17 +124,13 @@ __device__ Wide Cut(const Row& row, Wide least, Wide wanted, double share, DrawS
       if (key < least || (shift + kDigitBits < 64 && key >> (shift + kDigitBits) != found)) continue;
       const auto digit = static_cast<int>(key >> shift) & (kDigits - 1);
       atomicAdd(&shared.counts[digit], 1u);
-      if constexpr (kByWeight) {
-        const Wide weight = row.Weight(c);
-        atomicAdd(&shared.low[digit], static_cast<unsigned>(weight & 0xFFFFFu));
-        atomicAdd(&shared.high[digit], static_cast<unsigned>(weight >> 20));
-      }
+      if constexpr (kByWeight) atomicAdd(&shared.weights[digit], row.Weight(c));
     }
     __syncthreads();
     for (int d = threadIdx.x; d < kDigits; d += kThreads) {
       if (shared.counts[d] == 0) continue;
       atomicAdd(&space.counts[now][d], shared.counts[d]);
-      if constexpr (kByWeight) atomicAdd(&space.weights[now][d], (static_cast<Wide>(shared.high[d]) << 20) + shared.low[d]);
+      if constexpr (kByWeight) atomicAdd(&space.weights[now][d], shared.weights[d]);
     }
     group.Meet();
     if (threadIdx.x < 32) {  // a lane eight digits, lane 0 the highest

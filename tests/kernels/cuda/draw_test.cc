@@ -78,6 +78,20 @@ TEST_F(DrawGpu, DrawsTheTokensOfTheHostFromAWholeVocabulary) {
   }
 }
 
+// Rows by the dozen leave a row few blocks, which have tens of thousands of near equal weights each to add up.
+TEST_F(DrawGpu, DrawsTheTokensOfTheHostFromManyFlatVocabularies) {
+  constexpr int64_t kColumns = 248320;
+  std::mt19937 random(4);
+  std::normal_distribution<float> normal(0, 1);
+  std::vector<float> logits(16 * kColumns);
+  for (float& l : logits) l = normal(random);
+  for (const double temperature : {1.0, 1e9}) {
+    std::vector<Draw> draws;
+    for (uint64_t row = 0; row < 16; ++row) draws.push_back(DrawOf(temperature, 0, 0.95, row, row));
+    ExpectSame(OnDevice(logits, draws), OnHost(logits, draws), draws, "flat vocabularies");
+  }
+}
+
 TEST_F(DrawGpu, ARowDoesNotDependOnThoseBesideIt) {
   const DrawCase wide = DrawCases()[6];
   const std::vector<Draw> all = DrawsOf(wide);
