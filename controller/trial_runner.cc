@@ -218,8 +218,7 @@ struct TrialRunner::Attempt : WorkerObserver {
     if (BeyondDoubt(run.trial.plan)) {
       end->state.reset();
       end->verdict.reason = Reason::kLoaderFault;
-      end->verdict.device = client.node();
-      if (!client.node().empty()) end->verdict.message += " (on " + client.node() + ")";
+      BlameNode(end->verdict, client.node());
     }
     return std::optional<End>(std::move(*end));
   }
@@ -231,8 +230,9 @@ struct TrialRunner::Attempt : WorkerObserver {
     }
     // The worker is fine; what it said does not fit what it was asked.
     (void)client.Finish();
-    return std::optional<End>(End{std::nullopt, {.reason = Reason::kProtocolError, .phase = "generate", .device = {},
-                                                 .short_bytes = 0, .message = error.message}});
+    Verdict verdict{.reason = Reason::kProtocolError, .phase = "generate", .device = {}, .short_bytes = 0, .message = error.message};
+    BlameNode(verdict, client.node());
+    return std::optional<End>(End{std::nullopt, std::move(verdict)});
   }
 
   End Judged(const RunVerdict& verdict) {

@@ -242,8 +242,14 @@ RunVerdict Judge(const WorkerEnd& end) {
   // So that a further attempt can be made elsewhere.
   if (run.state == TrialState::kFailed && end.launch && run.verdict.device.empty()) run.verdict.device = end.launch->node;
   // The scheduler's words name it already.
-  if (IsFault(run.verdict.reason) && end.launch && !end.launch->node.empty()) run.verdict.message += " (on " + end.launch->node + ")";
+  if (IsFault(run.verdict.reason) && end.launch) BlameNode(run.verdict, end.launch->node);
   return run;
+}
+
+void BlameNode(Verdict& verdict, const std::string& node) {
+  if (node.empty()) return;
+  if (verdict.device.empty()) verdict.device = node;
+  verdict.message += " (on " + node + ")";
 }
 
 void PastRuns::Add(Reason reason) {

@@ -59,6 +59,9 @@ struct PastRuns {
 // Not merely bad luck: the files, the worker, or the device.
 bool IsFault(Reason reason);
 
+// A fault that came on `node`; empty: on this machine, of which nothing is said.
+void BlameNode(Verdict& verdict, const std::string& node);
+
 // Whether a run that failed so is made again after those before it. What may pass is tried once more. A kill from outside, by
 // a person or a scheduler, says nothing at all, and kMostKills runs may end so. A fault is tried once more where another
 // machine may be without it, and not at all otherwise.

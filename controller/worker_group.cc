@@ -121,7 +121,7 @@ Result<std::unique_ptr<WorkerGroup>> WorkerGroup::Start(const WorkerOptions& opt
   std::unique_ptr<WorkerGroup> group(new WorkerGroup());
   group->leader_observer_ = std::make_unique<Leader>(observer);
   group->grace_ = options.terminate;
-  if (world_size > 1) group->rendezvous_ = worker::NewRendezvous();
+  if (world_size > 1) group->rendezvous_ = worker::NewRendezvous(options.is_launched ? "/tmp" : "");
   for (int rank = 0; rank < world_size; ++rank) {
     worker::TrialJob own = job;
     own.deployment.rank = rank;
@@ -209,6 +209,7 @@ RunVerdict WorkerGroup::Conclude() {
     // Rank 0 was ended for another's sake, which ended as it should, unasked.
     run.state = TrialState::kFailed;
     run.verdict.reason = Reason::kProtocolError;
+    BlameNode(run.verdict, node());
   }
   if (clients.size() > 1 && cause != nullptr && run.verdict.reason != Reason::kInterrupted) {
     if (!is_oom(*cause)) run.verdict.phase = leader_->verdict()->verdict.phase.empty() ? run.verdict.phase : leader_->verdict()->verdict.phase;

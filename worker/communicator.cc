@@ -343,14 +343,14 @@ Result<void> CheckRendezvous(const std::string& rendezvous) {
   return Ok();
 }
 
-std::string NewRendezvous() {
+std::string NewRendezvous(const std::string& in) {
   uint64_t parts[2] = {};
   HPROC_CHECK(::getrandom(parts, sizeof parts, 0) == static_cast<ssize_t>(sizeof parts), "random numbers");
   char name[64];
   std::snprintf(name, sizeof name, "hproc-%016llx%016llx", static_cast<unsigned long long>(parts[0]),
                 static_cast<unsigned long long>(parts[1]));
   std::error_code error;
-  std::filesystem::path folder = std::filesystem::temp_directory_path(error);
+  std::filesystem::path folder = in.empty() ? std::filesystem::temp_directory_path(error) : std::filesystem::path(in);
   // The path of a socket is short; a long TMPDIR has no room for it.
   if (error || folder.string().size() > 40) folder = "/tmp";
   return std::string(kUnix) + (folder / name).string();

@@ -94,7 +94,7 @@ Result<std::unique_ptr<Communicator>> MeetRanks(const std::string& rendezvous, i
                                                 Communicator::Duration wait, const std::function<void()>& on_wait = {});
 // Whether MeetRanks understands it.
 Result<void> CheckRendezvous(const std::string& rendezvous);
-// One that no other trial has, in the system's folder for temporary files.
-std::string NewRendezvous();
+// One that no other trial has, in the folder `in`; empty: the system's for temporary files, which another machine need not have.
+std::string NewRendezvous(const std::string& in = "");
 
 }  // namespace hproc::worker

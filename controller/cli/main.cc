@@ -168,7 +168,7 @@ int Main(int argc, char** argv) {
   verify_command->add_option("--shots-file", verify.shots_file, "Shots; default those in the file");
   verify_command->add_option("--device", verify.device, "cpu, cuda or cuda:N; cuda:N,M for several; default that in the file");
   verify_command->add_option("--tp", verify.tp, "Tensor-parallel ranks; default those in the file")->check(CLI::Range(1, 1024));
-  AddBytes(verify_command, "--memory", verify.memory_bytes, "Memory cap of each device; default that in the file");
+  AddBytes(verify_command, "--memory", verify.memory_bytes, "Memory cap of each device, without headroom; default that in the file");
   verify_command->add_option("--limit", verify.limit, "Questions asked again; 0: all")->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
   verify_command->add_flag("--json", verify.json, "JSON on standard output");

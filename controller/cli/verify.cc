@@ -129,6 +129,10 @@ int RunVerify(const VerifyOptions& options) {
   checks.push_back({"plan", loaded->load.plan_digest == point->plan_digest, "digest " + loaded->load.plan_digest.substr(0, 16)});
   checks.push_back({"weights", loaded->load.weight_bytes == point->load.weight_bytes,
                     FormatBytes(loaded->load.weight_bytes) + ", was " + FormatBytes(point->load.weight_bytes)});
+  if (loaded->memory && !same_ledger) {
+    terminal.OnNote("note: memory " + FormatBytes(loaded->memory->live_bytes) + ", was " + FormatBytes(point->memory.live_bytes) +
+                    " where the point was measured");
+  }
   if (loaded->memory && same_ledger) {
     const double off = static_cast<double>(loaded->memory->live_bytes) / static_cast<double>(point->memory.live_bytes) - 1;
     checks.push_back({"memory", std::abs(off) <= kMemoryTolerance,

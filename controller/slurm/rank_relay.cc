@@ -118,7 +118,7 @@ class RankRelay {
   void TakeControl(bool can_read) {
     std::array<char, kMaxFrameBytes> chunk{};
     const ssize_t n = can_read ? ::read(STDIN_FILENO, chunk.data(), chunk.size()) : 0;
-    if (n > 0) channel_->Send(kControlFrame, {chunk.data(), static_cast<size_t>(n)});
+    if (n > 0 && channel_) channel_->Send(kControlFrame, {chunk.data(), static_cast<size_t>(n)});  // Hear may have closed it
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) BeginEnding();
   }
 

@@ -365,10 +365,11 @@ class Relay {
   }
 
   bool IsAsking() const { return !channel_ && !launch_at_ && !is_clearing_; }
+  bool MayAsk() const { return IsAsking() && !query_ && !done_ && !(exit_ && srun_); }
 
   void Turn() {
     const Clock::time_point before = Clock::now();
-    if (!query_ && before >= next_query_ && IsAsking() && !done_ && !(exit_ && srun_)) Ask();
+    if (before >= next_query_ && MayAsk()) Ask();
     const bool takes_control = ending_ == Ending::kNone && channel_ && channel_->queued_bytes() < kMostQueuedBytes;
     std::vector<pollfd> fds = {
         {ending_ == Ending::kNone ? STDIN_FILENO : -1, static_cast<short>(takes_control ? POLLIN : 0), 0},
@@ -384,7 +385,7 @@ class Relay {
     if (port_) port_->AppendTo(fds);
     if (links_) links_->AppendTo(fds);
     Clock::time_point due = before + seconds(10);
-    if (!query_ && IsAsking()) due = std::min(due, next_query_);
+    if (MayAsk()) due = std::min(due, next_query_);
     if (query_) due = std::min(due, query_until_);
     if (cancel_) due = std::min(due, cancel_until_);
     if (ending_ != Ending::kNone) due = std::min(due, next_step_);
@@ -428,20 +429,21 @@ class Relay {
       if (is_clearing_) Cleared(code);
     }
     if (fds[kSrun].revents != 0 && srun_) ReapSrun();
-    if (connect_until_ && now >= *connect_until_ && !is_heard_ && ending_ == Ending::kNone) {
-      connect_until_.reset();
+    // Past, whether it still matters or not: a time that stays would have the next poll return at once.
+    const auto is_past = [now](std::optional<Clock::time_point>& at) {
+      const bool past = at && now >= *at;
+      if (past) at.reset();
+      return past;
+    };
+    if (is_past(connect_until_) && !is_heard_ && ending_ == Ending::kNone) {
       is_not_heard_ = true;
       Cancel();
     }
-    if (elsewhere_until_ && now >= *elsewhere_until_ && ending_ == Ending::kNone) {
-      elsewhere_until_.reset();
-      if (srun_ && !channel_ && !is_heard_) {
-        is_tired_ = true;
-        ::kill(srun_->pid, SIGTERM);
-      }
+    if (is_past(elsewhere_until_) && srun_ && !channel_ && !is_heard_ && ending_ == Ending::kNone) {
+      is_tired_ = true;
+      ::kill(srun_->pid, SIGTERM);
     }
-    if (cut_off_until_ && now >= *cut_off_until_ && srun_ && ending_ == Ending::kNone) {  // the node may be gone, and srun waits for it
-      cut_off_until_.reset();
+    if (is_past(cut_off_until_) && srun_ && ending_ == Ending::kNone) {  // the node may be gone, and srun waits for it
       has_given_up_ = true;
       ::kill(srun_->pid, SIGTERM);
     }

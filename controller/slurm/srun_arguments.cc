@@ -59,6 +59,8 @@ constexpr Reserved kReserved[] = {
     {"quit-on-interrupt", 0, kWaiting},
     {"prolog", 0, "would run a program beside the launcher"},
     {"epilog", 0, "would run a program beside the launcher"},
+    {"task-prolog", 0, "would run a program beside the launcher"},
+    {"task-epilog", 0, "would run a program beside the launcher"},
     {"clusters", 'M', "names another cluster than the one that is asked what became of the job"},
 };
 

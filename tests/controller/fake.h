@@ -9,6 +9,8 @@
 #include <chrono>
 #include <filesystem>
 #include <string>
+#include <system_error>
+#include <thread>
 
 #include "controller/worker_process.h"
 
@@ -24,7 +26,16 @@ class TestFolder {
     EXPECT_NE(::mkdtemp(name.data()), nullptr);
     path_ = name;
   }
-  ~TestFolder() { std::filesystem::remove_all(path_); }
+  ~TestFolder() {
+    // What a launcher was made to leave behind may still be writing its last words.
+    std::error_code error;
+    for (int i = 0; i < 100; ++i) {
+      std::filesystem::remove_all(path_, error);
+      if (!error) return;
+      std::this_thread::sleep_for(milliseconds(20));
+    }
+    ADD_FAILURE() << path_ << " stays: " << error.message();
+  }
   TestFolder(const TestFolder&) = delete;
   TestFolder& operator=(const TestFolder&) = delete;
 
