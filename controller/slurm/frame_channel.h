@@ -29,6 +29,8 @@ inline constexpr char kEventsFrame = 'V';
 inline constexpr char kExitFrame = 'X';
 
 inline constexpr size_t kMaxFrameBytes = size_t{64} << 10;
+// Beyond so many bytes that wait to be sent no more are taken in.
+inline constexpr size_t kMostQueuedBytes = size_t{1} << 20;
 
 // How long the other machine may say nothing at all, not even that it has got what was sent, before it is taken for lost: as
 // long as a reader may take none of what is sent to it.

@@ -33,7 +33,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr size_t kMostQueuedBytes = size_t{1} << 20;
 constexpr milliseconds kAnswerPatience = std::chrono::seconds(5);  // of one host, for each step
 
 int MillisecondsUntil(Clock::time_point at) {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -111,21 +112,30 @@ std::optional<UniqueFd> LinkToRelay(const std::string& job_name, int rank) {
   return fd;
 }
 
-UniqueFd ReceiveConnection(int link) {
-  char byte = 0;
-  iovec data{.iov_base = &byte, .iov_len = 1};
+FromRelay ReceiveFromRelay(int link) {
+  std::array<char, 4096> chunk{};
+  iovec data{.iov_base = chunk.data(), .iov_len = chunk.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr message{};
   message.msg_iov = &data;
   message.msg_iovlen = 1;
   message.msg_control = control;
   message.msg_controllen = sizeof control;
-  if (::recvmsg(link, &message, MSG_CMSG_CLOEXEC) != 1) return {};
+  const ssize_t n = ::recvmsg(link, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  FromRelay heard;
+  heard.is_over = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+  if (n <= 0) return heard;
   const cmsghdr* head = CMSG_FIRSTHDR(&message);
-  if (head == nullptr || head->cmsg_type != SCM_RIGHTS || head->cmsg_len != CMSG_LEN(sizeof(int))) return {};
-  int fd = -1;
-  std::memcpy(&fd, CMSG_DATA(head), sizeof fd);
-  return UniqueFd(fd);
+  const bool has_connection = head != nullptr && head->cmsg_type == SCM_RIGHTS && head->cmsg_len == CMSG_LEN(sizeof(int));
+  if (has_connection) {
+    int fd = -1;
+    std::memcpy(&fd, CMSG_DATA(head), sizeof fd);
+    heard.connection.Reset(fd);
+  }
+  // The byte that a connection needs to travel with says nothing.
+  const size_t first = has_connection ? 1 : 0;
+  heard.text.assign(chunk.data() + first, static_cast<size_t>(n) - first);
+  return heard;
 }
 
 }  // namespace hproc::controller

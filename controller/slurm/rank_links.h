@@ -44,7 +44,12 @@ class RankLinks {
 
 // The rank's side. None where the relay is not there (yet), or is another user's.
 std::optional<UniqueFd> LinkToRelay(const std::string& job_name, int rank);
-// Once the link is readable: the connection; empty where the link says something else, or is closed.
-UniqueFd ReceiveConnection(int link);
+// What a relay has said since it was last asked. Does not block.
+struct FromRelay {
+  UniqueFd connection;   // empty: it did not come with this
+  std::string text;      // of the note of the job's end, which may come in pieces
+  bool is_over = false;  // it will say no more
+};
+FromRelay ReceiveFromRelay(int link);
 
 }  // namespace hproc::controller

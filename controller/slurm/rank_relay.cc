@@ -26,7 +26,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr size_t kMostQueuedBytes = size_t{1} << 20;
 constexpr milliseconds kBetweenTries{50};
 
 class RankRelay {
@@ -64,7 +63,8 @@ class RankRelay {
       [[maybe_unused]] const ssize_t n = ::read(signals_.get(), &info, sizeof info);
       BeginEnding();
     } else if (fds[kStdin].revents != 0) {
-      TakeControl(takes_control && (fds[kStdin].revents & POLLIN) != 0);
+      const bool has_more = takes_control && (fds[kStdin].revents & POLLIN) != 0 && PassControl(channel_);
+      if (!has_more) BeginEnding();
     }
     if (channel_) channel_->Flush();
     Conclude(Clock::now());
@@ -76,50 +76,32 @@ class RankRelay {
     if (!link_ && now - begun_ >= options_.link_patience) is_alone_ = true;
   }
 
-  // The connection first, then how the job ended, or nothing more.
+  // The connection, if there comes to be one, and in the end how the job ended, or nothing more.
   void HearRelay() {
-    if (!channel_ && !is_heard_) {
-      if (UniqueFd connection = ReceiveConnection(link_->get())) {
-        channel_.emplace(std::move(connection));
-        return;
-      }
-    } else {
-      std::array<char, 4096> chunk{};
-      const ssize_t n = ::recv(link_->get(), chunk.data(), chunk.size(), 0);
-      if (n > 0) said_.append(chunk.data(), static_cast<size_t>(n));
-      if (n > 0 || (n < 0 && (errno == EINTR || errno == EAGAIN))) return;
+    FromRelay heard = ReceiveFromRelay(link_->get());
+    if (heard.connection && !channel_ && !is_heard_) channel_.emplace(std::move(heard.connection));
+    said_ += heard.text;
+    if (!heard.is_over) return;
+    if (const std::optional<LaunchNote> note = DecodeNote(said_.substr(0, said_.find('\n')))) {
+      of_job_ = note->end;
+      if (hello_.job.empty()) hello_.job = note->job;
+      if (hello_.node.empty()) hello_.node = note->node;
     }
-    if (const std::optional<LaunchNote> note = DecodeNote(said_.substr(0, said_.find('\n')))) of_job_ = note->end;
     link_.reset();
     is_alone_ = true;
   }
 
   void Hear() {
-    channel_->Read();
-    while (std::optional<Frame> frame = channel_->Next()) {
-      if (frame->type == kEventsFrame) {
-        WriteAll(kEventsFd, frame->payload);
-        continue;
-      }
-      const std::optional<LaunchNote> note = DecodeNote(frame->payload);
-      if (note && frame->type == kHelloFrame) {
-        is_heard_ = true;
-        hello_ = *note;
-        WriteAll(options_.notes_fd, EncodeNote(*note));
-      }
-      if (note && frame->type == kExitFrame) exit_ = note->end;
-    }
+    const std::optional<LaunchEnd> end = PassEvents(*channel_, [this](const LaunchNote& note) {
+      is_heard_ = true;
+      hello_ = note;
+      WriteAll(options_.notes_fd, EncodeNote(note));
+    });
+    if (end) exit_ = end;
     if (!exit_ && !channel_->broken()) return;
     channel_.reset();
     is_over_ = true;
     give_up_at_ = Clock::now() + options_.end_patience;
-  }
-
-  void TakeControl(bool can_read) {
-    std::array<char, kMaxFrameBytes> chunk{};
-    const ssize_t n = can_read ? ::read(STDIN_FILENO, chunk.data(), chunk.size()) : 0;
-    if (n > 0 && channel_) channel_->Send(kControlFrame, {chunk.data(), static_cast<size_t>(n)});  // Hear may have closed it
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) BeginEnding();
   }
 
   void BeginEnding() {

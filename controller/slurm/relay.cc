@@ -34,7 +34,6 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr size_t kMostQueuedBytes = size_t{1} << 20;
 constexpr size_t kTailBytes = size_t{4} << 10;  // of what srun and the worker print, for the last line
 
 // squeue asks slurmctld, which serves a whole cluster: seldom, and more seldom the longer it takes.
@@ -247,24 +246,16 @@ class Relay {
   }
 
   void Hear() {
-    channel_->Read();
-    while (std::optional<Frame> frame = channel_->Next()) {
-      if (frame->type == kEventsFrame) {
-        WriteAll(kEventsFd, frame->payload);
-        continue;
-      }
-      const std::optional<LaunchNote> note = DecodeNote(frame->payload);
-      if (note && frame->type == kHelloFrame) {
-        if (!job_) job_.emplace();
-        job_->id = note->job;
-        job_->node = note->node;
-        job_->state = "RUNNING";
-        Note(LaunchNote::Kind::kConnected, "");
-        is_heard_ = true;
-        connect_until_.reset();  // not before: an agent that cannot start its worker says nothing
-      }
-      if (note && frame->type == kExitFrame) exit_ = note->end;
-    }
+    const std::optional<LaunchEnd> end = PassEvents(*channel_, [this](const LaunchNote& note) {
+      if (!job_) job_.emplace();
+      job_->id = note.job;
+      job_->node = note.node;
+      job_->state = "RUNNING";
+      Note(LaunchNote::Kind::kConnected, "");
+      is_heard_ = true;
+      connect_until_.reset();  // not before: an agent that cannot start its worker says nothing
+    });
+    if (end) exit_ = end;
     // It has said all there is, or is gone. In either case srun's end is next.
     if (exit_ || channel_->broken()) {
       channel_.reset();
@@ -273,13 +264,6 @@ class Relay {
   }
 
   // ---- the supervisor ----
-
-  void TakeControl() {
-    std::array<char, kMaxFrameBytes> chunk{};
-    const ssize_t n = ::read(STDIN_FILENO, chunk.data(), chunk.size());
-    if (n > 0 && channel_) channel_->Send(kControlFrame, {chunk.data(), static_cast<size_t>(n)});
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) BeginEnding();
-  }
 
   void Note(LaunchNote::Kind kind, const std::string& reason) {
     LaunchNote note;
@@ -404,7 +388,7 @@ class Relay {
     if (fds[kAgent].revents != 0 && channel_) Hear();
     if (fds[kStdin].revents != 0) {
       if (takes_control && (fds[kStdin].revents & POLLIN) != 0) {
-        TakeControl();
+        if (!PassControl(channel_)) BeginEnding();
       } else if ((fds[kStdin].revents & (POLLHUP | POLLERR)) != 0) {
         BeginEnding();
       }

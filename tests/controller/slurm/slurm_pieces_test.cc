@@ -310,8 +310,8 @@ TEST_F(RankLinksTest, GiveARankItsConnectionWhicheverComesFirst) {
   links_.Give(1, Connection(&far_1));
   links_.Give(2, Connection(&far_2));
   const UniqueFd link_2 = Link(2);
-  const UniqueFd one = ReceiveConnection(link_1.get());
-  const UniqueFd two = ReceiveConnection(link_2.get());
+  const UniqueFd one = ReceiveFromRelay(link_1.get()).connection;
+  const UniqueFd two = ReceiveFromRelay(link_2.get()).connection;
   ASSERT_TRUE(one && two);
   ASSERT_EQ(::send(far_1.get(), "first", 5, 0), 5);
   ASSERT_EQ(::send(far_2.get(), "second", 6, 0), 6);
@@ -325,17 +325,38 @@ TEST_F(RankLinksTest, GiveARankItsConnectionWhicheverComesFirst) {
 
 TEST_F(RankLinksTest, TurnAwayRanksThatAreNone) {
   const UniqueFd link_1 = Link(1);
-  for (const int rank : {0, 1, 3, -1}) EXPECT_EQ(Hear(Link(rank)), "") << rank;  // 1 is there already
+  for (const int rank : {0, 1, 3, -1}) EXPECT_TRUE(ReceiveFromRelay(Link(rank).get()).is_over) << rank;  // 1 is there already
   links_.End("over");
   EXPECT_EQ(Hear(link_1), "over");
   EXPECT_FALSE(LinkToRelay(name_ + "x", 1)) << "no such relay";
   EXPECT_FALSE(RankLinks::Open(name_, 2).ok()) << "one relay a job";
 }
 
+TEST_F(RankLinksTest, TellARankHowTheJobEndedWholeWithAConnectionAndWithout) {
+  UniqueFd far;
+  const UniqueFd link_1 = Link(1);
+  const UniqueFd link_2 = Link(2);
+  EXPECT_FALSE(ReceiveFromRelay(link_1.get()).is_over) << "nothing was said yet";
+  links_.Give(1, Connection(&far));
+  links_.End("how it ended");
+  for (const UniqueFd* link : {&link_1, &link_2}) {
+    std::string said;
+    int connections = 0;
+    for (bool is_over = false; !is_over;) {
+      const FromRelay heard = ReceiveFromRelay(link->get());
+      said += heard.text;
+      connections += heard.connection ? 1 : 0;
+      is_over = heard.is_over;
+    }
+    EXPECT_EQ(said, "how it ended");
+    EXPECT_EQ(connections, link == &link_1 ? 1 : 0);
+  }
+}
+
 TEST_F(RankLinksTest, AreGoneWithTheRelay) {
   const UniqueFd link = Link(1);
   { const RankLinks gone = std::move(links_); }
-  EXPECT_FALSE(ReceiveConnection(link.get()));
+  EXPECT_TRUE(ReceiveFromRelay(link.get()).is_over);
   EXPECT_FALSE(LinkToRelay(name_, 2));
 }
 
