@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/bench_graph.cuh"
 #include "kernels/bench_read.cuh"
 #include "kernels/decode.h"
 
@@ -27,7 +28,6 @@ using quant::Mode;
 
 constexpr int64_t kRotatedBytes = 400'000'000;
 constexpr int kLeastLaunches = 128;
-constexpr int kReplays = 21;
 
 template <typename T>
 T* Allocate(int64_t count) {
@@ -47,38 +47,6 @@ __global__ void FillRandom(uint32_t* words, int64_t count, uint32_t seed) {
     x = (x ^ (x >> 15)) * 0x846CA68Bu;
     words[i] = x ^ (x >> 16);
   }
-}
-
-struct Times {
-  double p10 = 0, median = 0, p90 = 0;  // us a launch
-};
-
-Times TimeGraph(cudaStream_t stream, int launches, const std::function<void(int)>& launch) {
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t replay = nullptr;
-  HPROC_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < launches; ++i) launch(i);
-  HPROC_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  HPROC_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
-  cudaEvent_t begin = nullptr, end = nullptr;
-  HPROC_CUDA_CHECK(cudaEventCreate(&begin));
-  HPROC_CUDA_CHECK(cudaEventCreate(&end));
-  std::vector<double> us;
-  for (int i = 0; i < kReplays + 2; ++i) {
-    HPROC_CUDA_CHECK(cudaEventRecord(begin, stream));
-    HPROC_CUDA_CHECK(cudaGraphLaunch(replay, stream));
-    HPROC_CUDA_CHECK(cudaEventRecord(end, stream));
-    HPROC_CUDA_CHECK(cudaEventSynchronize(end));
-    float ms = 0;
-    HPROC_CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 2) us.push_back(ms * 1e3 / launches);
-  }
-  HPROC_CUDA_CHECK(cudaEventDestroy(begin));
-  HPROC_CUDA_CHECK(cudaEventDestroy(end));
-  HPROC_CUDA_CHECK(cudaGraphExecDestroy(replay));
-  HPROC_CUDA_CHECK(cudaGraphDestroy(graph));
-  std::sort(us.begin(), us.end());
-  return {us[us.size() / 10], us[us.size() / 2], us[us.size() * 9 / 10]};
 }
 
 // A matrix in decode order whose tiles are random and whose small sections are valid, on the host up to the tiles.

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/bench_graph.cuh"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/decode.h"
 #include "kernels/prefill.h"
@@ -190,35 +191,10 @@ class Bench {
   }
 
   void Time(const std::string& name, double operations, const std::function<void(int)>& launch) {
-    constexpr int kLaunches = 8, kReplays = 21;
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t replay = nullptr;
     launch(0);  // attributes of a kernel's first launch
-    HPROC_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < kLaunches; ++i) launch(i);
-    HPROC_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
-    HPROC_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
-    cudaEvent_t begin = nullptr, end = nullptr;
-    HPROC_CUDA_CHECK(cudaEventCreate(&begin));
-    HPROC_CUDA_CHECK(cudaEventCreate(&end));
-    std::vector<double> us;
-    for (int i = 0; i < kReplays + 2; ++i) {
-      HPROC_CUDA_CHECK(cudaEventRecord(begin, stream_));
-      HPROC_CUDA_CHECK(cudaGraphLaunch(replay, stream_));
-      HPROC_CUDA_CHECK(cudaEventRecord(end, stream_));
-      HPROC_CUDA_CHECK(cudaEventSynchronize(end));
-      float ms = 0;
-      HPROC_CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
-      if (i >= 2) us.push_back(ms * 1e3 / kLaunches);
-    }
-    HPROC_CUDA_CHECK(cudaEventDestroy(begin));
-    HPROC_CUDA_CHECK(cudaEventDestroy(end));
-    HPROC_CUDA_CHECK(cudaGraphExecDestroy(replay));
-    HPROC_CUDA_CHECK(cudaGraphDestroy(graph));
-    std::sort(us.begin(), us.end());
-    const double median = us[us.size() / 2];
-    std::printf("%-52s %9.2f us (%.2f-%.2f)", name.c_str(), median, us[us.size() / 10], us[us.size() * 9 / 10]);
-    if (operations > 0) std::printf(" %5.0f TFLOP/s", operations / median * 1e-6);
+    const Times us = TimeGraph(stream_, 8, launch);
+    std::printf("%-52s %9.2f us (%.2f-%.2f)", name.c_str(), us.median, us.p10, us.p90);
+    if (operations > 0) std::printf(" %5.0f TFLOP/s", operations / us.median * 1e-6);
     std::printf("\n");
     std::fflush(stdout);
   }
