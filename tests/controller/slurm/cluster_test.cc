@@ -315,11 +315,15 @@ TEST_F(ClusterTest, SlurmMayBeAwayForAWhile) {
   HoldWorkers();
   Command tune(TuneOnSlurm({"--garbage-loads", "0"}), OnCluster());
   ASSERT_TRUE(Eventually([&] { return !JobOn("node1").empty() && !JobOn("node2").empty(); })) << Jobs();
-  Shell("kill $(cat " + cluster() + "/run/slurmctld.pid)");
+  const std::string pid = "$(cat " + cluster() + "/slurmctld.was)";
+  Shell("cp " + cluster() + "/run/slurmctld.pid " + cluster() + "/slurmctld.was && kill " + pid);
   ASSERT_TRUE(Eventually([&] { return Shell(Conf() + " squeue").code != 0; }));
   LetWorkersGo();  // what runs comes to its end, and what follows waits
   std::this_thread::sleep_for(std::chrono::seconds(2));
+  // It answers no more before it is gone, and while it saves its state another would not start.
+  ASSERT_TRUE(Eventually([&] { return Shell("grep -qs '^State:[[:space:]]*[^ZX[:space:]]' /proc/" + pid + "/status").code != 0; }));
   EXPECT_EQ(Shell(Conf() + " slurmctld -f " + cluster() + "/slurm.conf").code, 0);
+  ASSERT_TRUE(Eventually([&] { return Shell(Conf() + " squeue").code == 0; }));
   ExpectComplete(tune.Wait());
 }
 
