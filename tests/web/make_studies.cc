@@ -2,6 +2,7 @@
 //
 //   1  many       2,000 trials over the whole floor plane, of every verdict
 //   2  hostile    markup and script wherever text from outside is shown: names, tensors, verdicts, answers
+//   3  dense      a model without routed experts: one floor
 #include <fmt/core.h>
 
 #include <filesystem>
@@ -27,7 +28,7 @@ void Must(Result<void> result) { HPROC_CHECK(result.ok(), result.error().message
 Study NewStudy(Store& store, const FakeStudy& fake, const std::string& name, const std::string& table) {
   StudySpec spec = fake.spec;
   spec.name = name;
-  spec.memory_cap_bytes = fake.space().NeededBytes({.strict = 300, .lazy = 230});  // in the midst of the plane
+  spec.memory_cap_bytes = fake.space().NeededBytes({.strict = 300, .lazy = 230});  // in the midst of the plane, or of its one axis
   spec.eval.task_id = "custom/0123456789ab";
   const Study study = Must(store.CreateStudy(spec));
   worker::MeasureResult measured = fake.measured;
@@ -49,7 +50,7 @@ void Finish(Store& store, const FakeStudy& fake, const Trial& trial, int64_t cap
                            measured));
     return;
   }
-  if (floors.strict < 0.88 && floors.lazy < 0.8) {
+  if (floors.strict < 0.88 && (floors.lazy < 0.8 || !fake.space().has_lazy())) {
     Must(store.FinishTrial(trial.id, TrialState::kInfeasible,
                            {.reason = Reason::kGarbageOutput, .phase = "probe", .device = {}, .short_bytes = 0, .message = "one token again and again"},
                            measured));
@@ -104,6 +105,18 @@ void Write(const std::filesystem::path& folder) {
   Must(store->FinishTrial(trial.id, TrialState::kInfeasible,
                           {.reason = Reason::kGarbageOutput, .phase = kScript, .device = kScript, .short_bytes = 1, .message = kScript}, measured));
   Must(store->SetStudyState(hostile.id, StudyState::kDone));
+
+  const FakeStudy one_floor({.has_lazy = false});
+  const std::string dense_table = folder / "dense.rates";
+  Must(WriteFileAtomically(dense_table, quant::EncodeRateTable(FakeTable(false))));
+  const Study dense = NewStudy(*store, one_floor, "dense", dense_table);
+  const int top = quant::kLadderSize - 1;
+  for (const auto& [strict, purpose] : {std::pair(301, Purpose::kOutsideStrict), {300, Purpose::kCandidate}, {60, Purpose::kGarbageEdge},
+                                        {180, Purpose::kGarbageEdge}, {120, Purpose::kGarbageEdge}, {285, Purpose::kCandidate}}) {
+    Finish(*store, one_floor, Must(store->AddTrial(dense.id, one_floor.PlanOf({.strict = strict, .lazy = top}, purpose))),
+           dense.spec.memory_cap_bytes, purpose == Purpose::kCandidate);
+  }
+  Must(store->SetStudyState(dense.id, StudyState::kDone));
 }
 
 }  // namespace

@@ -42,9 +42,13 @@ export interface Recommended {
   headroom_bytes: number | null; bits_per_weight: number; decode_tok_per_s: number | null; prefill_tok_per_s: number | null;
   accuracy: { correct: number; total: number; rate: number; low: number; high: number } | null;
 }
+export interface Baseline {
+  kind: TrialRow["kind"]; trial: number; fits: boolean; weight_bytes: number | null; measured_bytes: number | null; accuracy: { correct: number; total: number; rate: number } | null;
+  decode_tok_per_s: number | null; only_baseline_right: number; only_recommended_right: number; mcnemar_p: number | null;
+}
 export interface Outcome {
   recommended: Recommended | null; bound: string; why: string; fault: string | null; alarms: string[]; loads: number; trials: number;
-  int4_g128: { weight_bytes: number; total_bytes: number; fits: boolean };
+  baselines: Baseline[]; int4_g128: { weight_bytes: number; total_bytes: number; fits: boolean };
 }
 export interface StudyRow {
   id: number; study: string; state: "running" | "interrupted" | "done"; model: string; memory_cap_bytes: number; context: number;
@@ -53,7 +57,8 @@ export interface StudyRow {
 export interface Study extends StudyRow {
   spec: { headroom_bytes: number; mode: string; strategy: string; fingerprint: string; device_name: string; worker_version: string;
           deployment: { device: string; context: number; batch: number; kv_dtype: string; world_size: number };
-          eval: { task_id: string; shots: number; limit: number; seeds: number; max_new_tokens: number }; min_accuracy: number };
+          eval: { task_id: string; shots: number; limit: number; seeds: number; max_new_tokens: number }; min_accuracy: number;
+          launch: { launcher: string; parallel: number } };
 }
 export interface Pair { strict: number; lazy: number; needed_bytes: number }
 export interface At { trial: number; strict: number; lazy: number }

@@ -7,7 +7,7 @@ import { GlyphIcon, lookOf, verdictText } from "./glyphs";
 import { Crumbs, Tabs } from "./study";
 import { DataTable } from "./tables";
 
-const nameOf = (t: TrialRow) => `${t.trial}: ${t.kind === "point" ? f.floors(t) : f.words(t.kind)}`;
+const nameOf = (t: TrialRow) => `${t.trial}: ${t.kind === "point" ? f.floors(t) : f.kind(t)}`;
 
 export function Comparing({ live, study: id, a, b }: { live: Live; study: number; a: number | null; b: number | null }) {
   const study = useApi<Study>(`studies/${id}`, live.version).data;
@@ -42,16 +42,20 @@ export function Comparing({ live, study: id, a, b }: { live: Live; study: number
 }
 
 function Sides({ data, study, recommended }: { data: Comparison; study: Study; recommended: number | null }) {
-  const rows: [string, (t: TrialRow) => string, ((t: TrialRow) => number | null)?, boolean?][] = [
+  const rows: [string, (t: TrialRow) => string, ((t: TrialRow) => number | null)?, "points"?][] = [
     ["verdict", verdictText], ["floors", (t) => (t.kind === "point" ? f.floors(t) : "–")],
-    ["bits per weight", (t) => f.bits(t.bits_per_weight), (t) => t.bits_per_weight], ["predicted", (t) => f.bytes(t.predicted_bytes)],
+    ["bits per weight", (t) => f.bits(t.bits_per_weight), (t) => t.bits_per_weight], ["predicted", (t) => f.bytes(t.predicted_bytes), (t) => t.predicted_bytes],
     ["measured", (t) => (t.state === "complete" ? f.bytes(t.measured_bytes) : "–"), (t) => t.measured_bytes],
     ["headroom", (t) => (t.state === "complete" && t.measured_bytes !== null ? f.bytes(study.memory_cap_bytes - t.measured_bytes) : "–")],
-    ["accuracy", (t) => f.accuracy(t.accuracy), (t) => t.accuracy?.rate ?? null, true], ["95 % interval", (t) => (t.accuracy ? f.interval(t.accuracy) : "")],
-    ["decode", (t) => f.rate(f.decode(t)), f.decode, true], ["prefill", (t) => f.rate(f.prefill(t)), f.prefill, true],
+    ["accuracy", (t) => f.accuracy(t.accuracy), (t) => t.accuracy?.rate ?? null, "points"], ["95 % interval", (t) => (t.accuracy ? f.interval(t.accuracy) : "")],
+    ["decode", (t) => f.rate(f.decode(t)), f.decode], ["prefill", (t) => f.rate(f.prefill(t)), f.prefill],
   ];
-  const change = (x: number | null | undefined, y: number | null | undefined) =>
-    x === null || x === undefined || y === null || y === undefined || x === 0 ? "" : `${y >= x ? "+" : "−"}${Math.abs(100 * (y / x - 1)).toFixed(1)} %`;
+  // Of rates in per cent the difference, of the rest the ratio.
+  const change = (x: number | null | undefined, y: number | null | undefined, points: boolean) => {
+    if (x === null || x === undefined || y === null || y === undefined || x === 0) return "";
+    const by = (100 * (points ? y - x : y / x - 1)).toFixed(1);
+    return `${/^-?0\.0$/.test(by) ? "0.0" : by.startsWith("-") ? by.replace("-", "−") : `+${by}`} ${points ? "points" : "%"}`;
+  };
   const n = data.questions;
   const parts: [string, number, string][] = [["both right", data.both_right, "both"], [`only trial ${data.first.trial} right`, data.only_first_right, "first"],
     [`only trial ${data.second.trial} right`, data.only_second_right, "second"], ["both wrong", data.neither_right, "neither"]];
@@ -62,7 +66,7 @@ function Sides({ data, study, recommended }: { data: Comparison; study: Study; r
         { head: "What", cell: (r) => r[0] },
         { head: `Trial ${data.first.trial}`, cell: (r) => <>{r[0] === "verdict" && <GlyphIcon look={lookOf(data.first, recommended)} />} {r[1](data.first)}</> },
         { head: `Trial ${data.second.trial}${data.first.trial === data.second.trial ? " again" : ""}`, cell: (r) => <>{r[0] === "verdict" && <GlyphIcon look={lookOf(data.second, recommended)} />} {r[1](data.second)}</> },
-        { head: "Change", numeric: true, cell: (r) => (r[2] ? change(r[2](data.first), r[2](data.second)) : "") },
+        { head: "Change", numeric: true, cell: (r) => (r[2] ? change(r[2](data.first), r[2](data.second), r[3] === "points") : "") },
       ]} />
       {n === 0 ? <p class="empty">The two have no question in common.</p> : <>
         <h2>Question by question</h2>

@@ -19,6 +19,8 @@ export const percent = (value: number | null | undefined, digits = 1) =>
   value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)} %`;
 export const rate = (value: number | null | undefined) =>
   value === null || value === undefined ? "–" : `${value >= 100 ? Math.round(value).toLocaleString("en-US") : value.toFixed(1)} tok/s`;
+const KINDS = { point: "point", baseline_16bit: "16 bits, as stored", baseline_int4: "INT4 g128", baseline_int4_pruned: "INT4, experts pruned" };
+export const kind = (t: { kind: TrialRow["kind"] }) => KINDS[t.kind] ?? t.kind;
 export const words = (name: string) => name.replaceAll("_", " ");
 
 export function duration(seconds: number): string {
@@ -35,6 +37,8 @@ export function ago(utc: string, now = Date.now()): string {
   const seconds = (now - Date.parse(utc)) / 1000;
   return seconds < 60 ? "just now" : `${duration(seconds).split(" ").slice(0, 2).join(" ")} ago`;
 }
+// The time of day where the reader is.
+export const clock = (utc: string) => new Date(utc).toLocaleTimeString("en-GB");
 export function accuracy(a: Accuracy | null): string {
   if (!a) return "–";
   if (a.rate === null) return `stopped after ${a.answered}`;

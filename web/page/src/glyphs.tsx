@@ -2,7 +2,7 @@
 import type { TrialRow } from "./api";
 import { bytes, words } from "./format";
 
-export type Look = "recommended" | "answered" | "stopped" | "sensible" | "out_of_memory" | "garbage" | "failed" | "open";
+export type Look = "recommended" | "answered" | "baseline" | "stopped" | "sensible" | "out_of_memory" | "garbage" | "failed" | "open";
 
 interface Shape { path: string; filled: boolean; label: string }
 
@@ -10,6 +10,7 @@ interface Shape { path: string; filled: boolean; label: string }
 export const SHAPES: Record<Look, Shape> = {
   recommended: { path: "M0-1.5L.42-.48 1.45-.45 .65.22 .9 1.25 0 .66-.9 1.25-.65.22-1.45-.45-.42-.48Z", filled: true, label: "recommended" },
   answered: { path: "M-1 0A1 1 0 1 1 1 0A1 1 0 1 1-1 0Z", filled: true, label: "all questions answered" },
+  baseline: { path: "M0-1.25L1.25 0 0 1.25-1.25 0Z", filled: true, label: "baseline" },
   stopped: { path: "M-1 0A1 1 0 1 1 1 0A1 1 0 1 1-1 0Z", filled: false, label: "stopped early" },
   sensible: { path: "M-.85-.85H.85V.85H-.85Z", filled: false, label: "loaded, or made sense" },
   out_of_memory: { path: "M-.9-.9L.9.9M.9-.9L-.9.9", filled: false, label: "out of memory" },
@@ -24,7 +25,8 @@ const ASKED = new Set(["candidate", "lowest_fits", "walk_step", "grid_point"]);
 export function lookOf(t: TrialRow, recommended: number | null): Look {
   if (t.trial === recommended) return "recommended";
   if (t.state === "complete") {
-    if (t.kind !== "point" || t.accuracy !== null || ASKED.has(t.purpose)) return t.accuracy?.all_questions ? "answered" : "stopped";
+    if (t.kind !== "point") return "baseline";
+    if (t.accuracy !== null || ASKED.has(t.purpose)) return t.accuracy?.all_questions ? "answered" : "stopped";
     return "sensible";
   }
   if (t.state === "infeasible") return t.verdict.reason === "out_of_memory" ? "out_of_memory" : "garbage";

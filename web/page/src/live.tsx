@@ -20,7 +20,7 @@ export function LiveRun({ live, study }: { live: Live; study: Study }) {
       {!runs && <p class="lead" role="status">{`The search ${run.over === "done" ? "is done" : run.over === "interrupted" ? "is paused" : "has ended"}.`}</p>}
       {lanes.map((lane, i) => <InFlight key={i} lane={lane} runs={runs} study={study} several={lanes.length > 1 ? i + 1 : 0} />)}
       <h2>What happened</h2>
-      {run.log.length === 0 ? <p class="empty">Nothing yet.</p> : <ol class="events" tabIndex={0} aria-label="What happened, newest first">{run.log.map((line, i) => <li key={run.log.length - i}><time dateTime={line.utc}>{line.utc.slice(11, 19)}</time> {line.text}</li>)}</ol>}
+      {run.log.length === 0 ? <p class="empty">Nothing yet.</p> : <ol class="events" tabIndex={0} aria-label="What happened, newest first">{run.log.map((line, i) => <li key={run.log.length - i}><time dateTime={line.utc}>{f.clock(line.utc)}</time> {line.text}</li>)}</ol>}
     </section>
   );
 }
@@ -47,7 +47,7 @@ function InFlight({ lane, runs, study, several }: { lane: Lane; runs: boolean; s
         <progress value={done ?? undefined} max={1} aria-label={`Progress of the step${of}`} />
         <ol class="steps">{lane.phases.map((x, i) => <li key={i} class={x.seconds === null ? "now" : ""}>{x.phase}{x.seconds !== null ? ` ${f.duration(x.seconds)}` : " …"}</li>)}</ol>
       </>}
-      <div class="columns">
+      <div class="columns charts">
         <Chart title={`Decode while answering${of}`} unit="tok/s" series={[{ name: "tok/s", data: lane.tokens, color: "--point" }]} show={(v) => f.rate(v)} />
         <Chart title={`Memory${of}`} unit="bytes" stepped series={[{ name: "held", data: lane.live, color: "--point" }, { name: "peak", data: lane.peak, color: "--garbage-ink", dash: true }]} show={(v) => f.bytes(Math.round(v))} limit={study.memory_cap_bytes} />
         <Chart title={`Right so far${of}`} unit="share" series={[{ name: "right", data: lane.right, color: "--proven" }]} show={(v) => f.percent(v)} most={1} />
@@ -56,6 +56,11 @@ function InFlight({ lane, runs, study, several }: { lane: Lane; runs: boolean; s
   );
 }
 
+// What axes count in: of time what clocks do, of bytes powers of two.
+const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800];
+const POWERS = Array.from({ length: 50 }, (_, i) => 2 ** i);
+const elapsed = (s: number) => (s < 120 && s % 60 !== 0 ? `${s} s` : s < 7200 ? `${+(s / 60).toFixed(1)} min` : `${+(s / 3600).toFixed(1)} h`);
+
 interface Curve { name: string; data: Series; color: string; dash?: boolean }
 
 function Chart({ title, unit, series, show, limit, most = Infinity, stepped }: { title: string; unit: string; series: Curve[]; show: (v: number) => string; limit?: number; most?: number; stepped?: boolean }) {
@@ -63,7 +68,8 @@ function Chart({ title, unit, series, show, limit, most = Infinity, stepped }: {
   const holder = useRef<HTMLDivElement | null>(null);
   const plot = useRef<uPlot | null>(null);
   const points = series[0].data.t.length;
-  const data = [series[0].data.t, ...series.map((s) => s.data.v)] as uPlot.AlignedData;
+  const t = series[0].data.t;
+  const data = [t, ...series.map((s) => s.data.v), ...(limit !== undefined ? [t.map(() => limit)] : [])] as uPlot.AlignedData;
   useEffect(() => {
     if (width === 0 || points === 0 || !holder.current) return;
     const css = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -73,8 +79,10 @@ function Chart({ title, unit, series, show, limit, most = Infinity, stepped }: {
       plot.current = new uPlot({
         width, height: 170, legend: { show: false }, cursor: { drag: { x: false, y: false } },
         scales: { x: { time: false }, y: { range: (_u, low, high) => { const pad = (high - low) * 0.1 || Math.abs(high) * 0.02 || 1; return [Math.max(0, low - pad), Math.min(most, high + pad)]; } } },
-        axes: [{ ...axis, values: (_u, v) => v.map((s) => (s >= 120 ? `${+(s / 60).toFixed(1)} min` : `${s} s`)), space: 70 }, { ...axis, size: 74, values: (_u, v) => v.map((x) => show(x).replace(" tok/s", "")) }],
-        series: [{}, ...series.map((s) => ({ label: s.name, stroke: css(s.color), width: 2, dash: s.dash ? [5, 4] : undefined, points: { show: points < 40, size: 5 }, paths: stepped ? uPlot.paths.stepped!({ align: 1 }) : undefined }))],
+        axes: [{ ...axis, incrs: SECONDS, values: (_u, v) => v.map(elapsed), space: 64 },
+          { ...axis, size: 74, ...(unit === "bytes" ? { incrs: POWERS, space: 34 } : {}), values: (_u, v) => v.map((x) => (unit === "bytes" ? f.bytes(x).replace(/\.0+ /, " ") : unit === "share" ? f.percent(x, 0) : show(x).replace(" tok/s", ""))) }],
+        series: [{}, ...series.map((s) => ({ label: s.name, stroke: css(s.color), width: 2, dash: s.dash ? [5, 4] : undefined, points: { show: !stepped && points < 40, size: 5 }, paths: stepped ? uPlot.paths.stepped!({ align: 1 }) : undefined })),
+          ...(limit !== undefined ? [{ label: "cap", stroke: css("--not"), width: 1.5, dash: [3, 3], points: { show: false } }] : [])],
       }, data, holder.current!);
     };
     make();
@@ -83,13 +91,13 @@ function Chart({ title, unit, series, show, limit, most = Infinity, stepped }: {
     return () => { dark.removeEventListener("change", make); plot.current?.destroy(); plot.current = null; };
   }, [width, points === 0, points < 40]);
   useEffect(() => { plot.current?.setData(data); }, [points, series[0].data.t[points - 1]]);
-  const last = points > 0 ? series.map((s) => `${s.name} ${show(s.data.v[points - 1])}`).join(", ") : "nothing measured yet";
+  const last = points > 0 ? series.map((s) => `${s.name} ${show(s.data.v.filter((x) => x !== null).pop() ?? 0)}`).join(", ") : "nothing measured yet";
   return (
     <section class="chart" aria-label={title}>
       <h2>{title}</h2>
       <p class="faint">{last}{limit !== undefined && points > 0 ? `; cap ${show(limit)}` : ""}</p>
       <div ref={box}>{points > 0 && <div ref={holder} role="img" aria-label={`${title} over time, in ${unit}; ${last}`} />}</div>
-      {points > 0 && <AsTable>{() => <DataTable caption={`${title} over time`} rows={series[0].data.t.map((t, i) => ({ t, v: series.map((s) => s.data.v[i]) })).reverse()} keyOf={(r) => r.t}
+      {points > 0 && <AsTable>{() => <DataTable caption={`${title} over time`} rows={t.map((at, i) => ({ t: at, v: series.map((s) => s.data.v[i]) })).filter((r) => r.v[0] !== null).reverse() as { t: number; v: number[] }[]} keyOf={(r) => r.t}
         columns={[{ head: "Seconds", numeric: true, cell: (r) => r.t.toFixed(1), sort: (r) => r.t }, ...series.map((s, i) => ({ head: s.name, numeric: true, cell: (r: { v: number[] }) => show(r.v[i]), sort: (r: { v: number[] }) => r.v[i] }))]} />}</AsTable>}
     </section>
   );

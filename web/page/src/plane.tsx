@@ -7,7 +7,7 @@ import { GlyphMark, Legend, lookOf, LOOKS, SHAPES, verdictText } from "./glyphs"
 import { AsTable, DataTable } from "./tables";
 import { trialColumns } from "./trials";
 
-const TICKS = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.997, 0.999, 0.9995, 0.9999, 1];
+export const TICKS = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.997, 0.999, 0.9995, 0.9999, 1];
 
 export interface View { x0: number; x1: number; y0: number; y1: number }  // rungs; x lazy, y strict
 
@@ -34,11 +34,13 @@ export function useWidth(): [{ current: HTMLDivElement | null }, number] {
   return [ref, width];
 }
 
+interface Corner { x: number; y: number }
+
 // Corners of the union of the rectangles from each point to the lower left (sign 1) or to the upper right (sign -1):
 // those that no other covers, by falling y.
-function corners(points: { x: number; y: number }[], sign: 1 | -1): { x: number; y: number }[] {
+function corners(points: Corner[], sign: 1 | -1): Corner[] {
   const sorted = [...points].sort((a, b) => sign * (b.y - a.y) || sign * (b.x - a.x));
-  const kept: { x: number; y: number }[] = [];
+  const kept: Corner[] = [];
   for (const point of sorted) {
     const last = kept[kept.length - 1];
     if (!last || sign * (point.x - last.x) > 0) kept.push(point);
@@ -48,8 +50,26 @@ function corners(points: { x: number; y: number }[], sign: 1 | -1): { x: number;
 
 interface Scale { x: (rung: number) => number; y: (rung: number) => number }
 
+// The floors to write between two rungs, no nearer to each other than `gap` pixels: round ones, and in a narrow view any.
+export function ticksBetween(ladder: number[], from: number, to: number, pixel: (rung: number) => number, gap: number): { floor: number; rung: number }[] {
+  const spaced = (rungs: number[]) => {
+    let last = -Infinity;
+    return rungs.filter((rung) => {
+      if (rung < Math.max(0, from) || rung > Math.min(to, ladder.length - 1) || Math.abs(pixel(rung) - last) < gap) return false;
+      last = pixel(rung);
+      return true;
+    }).map((rung) => ({ floor: ladder[rung], rung }));
+  };
+  const round = spaced(TICKS.map((floor) => rungOf(ladder, floor)));
+  if (round.length > 2) return round;
+  const step = [1, 2, 4, 10, 20, 40].find((n) => Math.abs(pixel(n) - pixel(0)) >= gap) ?? 100;
+  const rungs: number[] = [];
+  for (let rung = Math.ceil(from / step) * step; rung <= to; rung += step) rungs.push(rung);
+  return spaced(rungs);
+}
+
 // The outline of such a union, closed along the edges of the view.
-function outline(points: { x: number; y: number }[], sign: 1 | -1, view: View, s: Scale): { area: string; edge: string } {
+function outline(points: Corner[], sign: 1 | -1, view: View, s: Scale): { area: string; edge: string } {
   const kept = corners(points, sign);
   if (kept.length === 0) return { area: "", edge: "" };
   const [far, near] = sign === 1 ? [view.x0, view.y0] : [view.x1, view.y1];
@@ -61,8 +81,9 @@ function outline(points: { x: number; y: number }[], sign: 1 | -1, view: View, s
   return { area: `${edge}H${s.x(far).toFixed(1)}Z`, edge };
 }
 
-function facts(t: TrialRow): [string, string][] {
-  const rows: [string, string][] = [["floors", f.floors(t)], ["purpose", f.words(t.purpose)], ["verdict", verdictText(t)],
+// The facts of a trial in a few lines. Of a dense model the lazy floor is none.
+export function facts(t: TrialRow, hasLazy = true): [string, string][] {
+  const rows: [string, string][] = [t.kind !== "point" ? ["what", f.kind(t)] : hasLazy ? ["floors", f.floors(t)] : ["floor", f.floor(t.strict)], ["purpose", f.words(t.purpose)], ["verdict", verdictText(t)],
     ["bits per weight", f.bits(t.bits_per_weight)], ["predicted", f.bytes(t.predicted_bytes)]];
   if (t.measured_bytes !== null && t.state === "complete") rows.push(["measured", f.bytes(t.measured_bytes)]);
   if (t.accuracy?.rate !== null && t.accuracy) rows.push(["accuracy", `${f.percent(t.accuracy.rate)}, 95 % ${f.interval(t.accuracy)}`]);
@@ -73,7 +94,9 @@ function facts(t: TrialRow): [string, string][] {
 function startView(frontier: Frontier, ladder: number[]): View {
   const { lowest, highest } = frontier.window;
   const [x0, x1, y0, y1] = [lowest.lazy, highest.lazy, lowest.strict, highest.strict].map((floor) => rungOf(ladder, floor));
-  return { x0: x0 - 3, x1: Math.max(x1, x0 + 8), y0: y0 - 3, y1: Math.max(y1, y0 + 8) };
+  // What stands on the lowest rungs keeps clear of the axes.
+  const [padX, padY] = [Math.max(3, (x1 - x0) * 0.02), Math.max(3, (y1 - y0) * 0.06)];
+  return { x0: x0 - padX, x1: Math.max(x1, x0 + 8), y0: y0 - padY, y1: Math.max(y1, y0 + 8) };
 }
 
 export function Plane({ study, frontier, ladder, recommended }:
@@ -104,7 +127,8 @@ export function Plane({ study, frontier, ladder, recommended }:
   // For the arrows: from left to right.
   const order = useMemo(() => [...points].sort((a, b) => a.x - b.x || a.y - b.y).map((p) => p.t.trial), [points]);
   const activeTrial = order[Math.min(active, order.length - 1)];
-  const size = shown.length > 600 ? 3.2 : shown.length > 120 ? 4.4 : width < 520 ? 5.5 : 6.5;
+  const small = width < 520;
+  const size = shown.length > 600 ? (small ? 2.2 : 3.2) : shown.length > 120 ? (small ? 3.4 : 4.4) : small ? 5.5 : 6.5;
 
   const clip = `plane-clip-${study}`;
   const predicted = outline(frontier.predicted_fit_frontier.map(at), 1, v, s);
@@ -113,19 +137,18 @@ export function Plane({ study, frontier, ladder, recommended }:
   const inside = outline(loaded.map(at), 1, v, s);
   const outside = outline(frontier.fit_frontier.outside.map(at), -1, v, s);
   const garbage = outline(frontier.garbage_frontier.garbage.map(at), 1, v, s);
-  const ticks = (from: number, to: number, pixel: (rung: number) => number, gap: number) => {
-    let last = -Infinity;
-    return TICKS.map((floor) => ({ floor, rung: rungOf(ladder, floor) })).filter(({ rung }) => {
-      if (rung < from || rung > to || Math.abs(pixel(rung) - last) < gap) return false;
-      last = pixel(rung);
-      return true;
-    });
-  };
+  const sensible = outline(frontier.garbage_frontier.sensible.map(at), -1, v, s);
+  const ticksX = ticksBetween(ladder, v.x0, v.x1, s.x, 44);
+  const ticksY = ticksBetween(ladder, v.y0, v.y1, s.y, 20);
+  const best = points.find((p) => p.look === "recommended");
+  // Close enough to tell the best point from its neighbours.
+  const nearBest = best && { x0: best.x - 12, x1: best.x + 12, y0: best.y - 8, y1: best.y + 8 };
+  const above = best ? points.filter((p) => p.look === "out_of_memory" && p.x >= best.x && p.y >= best.y && p.x - best.x + p.y - best.y <= 3) : [];
 
   const zoom = (factor: number, cx = (v.x0 + v.x1) / 2, cy = (v.y0 + v.y1) / 2) => {
     const [w, h] = [(v.x1 - v.x0) * factor, (v.y1 - v.y0) * factor];
     if (w < 2 || h < 2) return;
-    if (w >= whole.x1 - whole.x0) { setView(null); return; }
+    if (w >= whole.x1 - whole.x0 && h >= whole.y1 - whole.y0) { setView(null); return; }
     setView({ x0: cx - (cx - v.x0) * factor, x1: cx + (v.x1 - cx) * factor, y0: cy - (cy - v.y0) * factor, y1: cy + (v.y1 - cy) * factor });
   };
   const place = (event: MouseEvent) => {
@@ -154,14 +177,6 @@ export function Plane({ study, frontier, ladder, recommended }:
   };
 
   const tip = hover ? points.find((p) => p.t.trial === hover.trial) : undefined;
-  if (!frontier.has_lazy) {
-    return (
-      <section aria-label="The floors">
-        <p class="note">This model has no routed experts: the lazy floor decides nothing, so its points lie on a line.</p>
-        <Ladder frontier={frontier} recommended={recommended} study={study} />
-      </section>
-    );
-  }
   return (
     <section class="plane" aria-label="The floor plane">
       <div class="bar">
@@ -169,6 +184,7 @@ export function Plane({ study, frontier, ladder, recommended }:
         <span class="buttons" role="group" aria-label="Zoom">
           <button type="button" aria-label="Zoom in" onClick={() => zoom(0.7)}>+</button>
           <button type="button" aria-label="Zoom out" onClick={() => zoom(1 / 0.7)}>−</button>
+          {nearBest && <button type="button" onClick={() => setView(nearBest)}>Best point</button>}
           <button type="button" disabled={!view} onClick={() => setView(null)}>All of it</button>
         </span>
       </div>
@@ -200,19 +216,21 @@ export function Plane({ study, frontier, ladder, recommended }:
               <path class="proven" d={inside.area} />
               <path class="not" d={outside.area} />
               <path class="babble" d={garbage.area} /><path d={garbage.area} fill={`url(#${clip}-g)`} />
-              {ticks(v.x0, v.x1, s.x, 44).map(({ floor, rung }) => <path key={floor} class="grid" d={`M${s.x(rung)} ${margin.top}V${margin.top + inner.height}`} />)}
-              {ticks(v.y0, v.y1, s.y, 20).map(({ floor, rung }) => <path key={floor} class="grid" d={`M${margin.left} ${s.y(rung)}H${margin.left + inner.width}`} />)}
+              {ticksX.map(({ floor, rung }) => <path key={floor} class="grid" d={`M${s.x(rung)} ${margin.top}V${margin.top + inner.height}`} />)}
+              {ticksY.map(({ floor, rung }) => <path key={floor} class="grid" d={`M${margin.left} ${s.y(rung)}H${margin.left + inner.width}`} />)}
               <path class="edge fits-edge" d={predicted.edge} />
               <path class="edge proven-edge" d={inside.edge} />
               <path class="edge not-edge" d={outside.edge} />
+              <path class="edge sense-edge" d={sensible.edge} />
               <path class="edge babble-edge" d={garbage.edge} />
             </g>
             <path class="axis" d={`M${margin.left} ${margin.top}V${margin.top + inner.height}H${margin.left + inner.width}`} />
-            {ticks(v.x0, v.x1, s.x, 44).map(({ floor, rung }) => <text key={floor} class="tick" x={s.x(rung)} y={margin.top + inner.height + 17} text-anchor="middle">{floor}</text>)}
-            {ticks(v.y0, v.y1, s.y, 20).map(({ floor, rung }) => <text key={floor} class="tick" x={margin.left - 8} y={s.y(rung) + 4} text-anchor="end">{floor}</text>)}
+            {ticksX.map(({ floor, rung }) => <text key={floor} class="tick" x={s.x(rung)} y={margin.top + inner.height + 17} text-anchor="middle">{f.floor(floor)}</text>)}
+            {ticksY.map(({ floor, rung }) => <text key={floor} class="tick" x={margin.left - 8} y={s.y(rung) + 4} text-anchor="end">{f.floor(floor)}</text>)}
             <text class="title" x={margin.left + inner.width / 2} y={height - 8} text-anchor="middle">lazy floor (routed experts) →</text>
             <text class="title" transform={`translate(13 ${margin.top + inner.height / 2}) rotate(-90)`} text-anchor="middle">strict floor (attention, shared) →</text>
             <g clip-path={`url(#${clip})`}>
+              {!small && shown.length <= 300 && <Names view={v} s={s} predicted={frontier.predicted_fit_frontier.map(at)} loaded={loaded.map(at)} outside={frontier.fit_frontier.outside.map(at)} garbage={frontier.garbage_frontier.garbage.map(at)} />}
               {asked && <path class="asked" d={`M${s.x(rungOf(ladder, asked.lazy))} ${margin.top}V${margin.top + inner.height}M${margin.left} ${s.y(rungOf(ladder, asked.strict))}H${margin.left + inner.width}`} />}
               {shown.map(({ t, x, y, look }) => (
                 <a key={t.trial} class="point" href={`#/study/${study}/trial/${t.trial}`} data-trial={t.trial} data-look={look}
@@ -228,16 +246,20 @@ export function Plane({ study, frontier, ladder, recommended }:
             {drag && <rect class="drag" x={Math.min(drag.x0, drag.x1)} y={Math.min(drag.y0, drag.y1)} width={Math.abs(drag.x1 - drag.x0)} height={Math.abs(drag.y1 - drag.y0)} />}
           </svg>
         )}
-        {tip && <Tip trial={tip.t} x={s.x(tip.x)} y={s.y(tip.y)} width={width} />}
+        {tip && <Tip trial={tip.t} rows={facts(tip.t)} x={s.x(tip.x)} y={s.y(tip.y)} width={width} />}
       </div>
       <ul class="legend areas">
         <li><span class="swatch fits" /> fits, by the plan</li>
         <li><span class="swatch proven" /> fitted when loaded, or below what did</li>
         <li><span class="swatch not" /> did not fit, or above what did not</li>
         <li><span class="swatch babble" /> garbage, by what was seen</li>
+        {frontier.garbage_frontier.sensible.length > 0 && <li><span class="swatch sense" /> sense from here up, by what was seen</li>}
         <li><span class="swatch none" /> does not fit, by the plan</li>
       </ul>
       <Legend looks={LOOKS.filter((look) => points.some((p) => p.look === look))} />
+      {above.length > 0 && (
+        <p class="why"><b>Right above the best point:</b> {above.map((p, i) => <span key={p.t.trial}>{i > 0 && "; "}<a href={`#/study/${study}/trial/${p.t.trial}`}>trial {p.t.trial}</a> at {f.floors(p.t)}, {verdictText(p.t)}</span>)}.</p>
+      )}
       {asked && <Asked study={study} asked={asked} budget={frontier.budget_bytes} close={() => setAsked(null)} />}
       <AskForm ask={(strict, lazy) => setAsked({ strict, lazy })} />
       <AsTable label="The plane as tables">{() => (
@@ -252,21 +274,44 @@ export function Plane({ study, frontier, ladder, recommended }:
   );
 }
 
+// What the areas are, written where there is room.
+function Names({ view, s, predicted, loaded, outside, garbage }: { view: View; s: Scale; predicted: Corner[]; loaded: Corner[]; outside: Corner[]; garbage: Corner[] }) {
+  const [left, right, top, bottom] = [s.x(view.x0), s.x(view.x1), s.y(view.y1), s.y(view.y0)];
+  const [fits, proven, not, babble] = [corners(predicted, 1), corners(loaded, 1), corners(outside, -1), corners(garbage, 1)];
+  const notFrom = not.length > 0 ? s.x(not[not.length - 1].x) : right;
+  const names: { x: number; y: number; text: string; kind: string; end?: boolean }[] = [];
+  const last = proven[proven.length - 1];
+  if (not.length > 0 && right - notFrom > 120) names.push({ x: right - 12, y: top + 22, text: "did not fit", kind: "of-not", end: true });
+  if (fits.length > 0) {
+    const from = s.x(fits[0].x);
+    const under = proven.length > 0 ? s.y(proven[0].y) : bottom;
+    const over = Math.max(top, s.y(fits[0].y));
+    if (under - over > 40 && from - left > 120) names.push({ x: left + 12, y: over + 22, text: "fits, by the plan", kind: "of-fits" });
+    if (notFrom - from > 170 && s.y(fits[0].y) - top > -6) names.push({ x: from + 14, y: top + 22, text: "does not fit, by the plan", kind: "of-none" });
+  }
+  if (last && s.x(last.x) - left > 140 && bottom - s.y(last.y) > 60) names.push({ x: Math.min(right, s.x(last.x)) - 12, y: s.y(last.y) + 30, text: "fitted when loaded", kind: "of-proven", end: true });
+  if (babble.length > 0) {
+    const end = s.x(babble[babble.length - 1].x);
+    if (end < right - 80) names.push({ x: end + 14, y: bottom - 8, text: "garbage", kind: "of-babble" });
+  }
+  return <>{names.filter((n) => n.x > left && n.x < right && n.y > top && n.y < bottom).map((n) => <text key={n.kind} class={`area ${n.kind}`} x={n.x} y={n.y} text-anchor={n.end ? "end" : "start"} aria-hidden="true">{n.text}</text>)}</>;
+}
+
 const clamp = (rung: number, ladder: number[]) => Math.max(0, Math.min(ladder.length - 1, rung));
 
-function Tip({ trial, x, y, width }: { trial: TrialRow; x: number; y: number; width: number }) {
+export function Tip({ trial, rows, x, y, width }: { trial: TrialRow; rows: [string, string][]; x: number; y: number; width: number }) {
   const wide = Math.min(290, width - 16);
   const left = Math.max(8, Math.min(width - wide - 8, x - wide / 2));
   return (
     <div class="tip" role="presentation" style={{ left: `${left}px`, top: `${y + 14}px`, width: `${wide}px` }}>
       <strong>Trial {trial.trial}</strong>
-      <dl>{facts(trial).map(([name, value]) => [<dt>{name}</dt>, <dd>{value}</dd>])}</dl>
+      <dl>{rows.map(([name, value]) => [<dt>{name}</dt>, <dd>{value}</dd>])}</dl>
     </div>
   );
 }
 
 // What a pair of floors would cost; of the rate table, without a load.
-function Asked({ study, asked, budget, close }: { study: number; asked: { strict: number; lazy: number }; budget: number; close: () => void }) {
+export function Asked({ study, asked, hasLazy = true, budget, close }: { study: number; asked: { strict: number; lazy: number }; hasLazy?: boolean; budget: number; close: () => void }) {
   const [plan, setPlan] = useState<PlanAnswer | null>(null);
   const [error, setError] = useState("");
   useEffect(() => {
@@ -279,7 +324,7 @@ function Asked({ study, asked, budget, close }: { study: number; asked: { strict
   return (
     <p class="asked-answer" role="status">
       {error ? error : plan && <>
-        Floors <b>({f.floor(asked.strict)}, {f.floor(asked.lazy)})</b> would take <b>{f.bytes(plan.predicted_bytes)}</b> in all,
+        {hasLazy ? <>Floors <b>({f.floor(asked.strict)}, {f.floor(asked.lazy)})</b></> : <>Floor <b>{f.floor(asked.strict)}</b></>} would take <b>{f.bytes(plan.predicted_bytes)}</b> in all,
         {" "}{f.bytes(plan.weight_bytes)} of it weights at {f.bits(plan.bits_per_weight)} bits:{" "}
         {plan.predicted_bytes <= budget ? `${f.bytes(budget - plan.predicted_bytes)} to spare.` : `${f.bytes(plan.predicted_bytes - budget)} too much.`}
       </>}
@@ -300,10 +345,4 @@ function AskForm({ ask }: { ask: (strict: number, lazy: number) => void }) {
       <button type="submit" disabled={!is(strict) || !is(lazy)}>Ask the plan</button>
     </form>
   );
-}
-
-// A model without routed experts: its trials by the one floor.
-function Ladder({ frontier, recommended, study }: { frontier: Frontier; recommended: number | null; study: number }) {
-  return <DataTable caption="Trials by the strict floor" columns={trialColumns(study, recommended)} keyOf={(t) => t.trial}
-    rows={[...frontier.trials].sort((a, b) => b.strict - a.strict)} />;
 }

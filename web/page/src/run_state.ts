@@ -1,7 +1,7 @@
 // The run that goes on, or the last one, put together from its events.
 import type { LiveEvent, Verdict } from "./api";
 
-export interface Series { t: number[]; v: number[] }  // seconds since the run began
+export interface Series { t: number[]; v: (number | null)[] }  // seconds since the run began; null: a gap between two trials
 export interface PhaseTime { phase: string; seconds: number | null }  // null: goes on
 // Room for one trial in flight, one trial after the other: the series go on over all of them.
 export interface Lane {
@@ -50,7 +50,7 @@ function laneOf(run: Run, trial: number, begins: boolean): Lane | null {
   return lane;
 }
 
-function add(series: Series, t: number, v: number): void {
+function add(series: Series, t: number, v: number | null): void {
   series.t.push(t);
   series.v.push(v);
   if (series.t.length > MAX_POINTS) { series.t.splice(0, MAX_POINTS / 4); series.v.splice(0, MAX_POINTS / 4); }
@@ -86,6 +86,7 @@ export function apply(run: Run, event: LiveEvent): Run {
       const lane = laneOf(run, d.trial, true)!;
       lane.trial = { number: d.trial, attempt: d.attempt, kind: d.kind, purpose: d.purpose, strict: d.strict, lazy: d.lazy, predicted_bytes: d.predicted_bytes, since: now };
       lane.phases = []; lane.progress = null; lane.questions = null; lane.queue = null;
+      for (const curve of [lane.tokens, lane.right]) if (curve.t.length > 0) add(curve, t, null);
       asked.delete(lane);
       say(`trial ${d.trial} begins: ${d.kind === "point" ? `${d.purpose.replaceAll("_", " ")} (${d.strict}, ${d.lazy})` : d.kind.replaceAll("_", " ")}${d.attempt > 1 ? `, attempt ${d.attempt}` : ""}`);
       break;
@@ -138,7 +139,8 @@ export function apply(run: Run, event: LiveEvent): Run {
     case "trial_end": {
       const lane = laneOf(run, d.trial, false);
       if (lane) { lane.trial = null; lane.progress = null; }
-      say(`trial ${d.trial} ${d.state}${verdict(d.verdict) ? `: ${verdict(d.verdict)}` : ""}`);
+      const all = lane?.questions && lane.questions.answered === lane.questions.questions ? `${lane.questions.correct} of ${lane.questions.answered} right` : "";
+      say(`trial ${d.trial} ${d.state}${verdict(d.verdict) || all ? `: ${verdict(d.verdict) || all}` : ""}`);
       break;
     }
     case "note": say(d.line); break;

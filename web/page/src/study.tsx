@@ -1,7 +1,9 @@
 // One study: what it recommends, and its views.
+import { useEffect, useRef } from "preact/hooks";
 import { post, type Frontier, type Study, type TrialRow } from "./api";
 import { useApi, type Live } from "./app";
 import { Exports } from "./export";
+import { FloorLine } from "./floor_line";
 import * as f from "./format";
 import { LiveRun } from "./live";
 import { Pareto } from "./pareto";
@@ -13,7 +15,10 @@ import { Trials } from "./trials";
 const TABS = [["plane", "Floor plane"], ["pareto", "Pareto"], ["trials", "Trials"], ["live", "Live"], ["compare", "Compare"], ["export", "Export"]];
 
 export function Tabs({ study, tab }: { study: number; tab: string }) {
-  return <nav class="tabs" aria-label="Views">{TABS.map(([key, name]) => <a key={key} href={`#/study/${study}/${key}`} aria-current={tab === key ? "page" : undefined}>{name}</a>)}</nav>;
+  // In a narrow window the tabs scroll: the one that is shown is in sight.
+  const bar = useRef<HTMLElement | null>(null);
+  useEffect(() => { const at = bar.current?.querySelector<HTMLElement>("[aria-current]"); if (at && bar.current) bar.current.scrollLeft = at.offsetLeft - (bar.current.clientWidth - at.offsetWidth) / 2; }, [tab]);
+  return <nav class="tabs" aria-label="Views" ref={bar}>{TABS.map(([key, name]) => <a key={key} href={`#/study/${study}/${key}`} aria-current={tab === key ? "page" : undefined}>{name}</a>)}</nav>;
 }
 
 export function Crumbs({ study, name, more }: { study: number; name: string; more?: string }) {
@@ -45,6 +50,16 @@ function Summary({ study }: { study: Study }) {
   );
 }
 
+// What the study is about, in one line.
+function about({ model, spec, ...study }: Study): string {
+  const { world_size, kv_dtype } = spec.deployment;
+  return [model, spec.device_name, world_size > 1 && `${world_size} ranks`, `cap ${f.bytes(study.memory_cap_bytes)}${world_size > 1 ? " a device" : ""}`,
+    spec.headroom_bytes > 0 && `headroom ${f.bytes(spec.headroom_bytes)}`, `context ${study.context}`, `batch ${study.batch}`, kv_dtype !== "f16" && `keys and values ${kv_dtype}`,
+    study.task, spec.eval.shots > 0 && `${spec.eval.shots} shots`, spec.eval.limit > 0 && `at most ${spec.eval.limit} questions`, spec.eval.seeds > 1 && `${spec.eval.seeds} seeds`,
+    spec.strategy !== "predict" && `strategy ${spec.strategy}`, spec.launch.launcher !== "local" && `as jobs of ${spec.launch.launcher}`,
+    spec.launch.parallel > 1 && `${spec.launch.parallel} trials at once`].filter(Boolean).join(", ");
+}
+
 export function StudyPage({ live, study: id, tab }: { live: Live; study: number; tab: string }) {
   const { data: study, error } = useApi<Study>(`studies/${id}`, live.version);
   const plane = useApi<Frontier>(`studies/${id}/frontier`, live.version);
@@ -58,7 +73,7 @@ export function StudyPage({ live, study: id, tab }: { live: Live; study: number;
     <>
       <Crumbs study={id} name={study.study} />
       <div class="bar"><h1>{study.study}</h1><StateBadge study={study} live={live} /></div>
-      <p class="faint">{[study.model, study.spec.device_name].filter(Boolean).join(", ")}, cap {f.bytes(study.memory_cap_bytes)}, context {study.context}, batch {study.batch}, {study.task}{study.spec.eval.shots > 0 ? `, ${study.spec.eval.shots} shots` : ""}, begun {f.ago(study.created_utc)}</p>
+      <p class="faint">{about(study)}, begun <time dateTime={study.created_utc} title={study.created_utc}>{f.ago(study.created_utc)}</time></p>
       <Controls study={study} live={live} />
       <Summary study={study} />
       <TrialCounts trials={study.trials} />
@@ -68,7 +83,8 @@ export function StudyPage({ live, study: id, tab }: { live: Live; study: number;
         {tab === "export" && <Exports study={study} trials={trials ?? []} />}
         {tab !== "live" && tab !== "export" && !trials && <p class="loading">{plane.error || "Reading the trials …"}</p>}
         {tab === "plane" && trials && (trials.length === 0 && !plane.data ? <p class="empty">No trial yet; the plane begins with the rate table.</p>
-          : plane.data && ladder ? <Plane study={id} frontier={plane.data} ladder={ladder} recommended={recommended} />
+          : plane.data && ladder ? plane.data.has_lazy ? <Plane study={id} frontier={plane.data} ladder={ladder} recommended={recommended} />
+            : <FloorLine study={id} frontier={plane.data} ladder={ladder} recommended={recommended} />
             : <p class="note">The plane cannot be drawn: {plane.error || "the ladder is being read"}.</p>)}
         {tab === "pareto" && trials && <Pareto study={study} trials={trials} frontier={plane.data?.pareto_frontier ?? []} recommended={recommended} />}
         {tab === "trials" && trials && <Trials study={id} trials={trials} recommended={recommended} />}

@@ -28,7 +28,7 @@ export function TrialPage({ live, study: id, trial: number }: { live: Live; stud
           <a class="button" href={`#/study/${id}/compare/${recommended !== null && recommended !== number ? recommended : number}/${number}`}>Compare</a>
         </nav>
       </div>
-      <p class="lead"><b>{trial.kind === "point" ? `Floors ${f.floors(trial)}` : f.words(trial.kind)}</b>, {f.words(trial.purpose)}, {f.bits(trial.bits_per_weight)} bits per weight: {SHAPES[look].label}.</p>
+      <p class="lead"><b>{trial.kind === "point" ? `Floors ${f.floors(trial)}` : f.kind(trial)}</b>, {trial.kind === "point" ? `${f.words(trial.purpose)}, ` : ""}{f.bits(trial.bits_per_weight)} bits per weight: {SHAPES[look].label}.</p>
       <p class="verdict">{trial.state === "complete" && trial.accuracy ? `${f.accuracy(trial.accuracy)}${trial.accuracy.rate !== null ? `; 95 % interval ${f.interval(trial.accuracy)}` : `: ${trial.verdict.message || "an early-stopped rate is no accuracy"}`}` : verdictText(trial)}{trial.accuracy?.truncated_flag ? " Many answers were cut short: this measures the budget, not the model." : ""}</p>
       {trial.state === "failed" && <p class="controls"><button type="button" disabled={!live.state?.authorized || live.state?.running} onClick={() => { setFailed(""); rerun(id, number).catch((e: Error) => setFailed(e.message)).finally(live.refresh); }}>Run it again</button>{failed && <span class="error" role="alert">{failed}</span>}</p>}
       <div class="columns">
@@ -84,14 +84,19 @@ function Ledger({ trial, study }: { trial: Trial; study: Study }) {
 
 function Phases({ trial }: { trial: Trial }) {
   const phases = trial.measured.phase_seconds;
-  const sum = phases.reduce((a, p) => a + p.seconds, 0);
+  const last = trial.attempts[trial.attempts.length - 1];
+  const counted = phases.reduce((a, p) => a + p.seconds, 0);
+  // The worker times what it does before the first question; answers and rates are the rest of the attempt.
+  const rest = last?.ended_utc && phases.some((p) => p.phase === "warmup") ? (Date.parse(last.ended_utc) - Date.parse(last.started_utc)) / 1000 - counted : 0;
+  const shown = rest > 0.05 ? [...phases, { phase: "answers, rates", seconds: rest }] : phases;
+  const sum = shown.reduce((a, p) => a + p.seconds, 0);
   const rates = Object.entries(trial.throughput);
   return (
     <section class="card" aria-label="Phases">
       <h2>Phases</h2>
       {phases.length === 0 ? <p class="empty">No phase came to its end.</p> : (
         <ul class="phases">
-          {phases.map((p, i) => <li key={i}><span class="name">{p.phase}</span><span class="meter" aria-hidden="true"><span class="under" style={{ width: `${(100 * p.seconds) / Math.max(sum, 1e-9)}%` }} /></span><span class="number">{f.duration(p.seconds)}</span></li>)}
+          {shown.map((p, i) => <li key={i}><span class="name">{p.phase}</span><span class="meter" aria-hidden="true"><span class="under" style={{ width: `${(100 * p.seconds) / Math.max(sum, 1e-9)}%` }} /></span><span class="number">{f.duration(p.seconds)}</span></li>)}
         </ul>
       )}
       {rates.length > 0 && <><h3>Rates</h3><DataTable caption="Rates" onlyShown rows={rates} keyOf={(r) => r[0]} columns={[

@@ -5,19 +5,18 @@ import * as f from "./format";
 import { GlyphIcon, lookOf, verdictText } from "./glyphs";
 import { DataTable, type Column } from "./tables";
 
-export function trialColumns(study: number, recommended: number | null): Column<TrialRow>[] {
+export function trialColumns(study: number, recommended: number | null, hasLazy = true): Column<TrialRow>[] {
   return [
-    { head: "Trial", sort: (t) => t.trial, cell: (t) => <a href={`#/study/${study}/trial/${t.trial}`}>
-        <GlyphIcon look={lookOf(t, recommended)} /> {t.trial}</a> },
-    { head: "Purpose", sort: (t) => t.purpose, cell: (t) => f.words(t.kind === "point" ? t.purpose : t.kind) },
+    { head: "Trial", sort: (t) => t.trial, cell: (t) => <span class="numbered"><GlyphIcon look={lookOf(t, recommended)} /><a href={`#/study/${study}/trial/${t.trial}`}>{t.trial}</a></span> },
+    { head: "Purpose", sort: (t) => t.purpose, cell: (t) => <span class="whole">{t.kind === "point" ? f.words(t.purpose) : f.kind(t)}</span> },
     { head: "Strict", numeric: true, sort: (t) => t.strict, cell: (t) => (t.kind === "point" ? f.floor(t.strict) : "–") },
-    { head: "Lazy", numeric: true, sort: (t) => t.lazy, cell: (t) => (t.kind === "point" ? f.floor(t.lazy) : "–") },
+    ...(hasLazy ? [{ head: "Lazy", numeric: true, sort: (t) => t.lazy, cell: (t) => (t.kind === "point" ? f.floor(t.lazy) : "–") } as Column<TrialRow>] : []),
     { head: "Bits", numeric: true, sort: (t) => t.bits_per_weight ?? 0, cell: (t) => f.bits(t.bits_per_weight) },
     { head: "Predicted", numeric: true, sort: (t) => t.predicted_bytes, cell: (t) => f.bytes(t.predicted_bytes) },
     { head: "Measured", numeric: true, sort: (t) => t.measured_bytes ?? 0, cell: (t) => (t.state === "complete" ? f.bytes(t.measured_bytes) : "–") },
     { head: "Accuracy", numeric: true, sort: (t) => t.accuracy?.rate ?? -1, cell: (t) => f.accuracy(t.accuracy) },
     { head: "Decode", numeric: true, sort: (t) => f.decode(t) ?? -1, cell: (t) => f.rate(f.decode(t)) },
-    { head: "Verdict", sort: (t) => t.verdict.reason, cell: (t) => <span class="verdict">{verdictText(t)}</span> },
+    { head: "Verdict", sort: (t) => t.verdict.reason, cell: (t) => <span class="verdict" title={verdictText(t)}>{verdictText(t)}</span> },
   ];
 }
 
