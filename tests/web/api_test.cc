@@ -10,6 +10,7 @@
 #include "controller/operating_point.h"
 #include "controller/tune_journal.h"
 #include "tests/controller/processes.h"
+#include "tests/web/schema_check.h"
 #include "tests/web/service_fixture.h"
 #include "web/assets.h"
 #include "web/start_arguments.h"
@@ -29,6 +30,32 @@ class ApiTest : public ServiceTest {
     return body.dump();
   }
   bool IsIdle() { return !GetJson("/api/v1/state")["running"].get<bool>(); }
+  // Asks every GET route of the description, its {…} put in and by its last part the query, and says where the answer is not
+  // what is described.
+  std::vector<std::string> DescriptionFaults(const std::map<std::string, std::string>& parts, const std::map<std::string, std::string>& queries) {
+    const json api = json::parse(OpenApi());
+    std::vector<std::string> faults;
+    for (const auto& [path, methods] : api["paths"].items()) {
+      if (!methods.contains("get") || path == "/api/v1/events") continue;
+      std::string target = path;
+      for (const auto& [part, value] : parts) {
+        if (const size_t at = target.find(part); at != std::string::npos) target.replace(at, part.size(), value);
+      }
+      if (const auto query = queries.find(path.substr(path.rfind('/') + 1)); query != queries.end()) target += query->second;
+      const Reply reply = Get(target);
+      const json& described = methods["get"]["responses"]["200"]["content"];
+      const std::string type = reply.headers.contains("content-type") ? reply.headers.at("content-type") : std::string();
+      if (reply.status != 200) {
+        faults.push_back(target + ": " + std::to_string(reply.status) + " " + reply.body);
+      } else if (!type.starts_with(described.begin().key())) {
+        faults.push_back(target + ": is " + type);
+      } else if (type == "application/json") {
+        const std::string fault = SchemaFault(json::parse(reply.body), described.begin().value().at("schema"), api);
+        if (!fault.empty()) faults.push_back(target + ": " + fault);
+      }
+    }
+    return faults;
+  }
   // The worker blocks at the step; `marker` is there once it does.
   void BlockAt(const std::string& step) {
     fake_.SetScript({{step, {{{"do", "write_file"}, {"file", fake_.File("blocked")}, {"text", "here"}}, {{"do", "hang"}}}}});
@@ -70,6 +97,24 @@ TEST_F(ApiTest, SaysWhatIsNotThere) {
   EXPECT_EQ(Get("/api/v1/studies/1/frontier").status, 409) << "not measured";
   EXPECT_EQ(Get("/api/v1/studies/1/compare?a=0&b=7").status, 422);
   EXPECT_EQ(Get("/api/v1/studies/1/plan?strict=2&lazy=0.5").status, 422);
+}
+
+TEST_F(ApiTest, AnswersEveryDescribedChangeAndNoOther) {
+  WriteExamples(1);
+  Start();
+  const json api = json::parse(OpenApi());
+  for (const auto& [path, methods] : api["paths"].items()) {
+    std::string target = path;
+    for (const char* part : {"{id}", "{trial}"}) {
+      if (const size_t at = target.find(part); at != std::string::npos) target.replace(at, std::string(part).size(), "99");
+    }
+    const int status = Post(target, "[]").status;
+    if (methods.contains("post")) {
+      EXPECT_TRUE(methods["post"]["responses"].contains(std::to_string(status))) << path << " answers " << status;
+    } else {
+      EXPECT_TRUE(status == 404 || status == 405) << path << " takes a change: " << status;
+    }
+  }
 }
 
 TEST_F(ApiTest, SeesWhatOthersWrite) {
@@ -119,6 +164,8 @@ TEST_F(ApiTest, RunsASearchFromTheFormToTheExport) {
   ASSERT_TRUE(Eventually([&] { return GetJson("/api/v1/state")["run"]["exit_code"] == 0; }));
   const json study = GetJson("/api/v1/studies/1");
   EXPECT_EQ(study["study"], "from the page");
+  EXPECT_THAT(DescriptionFaults({{"{id}", "1"}, {"{trial}", "0"}},
+                                {{"plan", "?strict=0.9&lazy=0.8"}, {"compare", "?a=0&b=1"}}), testing::IsEmpty());
   const int best = study["outcome"]["recommended"]["trial"];
 
   const json frontier = GetJson("/api/v1/studies/1/frontier");
@@ -170,53 +217,67 @@ TEST_F(ApiTest, TellsASearchAsItGoes) {
   }
 }
 
-TEST_F(ApiTest, SixtyFourStreamsHearEveryLineOfASearch) {
+// Every fourth client breaks off twice during the search and comes back behind the last event that it has.
+TEST_F(ApiTest, SixtyFourStreamsHearEveryLineOfASearchThoughSomeBreakOff) {
   Start();
   constexpr int kClients = 64;
-  std::vector<std::string> texts(kClients);
+  constexpr size_t kPart = 40;  // events, after which one breaks off
+  std::vector<std::vector<StreamEvent>> heard(kClients);
   std::vector<std::thread> clients;
   std::atomic<int> connected{0};
-  for (int i = 0; i < kClients; ++i) {
-    clients.emplace_back([&, i] {
-      std::string& text = texts[static_cast<size_t>(i)];
+  std::atomic<int> resets{0};
+  std::atomic<int> returns{0};
+  const auto listen = [&](std::vector<StreamEvent>& events, bool breaks_off) {
+    bool counted = false;
+    for (int round = 0; round < 3; ++round) {
       const Socket socket(port());
-      socket.Send(StreamRequest(port()));
-      bool counted = false;
+      socket.Send(StreamRequest(port(), round > 0 ? "Last-Event-ID: " + events.back().id + "\r\n" : std::string()));
+      if (round > 0) ++returns;
+      std::vector<StreamEvent> part;
+      std::string text;
       for (size_t before = 0; socket.ReadSome(text, std::chrono::seconds(60)); before = text.size()) {
-        if (text.find("event: study_end\n", before - std::min(before, size_t{32})) != std::string::npos) break;
         if (!counted && text.find("retry:") != std::string::npos) {
           counted = true;
           ++connected;
         }
+        if (text.find("event: study_end\n", before - std::min(before, size_t{32})) != std::string::npos) break;
+        if (breaks_off && round < 2 && (part = StreamEventsIn(text)).size() >= kPart) break;
       }
-    });
+      if (text.find("event: reset") != std::string::npos) ++resets;
+      part = StreamEventsIn(text);
+      events.insert(events.end(), part.begin(), part.end());
+      if (events.empty() || std::ranges::find(events, "study_end", &StreamEvent::type) != events.end()) return;
+    }
+  };
+  for (int i = 0; i < kClients; ++i) {
+    clients.emplace_back([&, i] { listen(heard[static_cast<size_t>(i)], i % 4 == 0); });
   }
   EXPECT_TRUE(Eventually([&] { return connected == kClients; }));
   EXPECT_EQ(Post("/api/v1/studies", StartBody()).status, 202);
   for (std::thread& client : clients) client.join();
+  EXPECT_EQ(resets, 0);
+  EXPECT_GE(returns, kClients / 4);
 
   std::vector<std::string> journal;
   std::ifstream file(controller::EventsFileOf(db()));
   for (std::string line; std::getline(file, line);) journal.push_back(line);
-  ASSERT_GT(journal.size(), 50U);
-  // From the run on: what was said before depends on when a client came.
-  const auto of_the_run = [](const std::string& text) {
-    std::vector<StreamEvent> events = StreamEventsIn(text);
-    events.erase(events.begin(), std::ranges::find(events, "run", &StreamEvent::type));
-    return events;
-  };
-  const std::vector<StreamEvent> first = of_the_run(texts[0]);
-  for (const std::string& text : texts) {
-    EXPECT_EQ(text.find("event: reset"), std::string::npos);
-    const std::vector<StreamEvent> heard = of_the_run(text);
+  ASSERT_GT(journal.size(), 3 * kPart);
+  std::map<std::string, StreamEvent> by_id;
+  for (const std::vector<StreamEvent>& events : heard) {
+    ASSERT_FALSE(events.empty());
     std::vector<std::string> told;
-    for (const StreamEvent& event : heard) {
-      if (event.type != "run" && event.type != "running" && event.type != "changed") told.push_back(event.data);
-      if (event.type == "study_end") break;
+    bool in_run = false;
+    for (size_t i = 0; i < events.size(); ++i) {
+      const StreamEvent& event = events[i];
+      if (i > 0) {
+        ASSERT_EQ(api_->hub().NumberOf(event.id), *api_->hub().NumberOf(events[i - 1].id) + 1) << "a gap, or one twice";
+      }
+      EXPECT_EQ(by_id.try_emplace(event.id, event).first->second, event) << "two clients heard different things";
+      in_run = in_run || event.type == "run";  // what was said before depends on when a client came
+      const bool line = event.type != "run" && event.type != "running" && event.type != "changed";
+      if (in_run && line && told.size() < journal.size()) told.push_back(event.data);
     }
     EXPECT_EQ(told, journal);
-    const size_t both = std::min(heard.size(), first.size());  // the last batch may reach behind the end, or not
-    EXPECT_TRUE(std::equal(heard.begin(), heard.begin() + static_cast<std::ptrdiff_t>(both), first.begin()));
   }
 }
 
@@ -307,6 +368,8 @@ TEST_F(ApiTest, ForecastsBytesBeforeAnythingIsLoaded) {
   const Reply reply = Post("/api/v1/forecast", StartBody());
   ASSERT_EQ(reply.status, 200) << reply.body;
   const json forecast = json::parse(reply.body);
+  const json api = json::parse(OpenApi());
+  EXPECT_EQ(SchemaFault(forecast, api["components"]["schemas"]["Forecast"], api), "");
   EXPECT_EQ(forecast["budget_bytes"], 1'000'000);
   ASSERT_FALSE(forecast["predicted_fit_frontier"].empty());
   for (const json& corner : forecast["predicted_fit_frontier"]) EXPECT_LE(corner["needed_bytes"], 1'000'000);

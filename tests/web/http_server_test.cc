@@ -1,6 +1,9 @@
 // What the server refuses, bounds and promises, asked over a socket.
 #include <atomic>
 #include <fstream>
+#include <regex>
+#include <set>
+#include <sstream>
 
 #include "tests/web/service_fixture.h"
 
@@ -44,6 +47,40 @@ TEST_F(HttpServerTest, CountsForPrometheus) {
                            "hproc_http_refused_total{rule=\"host\"} 1\n"}) {
     EXPECT_THAT(metrics, HasSubstr(line));
   }
+}
+
+// The text format 0.0.4: HELP and TYPE once and before the samples of their name, names and labels as they may be, a number
+// behind each, no sample twice, a line end at the end.
+TEST_F(HttpServerTest, WritesMetricsThatPrometheusReads) {
+  WriteExamples(6);
+  Start();
+  Get("/", "Host: evil.example\r\n");
+  Get("/", "Origin: http://evil.example\r\n");
+  const Reply reply = Get("/metrics");
+  EXPECT_EQ(reply.headers.at("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+  ASSERT_TRUE(reply.body.ends_with('\n'));
+  const std::regex comment("# (HELP|TYPE) ([a-zA-Z_:][a-zA-Z0-9_:]*) (.+)");
+  const std::regex sample(R"(([a-zA-Z_:][a-zA-Z0-9_:]*)(\{[a-zA-Z_][a-zA-Z0-9_]*="[^"\\\n]*"\})? (\d+))");
+  std::map<std::string, std::string> types;
+  std::set<std::string> seen;
+  std::string current;
+  std::istringstream lines(reply.body);
+  for (std::string line; std::getline(lines, line);) {
+    std::smatch match;
+    if (line.starts_with("#")) {
+      ASSERT_TRUE(std::regex_match(line, match, comment)) << line;
+      EXPECT_TRUE(seen.insert(match.str(1) + " " + match.str(2)).second) << line;
+      current = match.str(2);
+      if (match.str(1) == "TYPE") types[current] = match.str(3);
+      continue;
+    }
+    ASSERT_TRUE(std::regex_match(line, match, sample)) << line;
+    EXPECT_EQ(match.str(1), current) << "samples of a name stand together, behind its TYPE";
+    EXPECT_TRUE(types[current] == "gauge" || types[current] == "counter") << line;
+    EXPECT_EQ(current.ends_with("_total"), types[current] == "counter") << line;
+    EXPECT_TRUE(seen.insert(match.str(1) + match.str(2)).second) << line;
+  }
+  EXPECT_GE(types.size(), 8U);
 }
 
 TEST_F(HttpServerTest, SendsWhatKeepsAPageHarmlessWithEveryReply) {

@@ -48,7 +48,7 @@ function InFlight({ lane, runs, study, several }: { lane: Lane; runs: boolean; s
         <ol class="steps">{lane.phases.map((x, i) => <li key={i} class={x.seconds === null ? "now" : ""}>{x.phase}{x.seconds !== null ? ` ${f.duration(x.seconds)}` : " …"}</li>)}</ol>
       </>}
       <div class="columns charts">
-        <Chart title={`Decode while answering${of}`} unit="tok/s" series={[{ name: "tok/s", data: lane.tokens, color: "--point" }]} show={(v) => f.rate(v)} />
+        <Chart title={`Decode while answering${of}`} unit="tok/s" series={[{ name: "rate", data: lane.tokens, color: "--point" }]} show={(v) => f.rate(v)} />
         <Chart title={`Memory${of}`} unit="bytes" stepped series={[{ name: "held", data: lane.live, color: "--point" }, { name: "peak", data: lane.peak, color: "--garbage-ink", dash: true }]} show={(v) => f.bytes(Math.round(v))} limit={study.memory_cap_bytes} />
         <Chart title={`Right so far${of}`} unit="share" series={[{ name: "right", data: lane.right, color: "--proven" }]} show={(v) => f.percent(v)} most={1} />
       </div>
@@ -77,9 +77,9 @@ function Chart({ title, unit, series, show, limit, most = Infinity, stepped }: {
       plot.current?.destroy();
       const axis = { stroke: css("--faint"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
       plot.current = new uPlot({
-        width, height: 170, legend: { show: false }, cursor: { drag: { x: false, y: false } },
+        width, height: 176, legend: { show: false }, cursor: { drag: { x: false, y: false } },
         scales: { x: { time: false }, y: { range: (_u, low, high) => { const pad = (high - low) * 0.1 || Math.abs(high) * 0.02 || 1; return [Math.max(0, low - pad), Math.min(most, high + pad)]; } } },
-        axes: [{ ...axis, incrs: SECONDS, values: (_u, v) => v.map(elapsed), space: 64 },
+        axes: [{ ...axis, size: 32, incrs: SECONDS, values: (_u, v) => v.map(elapsed), space: 64 },
           { ...axis, size: 74, ...(unit === "bytes" ? { incrs: POWERS, space: 34 } : {}), values: (_u, v) => v.map((x) => (unit === "bytes" ? f.bytes(x).replace(/\.0+ /, " ") : unit === "share" ? f.percent(x, 0) : show(x).replace(" tok/s", ""))) }],
         series: [{}, ...series.map((s) => ({ label: s.name, stroke: css(s.color), width: 2, dash: s.dash ? [5, 4] : undefined, points: { show: !stepped && points < 40, size: 5 }, paths: stepped ? uPlot.paths.stepped!({ align: 1 }) : undefined })),
           ...(limit !== undefined ? [{ label: "cap", stroke: css("--not"), width: 1.5, dash: [3, 3], points: { show: false } }] : [])],

@@ -21,13 +21,13 @@ function reason(best: TrialRow, rows: TrialRow[], why: string): string {
 interface Mark { t: TrialRow; x: number; y: number; size: number; beyond: boolean }
 interface Box { x0: number; x1: number; y0: number; y1: number }
 
-// Where each mark's name goes: beside it, above or below, wherever nothing else stands; null where everything is taken.
+// Where each mark's name goes: clear of its interval and of the line through it, on whichever side is free; null where none is.
 function placeNames(marks: Mark[], name: (t: TrialRow) => string, inside: Box): (({ x: number; y: number; anchor: "start" | "middle" | "end" }) | null)[] {
   const taken: Box[] = marks.map((m) => ({ x0: m.x - m.size, x1: m.x + m.size, y0: m.y - m.size, y1: m.y + m.size }));
   return marks.map((m) => {
     const wide = name(m.t).length * 7;
     const gap = m.size + 5;
-    for (const [dx, dy, anchor] of [[gap, 4, "start"], [-gap, 4, "end"], [0, -gap, "middle"], [0, gap + 9, "middle"]] as const) {
+    for (const [dx, dy, anchor] of [[gap, -6, "start"], [gap, 15, "start"], [-gap, -6, "end"], [-gap, 15, "end"]] as const) {
       const x0 = m.x + dx - (anchor === "start" ? 0 : anchor === "end" ? wide : wide / 2);
       const box = { x0, x1: x0 + wide, y0: m.y + dy - 10, y1: m.y + dy + 3 };
       if (box.x0 < inside.x0 || box.x1 > inside.x1 || box.y0 < inside.y0 || box.y1 > inside.y1) continue;
@@ -64,19 +64,19 @@ export function Pareto({ study, trials, frontier, recommended }:
   const x = { from: lowX - pad, to: highX + pad };
   const y = { from: Math.max(0, Math.min(...rows.map((t) => t.accuracy!.low!)) - 0.01), to: Math.min(1, Math.max(...rows.map((t) => t.accuracy!.high!)) + 0.01) };
   const px = (v: number) => from + ((v - x.from) / (x.to - x.from)) * (to - from);
-  const py = (v: number) => bottom - ((v - y.from) / (y.to - y.from)) * (bottom - m.top);
+  const py = (v: number) => bottom - ((v - y.from) / (y.to - y.from)) * (bottom - m.top - 18);  // the names of the parts stand above
   const capX = px(byHeadroom ? 0 : cap);
   const fastest = Math.max(...rows.map((t) => f.decode(t) ?? 0));
   const size = (t: TrialRow) => (t.trial === recommended ? 1.25 : 1) * (fastest > 0 ? 4 + 5 * Math.sqrt((f.decode(t) ?? 0) / fastest) : 6);
   const slot = (i: number) => (byHeadroom ? left : to) + ((i + 0.5) / Math.max(1, beyond.length)) * apart;
   const marks: Mark[] = [...within.map((t) => ({ t, x: px(value(t)), y: py(t.accuracy!.rate!), size: size(t), beyond: false })),
     ...beyond.map((t, i) => ({ t, x: slot(i), y: py(t.accuracy!.rate!), size: size(t), beyond: true }))];
-  const name = (t: TrialRow) => (t.kind === "point" ? String(t.trial) : f.kind(t));
+  const name = (t: TrialRow) => (t.kind === "point" ? String(t.trial) : width < 520 ? f.kind(t).split(/,| g/)[0] : f.kind(t));
   const names = placeNames(marks, name, { x0: left + 2, x1: right + m.right, y0: m.top, y1: bottom });
   const step = niceStep(y.to - y.from, 5);
   const yTicks: number[] = [];
   for (let tick = Math.ceil(y.from / step) * step; tick <= y.to + 1e-9; tick += step) yTicks.push(tick);
-  const xTicks = byteTicks(x.from, x.to, Math.max(2, Math.floor((to - from) / 120)));
+  const xTicks = byteTicks(x.from, x.to, Math.max(2, Math.floor((to - from) / 120))).filter(({ at }) => beyond.every((_, i) => Math.abs(px(at) - slot(i)) > 64));
   const line = within.filter((t) => frontier.includes(t.trial)).sort((a, b) => value(a) - value(b));
   const best = rows.find((t) => t.trial === recommended);
   const tip = hover ? marks.find((k) => k.t.trial === hover.trial) : undefined;

@@ -138,8 +138,8 @@ export function Plane({ study, frontier, ladder, recommended }:
   const outside = outline(frontier.fit_frontier.outside.map(at), -1, v, s);
   const garbage = outline(frontier.garbage_frontier.garbage.map(at), 1, v, s);
   const sensible = outline(frontier.garbage_frontier.sensible.map(at), -1, v, s);
-  const ticksX = ticksBetween(ladder, v.x0, v.x1, s.x, 44);
-  const ticksY = ticksBetween(ladder, v.y0, v.y1, s.y, 20);
+  const ticksX = ticksBetween(ladder, Math.max(v.x0, rungOf(ladder, frontier.lowest.lazy)), v.x1, s.x, 44);
+  const ticksY = ticksBetween(ladder, Math.max(v.y0, rungOf(ladder, frontier.lowest.strict)), v.y1, s.y, 20);
   const best = points.find((p) => p.look === "recommended");
   // Close enough to tell the best point from its neighbours.
   const nearBest = best && { x0: best.x - 12, x1: best.x + 12, y0: best.y - 8, y1: best.y + 8 };
@@ -258,7 +258,7 @@ export function Plane({ study, frontier, ladder, recommended }:
       </ul>
       <Legend looks={LOOKS.filter((look) => points.some((p) => p.look === look))} />
       {above.length > 0 && (
-        <p class="why"><b>Right above the best point:</b> {above.map((p, i) => <span key={p.t.trial}>{i > 0 && "; "}<a href={`#/study/${study}/trial/${p.t.trial}`}>trial {p.t.trial}</a> at {f.floors(p.t)}, {verdictText(p.t)}</span>)}.</p>
+        <p class="why"><b>Right above the best point:</b> {above.map((p, i) => <span key={p.t.trial}>{i > 0 && "; "}<a href={`#/study/${study}/trial/${p.t.trial}`}>trial {p.t.trial}</a> at {f.floors(p.t)}, {verdictText({ ...p.t, verdict: { ...p.t.verdict, message: "" } })}</span>)}.</p>
       )}
       {asked && <Asked study={study} asked={asked} budget={frontier.budget_bytes} close={() => setAsked(null)} />}
       <AskForm ask={(strict, lazy) => setAsked({ strict, lazy })} />
@@ -279,22 +279,22 @@ function Names({ view, s, predicted, loaded, outside, garbage }: { view: View; s
   const [left, right, top, bottom] = [s.x(view.x0), s.x(view.x1), s.y(view.y1), s.y(view.y0)];
   const [fits, proven, not, babble] = [corners(predicted, 1), corners(loaded, 1), corners(outside, -1), corners(garbage, 1)];
   const notFrom = not.length > 0 ? s.x(not[not.length - 1].x) : right;
-  const names: { x: number; y: number; text: string; kind: string; end?: boolean }[] = [];
+  const names: { x: number; y: number; text: string; kind: string; anchor?: "middle" | "end" }[] = [];
   const last = proven[proven.length - 1];
-  if (not.length > 0 && right - notFrom > 120) names.push({ x: right - 12, y: top + 22, text: "did not fit", kind: "of-not", end: true });
+  if (not.length > 0 && right - notFrom > 120) names.push({ x: (notFrom + right) / 2, y: top + 24, text: "did not fit", kind: "of-not", anchor: "middle" });
   if (fits.length > 0) {
     const from = s.x(fits[0].x);
     const under = proven.length > 0 ? s.y(proven[0].y) : bottom;
     const over = Math.max(top, s.y(fits[0].y));
-    if (under - over > 40 && from - left > 120) names.push({ x: left + 12, y: over + 22, text: "fits, by the plan", kind: "of-fits" });
-    if (notFrom - from > 170 && s.y(fits[0].y) - top > -6) names.push({ x: from + 14, y: top + 22, text: "does not fit, by the plan", kind: "of-none" });
+    if (under - over > 40 && from - left > 120) names.push({ x: (left + Math.min(from, right)) / 2, y: over + 24, text: "fits, by the plan", kind: "of-fits", anchor: "middle" });
+    if (notFrom - from > 190 && s.y(fits[0].y) - top > -6) names.push({ x: (from + notFrom) / 2, y: top + 24, anchor: "middle", text: "does not fit, by the plan", kind: "of-none" });
   }
-  if (last && s.x(last.x) - left > 140 && bottom - s.y(last.y) > 60) names.push({ x: Math.min(right, s.x(last.x)) - 12, y: s.y(last.y) + 30, text: "fitted when loaded", kind: "of-proven", end: true });
+  if (last && s.x(last.x) - left > 140 && bottom - s.y(last.y) > 60) names.push({ x: Math.min(right, s.x(last.x)) - 12, y: s.y(last.y) + 30, text: "fitted when loaded", kind: "of-proven", anchor: "end" });
   if (babble.length > 0) {
     const end = s.x(babble[babble.length - 1].x);
     if (end < right - 80) names.push({ x: end + 14, y: bottom - 8, text: "garbage", kind: "of-babble" });
   }
-  return <>{names.filter((n) => n.x > left && n.x < right && n.y > top && n.y < bottom).map((n) => <text key={n.kind} class={`area ${n.kind}`} x={n.x} y={n.y} text-anchor={n.end ? "end" : "start"} aria-hidden="true">{n.text}</text>)}</>;
+  return <>{names.filter((n) => n.x > left && n.x < right && n.y > top && n.y < bottom).map((n) => <text key={n.kind} class={`area ${n.kind}`} x={n.x} y={n.y} text-anchor={n.anchor ?? "start"} aria-hidden="true">{n.text}</text>)}</>;
 }
 
 const clamp = (rung: number, ladder: number[]) => Math.max(0, Math.min(ladder.length - 1, rung));

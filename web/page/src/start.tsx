@@ -1,5 +1,5 @@
 // Begins, pauses, stops and resumes searches; what a new one would find to choose from is shown before anything is loaded.
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { post, type Forecast, type StudyRow } from "./api";
 import { useApi, type Live } from "./app";
 import * as f from "./format";
@@ -43,6 +43,8 @@ interface Form {
   model: string; memory: string; headroom: string; context: string; batch: string; mode: string; strategy: string; limit: string;
   candidates: string; garbage_loads: string; parallel: string; tasks: string; study: string; device: string; tp: string; kv_dtype: string; seeds: string; min_accuracy: string; baseline_16bit: boolean; baseline_int4: boolean; baseline_int4_pruned: boolean; trust_plan: boolean;
 }
+// What was filled in stays while other views are looked at.
+let kept: Form | null = null;
 const EMPTY: Form = { model: "", memory: "", headroom: "", context: "", batch: "1", mode: "auto", strategy: "predict", limit: "", candidates: "", garbage_loads: "", parallel: "", tasks: "",
   study: "", device: "", tp: "", kv_dtype: "f16", seeds: "", min_accuracy: "", baseline_16bit: false, baseline_int4: false, baseline_int4_pruned: false, trust_plan: false };
 
@@ -57,7 +59,7 @@ function bodyOf(form: Form): Record<string, unknown> {
 
 export function Start({ live }: { live: Live }) {
   const models = useApi<{ path: string; bytes: number }[]>("models", 0).data;
-  const [form, setForm] = useState<Form>(EMPTY);
+  const [form, setForm] = useState<Form>(kept ?? EMPTY);
   const [forecast, setForecast] = useState<Forecast | null>(null);
   const [busy, setBusy] = useState<"" | "forecast" | "start">("");
   const [error, setError] = useState("");
@@ -65,7 +67,7 @@ export function Start({ live }: { live: Live }) {
   const state = live.state;
   const set = (key: keyof Form) => (e: Event) => {
     const input = e.target as HTMLInputElement;
-    setForm({ ...form, [key]: input.type === "checkbox" ? input.checked : input.value });
+    setForm(kept = { ...form, [key]: input.type === "checkbox" ? input.checked : input.value });
     if (["model", "memory", "headroom", "context", "batch", "mode", "device", "tp", "kv_dtype"].includes(key)) setForecast(null);
   };
   const ask = async (what: "forecast" | "start") => {
@@ -78,6 +80,8 @@ export function Start({ live }: { live: Live }) {
     setBusy("");
     live.refresh();
   };
+  // A single checkpoint is no choice.
+  useEffect(() => { if (models?.length === 1 && form.model === "") setForm({ ...form, model: models[0].path }); }, [models]);
   const ready = form.model !== "" && form.memory !== "";
   const progress = busy === "forecast" ? live.run.forecast : null;
   const text = (key: keyof Form, label: string, hint: string, more = {}) => (
@@ -132,7 +136,8 @@ export function Start({ live }: { live: Live }) {
           {busy === "forecast" && <span class="faint" role="status">making the rate table{progress ? `: ${Math.round(100 * progress.done / Math.max(1, progress.total))} %` : " …"}</span>}
           {busy === "start" && <span class="faint" role="status">starting …</span>}
           {state && !state.authorized && <span class="faint">needs the token, below</span>}
-          {state?.running && <span class="faint">a search runs already</span>}
+          {state?.authorized && !ready && <span class="faint">needs a model and a memory cap</span>}
+          {state?.running && ready && !begun && <span>A study file takes one search at a time: <a href={live.run.studyId ? `#/study/${live.run.studyId}/live` : "#/"}>the one that runs</a> can be paused, or waited for; what stands here stays.</span>}
         </div>
         {error && <p class="error" role="alert">{error}</p>}
       </form>
