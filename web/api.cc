@@ -131,6 +131,8 @@ ApiResponse Api::Dispatch(const ApiRequest& request) {
 
 ApiResponse Api::State(const ApiRequest& request) {
   const RunControl::State run = runs_->Look();
+  Json waiting = Json::array();
+  for (const auto& [id, what] : run.waiting) waiting.push_back({{"id", id}, {"what", what}});
   Json roots = Json::array();
   for (const std::filesystem::path& root : options_.roots.roots()) roots.push_back(root.string());
   return Good(Dump({{"version", worker::kVersion},
@@ -141,6 +143,7 @@ ApiResponse Api::State(const ApiRequest& request) {
                     {"holder", run.holder ? Json(run.holder->text) : Json(nullptr)},
                     {"study_id", (run.holder || run.ours) && feed_.study_id() > 0 ? Json(feed_.study_id()) : Json(nullptr)},
                     {"last_event", hub_.IdOf(hub_.last())},
+                    {"queue", {{"held", run.held}, {"waiting", std::move(waiting)}, {"failed", run.failed}}},
                     {"run",
                      {{"ours", run.ours},
                       {"command", run.command},
@@ -295,6 +298,9 @@ ApiResponse Api::Change(const ApiRequest& request, const std::vector<std::string
     Result<std::vector<std::string>> arguments = StartArguments(request.body, options_.roots);
     if (!arguments.ok()) return Refuse(422, arguments.error().message);
     answer = runs_->Begin("tune", *std::move(arguments));
+  } else if (parts[0] == "queue") {
+    answer = ChangeQueue(request, parts);
+    if (answer.status == 202) hub_.Publish("changed", "{}");
   } else if (parts.size() == 2 && parts[0] == "run" && parts[1] == "pause") {
     answer = runs_->Pause();
   } else if (parts.size() == 2 && parts[0] == "run" && parts[1] == "stop") {
@@ -328,6 +334,23 @@ ApiResponse Api::Change(const ApiRequest& request, const std::vector<std::string
   return {.status = 202, .type = "application/json", .body = "{}", .headers = {}};
 }
 
+RunAnswer Api::ChangeQueue(const ApiRequest& request, const std::vector<std::string_view>& parts) {
+  if (parts.size() == 1) {
+    Result<std::vector<std::string>> arguments = StartArguments(request.body, options_.roots);
+    if (!arguments.ok()) return {422, arguments.error().message};
+    const Json body = Json::parse(request.body);
+    const Json& memory = body["memory"];
+    return runs_->Enqueue(body.contains("study") ? body["study"].get<std::string>()
+                                                 : body["model"].get<std::string>() + " under " +
+                                                       (memory.is_string() ? memory.get<std::string>() : memory.dump() + " B"),
+                          *std::move(arguments));
+  }
+  if (parts.size() == 2 && parts[1] == "release") return runs_->Release();
+  const std::optional<int64_t> id = Number(parts[1]);
+  if (parts.size() != 3 || parts[2] != "withdraw" || !id) return {404, "there is nothing of that name"};
+  return runs_->Withdraw(*id);
+}
+
 Result<void> Api::Health() {
   const auto snapshots = reader_.All();
   if (!snapshots.ok()) return snapshots.error();
@@ -343,7 +366,10 @@ std::string Api::Metrics() {
   head("hproc_study_file_readable", "Whether the study file can be read.");
   text += std::string("hproc_study_file_readable ") + (snapshots.ok() ? "1\n" : "0\n");
   head("hproc_running", "Whether a search writes the study file.");
-  text += std::string("hproc_running ") + (runs_->Look().holder ? "1\n" : "0\n");
+  const RunControl::State run = runs_->Look();
+  text += std::string("hproc_running ") + (run.holder ? "1\n" : "0\n");
+  head("hproc_waiting_searches", "Searches that wait for their turn.");
+  text += "hproc_waiting_searches " + std::to_string(run.waiting.size()) + "\n";
   if (!snapshots.ok()) return text;
   std::map<std::string_view, int64_t> studies;
   std::map<std::string_view, int64_t> trials;

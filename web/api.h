@@ -76,6 +76,7 @@ class Api {
   ApiResponse PlanAt(const ApiRequest& request, const StudySnapshot& snapshot);
   ApiResponse Report(const StudySnapshot& snapshot, bool html);
   ApiResponse Export(const ApiRequest& request, const StudySnapshot& snapshot);
+  RunAnswer ChangeQueue(const ApiRequest& request, const std::vector<std::string_view>& parts);
   ApiResponse Change(const ApiRequest& request, const std::vector<std::string_view>& parts);
 
   const ApiOptions options_;

@@ -15,6 +15,8 @@ struct Asset {
 };
 
 std::span<const Asset> Assets();
+// Why the page was not built; empty where it was.
+std::string_view NoPageReason();
 
 // web/openapi.json
 std::string_view OpenApi();

@@ -38,28 +38,89 @@ bool HasBegun(const std::filesystem::path& db, const std::string& journal_before
 }  // namespace
 
 RunControl::RunControl(std::filesystem::path program, std::filesystem::path db, std::filesystem::path log_folder)
-    : program_(std::move(program)), db_(std::move(db)), log_folder_(std::move(log_folder)) {}
+    : program_(std::move(program)),
+      db_(std::move(db)),
+      log_folder_(std::move(log_folder)),
+      queue_thread_([this](const std::stop_token& ending) { ServeQueue(ending); }) {}
 
 bool RunControl::RunsLocked() const { return child_ && !child_->exit_code(); }
+
+bool RunControl::HeldLocked() const {
+  return !queue_.empty() && !released_ && child_ && child_->exit_code() == controller::kExitInterrupted;
+}
+
+RunAnswer RunControl::StartLocked(const std::string& command, std::vector<std::string> arguments) {
+  if (closed_) return {503, "the server is about to end"};
+  if (RunsLocked()) return {409, "a search is running already: pause it first"};
+  if (const auto holder = controller::HolderOf(db_)) return {409, "the study file is in use by " + holder->text};
+  std::error_code code;
+  std::filesystem::create_directories(log_folder_, code);
+  std::vector<std::string> argv = {program_.string(), command};
+  argv.insert(argv.end(), std::make_move_iterator(arguments.begin()), std::make_move_iterator(arguments.end()));
+  argv.push_back("--db=" + db_.string());
+  Result<std::unique_ptr<controller::TuneProcess>> started =
+      controller::TuneProcess::Start(std::move(argv), log_folder_ / "run.log");
+  if (!started.ok()) return {500, started.error().message};
+  command_ = command;
+  child_ = *std::move(started);
+  of_queue_.clear();
+  released_ = false;
+  return {202, {}};
+}
+
+// One that fails leaves the next its turn; why it did is kept.
+void RunControl::ServeQueue(const std::stop_token& ending) {
+  std::unique_lock lock(mutex_);
+  while (!ending.stop_requested()) {
+    if (!of_queue_.empty() && !RunsLocked()) {
+      const int exit_code = *child_->exit_code();
+      if (exit_code != 0 && exit_code != controller::kExitInterrupted && exit_code != controller::kExitNoFeasiblePoint) {
+        failed_.push_back(of_queue_ + ": " + LastLine(child_->LogTail(kMessageBytes)));
+        if (failed_.size() > kMaxFailed) failed_.pop_front();
+      }
+      of_queue_.clear();
+    }
+    if (!queue_.empty() && !closed_ && !HeldLocked() && !RunsLocked() && !controller::HolderOf(db_)) {
+      if (StartLocked("tune", queue_.front().arguments).status == 202) {
+        of_queue_ = std::move(queue_.front().waiting.what);
+        queue_.pop_front();
+      }
+    }
+    changed_.wait_for(lock, ending, kQueuePeriod, [] { return false; });
+  }
+}
+
+RunAnswer RunControl::Enqueue(std::string what, std::vector<std::string> arguments) {
+  const std::scoped_lock lock(mutex_);
+  if (closed_) return {503, "the server is about to end"};
+  if (queue_.size() >= kMaxWaiting) return {409, "no more searches can wait"};
+  if (queue_.empty() && !RunsLocked()) released_ = true;  // whoever asks now does not mean: after what was paused before
+  queue_.push_back({.waiting = {.id = ++last_id_, .what = PrintableLine(what)}, .arguments = std::move(arguments)});
+  return {202, {}};
+}
+
+RunAnswer RunControl::Withdraw(int64_t id) {
+  const std::scoped_lock lock(mutex_);
+  const auto found = std::ranges::find_if(queue_, [id](const Queued& queued) { return queued.waiting.id == id; });
+  if (found == queue_.end()) return {404, "no such search waits"};
+  queue_.erase(found);
+  return {202, {}};
+}
+
+RunAnswer RunControl::Release() {
+  const std::scoped_lock lock(mutex_);
+  if (!HeldLocked()) return {409, "nothing holds the queue"};
+  released_ = true;
+  return {202, {}};
+}
 
 RunAnswer RunControl::Begin(const std::string& command, std::vector<std::string> arguments) {
   std::shared_ptr<controller::TuneProcess> child;
   const std::string journal_before = StampOf(controller::EventsFileOf(db_)).text;
   {
     const std::scoped_lock lock(mutex_);
-    if (closed_) return {503, "the server is about to end"};
-    if (RunsLocked()) return {409, "a search is running already: pause it first"};
-    if (const auto holder = controller::HolderOf(db_)) return {409, "the study file is in use by " + holder->text};
-    std::error_code code;
-    std::filesystem::create_directories(log_folder_, code);
-    std::vector<std::string> argv = {program_.string(), command};
-    argv.insert(argv.end(), std::make_move_iterator(arguments.begin()), std::make_move_iterator(arguments.end()));
-    argv.push_back("--db=" + db_.string());
-    Result<std::unique_ptr<controller::TuneProcess>> started =
-        controller::TuneProcess::Start(std::move(argv), log_folder_ / "run.log");
-    if (!started.ok()) return {500, started.error().message};
-    command_ = command;
-    child = child_ = *std::move(started);
+    if (RunAnswer refused = StartLocked(command, std::move(arguments)); refused.status != 202) return refused;
+    child = child_;
   }
   if (!child->Wait(kFirstLook)) return {202, {}};
   // One that was interrupted had begun; once the search has begun, how it ends is told by the study.
@@ -101,6 +162,7 @@ RunAnswer RunControl::Stop() {
 void RunControl::Close() {
   const std::scoped_lock lock(mutex_);
   closed_ = true;
+  queue_.clear();
   if (RunsLocked()) child_->Interrupt();
 }
 
@@ -118,6 +180,9 @@ RunControl::State RunControl::Look() const {
   state.holder = controller::HolderOf(db_);
   const std::scoped_lock lock(mutex_);
   state.command = command_;
+  for (const Queued& queued : queue_) state.waiting.push_back(queued.waiting);
+  state.held = HeldLocked();
+  state.failed.assign(failed_.begin(), failed_.end());
   if (!child_) return state;
   state.exit_code = child_->exit_code();
   state.ours = !state.exit_code;

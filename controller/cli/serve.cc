@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "controller/cli/commands.h"
 #include "controller/cli/setup.h"
+#include "web/assets.h"
 #include "web/http_server.h"
 #include "web/random_hex.h"
 #include "web/request_guard.h"
@@ -77,6 +78,9 @@ int RunServe(const ServeOptions& options) {
   std::fflush(stdout);
   if (!web::IsLoopback(options.bind)) {
     fmt::print(stderr, "hproc: {} is not this machine alone, and nothing here is encrypted\n", options.bind);
+  }
+  if (const std::string_view why = web::NoPageReason(); !why.empty()) {
+    fmt::print(stderr, "hproc: the API alone, without the page: when this program was built, {}\n", why);
   }
   guard.SetStop([&server] { (*server)->Stop(); });
   (*server)->Run();

@@ -105,7 +105,7 @@ TEST_F(ApiTest, AnswersEveryDescribedChangeAndNoOther) {
   const json api = json::parse(OpenApi());
   for (const auto& [path, methods] : api["paths"].items()) {
     std::string target = path;
-    for (const char* part : {"{id}", "{trial}"}) {
+    for (const char* part : {"{id}", "{trial}", "{search}"}) {
       if (const size_t at = target.find(part); at != std::string::npos) target.replace(at, std::string(part).size(), "99");
     }
     const int status = Post(target, "[]").status;
@@ -136,7 +136,7 @@ TEST_F(ApiTest, DescribesEveryRouteItHas) {
   EXPECT_EQ(api["openapi"], "3.1.0");
   for (const char* path :
        {"/api/v1/state", "/api/v1/studies", "/api/v1/models", "/api/v1/ladder", "/api/v1/events", "/api/v1/forecast",
-        "/api/v1/run/pause", "/api/v1/run/stop", "/api/v1/studies/{id}", "/api/v1/studies/{id}/trials",
+        "/api/v1/run/pause", "/api/v1/run/stop", "/api/v1/queue", "/api/v1/queue/{search}/withdraw", "/api/v1/queue/release", "/api/v1/studies/{id}", "/api/v1/studies/{id}/trials",
         "/api/v1/studies/{id}/trials.csv", "/api/v1/studies/{id}/trials.json", "/api/v1/studies/{id}/trials/{trial}",
         "/api/v1/studies/{id}/trials/{trial}/log", "/api/v1/studies/{id}/trials/{trial}/rerun", "/api/v1/studies/{id}/frontier",
         "/api/v1/studies/{id}/plan", "/api/v1/studies/{id}/compare", "/api/v1/studies/{id}/questions",
@@ -144,7 +144,7 @@ TEST_F(ApiTest, DescribesEveryRouteItHas) {
         "/api/v1/studies/{id}/resume", "/api/v1/openapi.json", "/health", "/metrics"}) {
     EXPECT_TRUE(api["paths"].contains(path)) << path;
   }
-  EXPECT_EQ(api["paths"].size(), 26U) << "and no other";
+  EXPECT_EQ(api["paths"].size(), 29U) << "and no other";
   // What the form may send is what the description says it may.
   const json& form = api["components"]["schemas"]["Start"]["properties"];
   for (const auto& [key, value] : form.items()) {
@@ -313,6 +313,61 @@ TEST_F(ApiTest, PausesAndResumes) {
   ASSERT_TRUE(Eventually([&] { return GetJson("/api/v1/studies/1")["state"] == "done"; }));
   ASSERT_TRUE(Eventually([&] { return IsIdle(); }));
   EXPECT_EQ(Post("/api/v1/studies/1/resume").status, 409) << "it is done";
+}
+
+TEST_F(ApiTest, SearchesWaitForTheirTurnAndOneThatFailsLeavesItToTheNext) {
+  Start();
+  BlockAt("generate");
+  ASSERT_EQ(Post("/api/v1/studies", StartBody({{"study", "first"}})).status, 202);
+  ASSERT_TRUE(Eventually([&] { return IsBlocked(); }));
+  ASSERT_EQ(Post("/api/v1/queue", StartBody({{"study", "second"}})).status, 202);
+  ASSERT_EQ(Post("/api/v1/queue", StartBody({{"study", "never"}, {"headroom", 2'000'000}})).status, 202);
+  ASSERT_EQ(Post("/api/v1/queue", StartBody({{"study", "not wanted"}})).status, 202);
+  ASSERT_EQ(Post("/api/v1/queue", StartBody({{"study", "last"}})).status, 202);
+  EXPECT_EQ(Post("/api/v1/queue", StartBody({{"batch", "x"}})).status, 422);
+  EXPECT_EQ(Post("/api/v1/queue/3/withdraw").status, 202);
+  EXPECT_EQ(Post("/api/v1/queue/3/withdraw").status, 404);
+  json queue = GetJson("/api/v1/state")["queue"];
+  ASSERT_EQ(queue["waiting"].size(), 3U);
+  EXPECT_EQ(queue["waiting"][0]["what"], "second");
+  EXPECT_EQ(queue["held"], false);
+  EXPECT_EQ(Post("/api/v1/queue/release").status, 409);
+
+  // Whoever pauses wants the machine: nothing begins.
+  fake_.SetScript(json::object());
+  ASSERT_EQ(Post("/api/v1/run/pause").status, 202);
+  ASSERT_TRUE(Eventually([&] { return IsIdle(); }));
+  std::this_thread::sleep_for(3 * RunControl::kQueuePeriod);
+  EXPECT_TRUE(IsIdle());
+  EXPECT_EQ(GetJson("/api/v1/state")["queue"]["held"], true);
+  EXPECT_EQ(GetJson("/api/v1/studies").size(), 1U);
+  ASSERT_EQ(Post("/api/v1/studies/1/resume").status, 202);
+  ASSERT_TRUE(Eventually([&] { return GetJson("/api/v1/state")["queue"]["waiting"].empty() && IsIdle(); }));
+  const json studies = GetJson("/api/v1/studies");
+  ASSERT_EQ(studies.size(), 3U);
+  for (const auto& [i, name] : {std::pair(0, "first"), {1, "second"}, {2, "last"}}) {
+    EXPECT_EQ(studies[static_cast<size_t>(i)]["study"], name);
+    EXPECT_EQ(studies[static_cast<size_t>(i)]["state"], "done");
+  }
+  EXPECT_EQ(GetJson("/api/v1/state")["queue"]["failed"],
+            json::array({"never: the headroom asked for leaves nothing of the memory cap"}));
+}
+
+TEST_F(ApiTest, APausedSearchHoldsTheQueueUntilItIsReleased) {
+  Start();
+  BlockAt("generate");
+  ASSERT_EQ(Post("/api/v1/studies", StartBody({{"study", "first"}})).status, 202);
+  ASSERT_TRUE(Eventually([&] { return IsBlocked(); }));
+  ASSERT_EQ(Post("/api/v1/queue", StartBody({{"study", "second"}})).status, 202);
+  for (size_t i = 1; i < RunControl::kMaxWaiting; ++i) EXPECT_EQ(Post("/api/v1/queue", StartBody()).status, 202);
+  EXPECT_EQ(Post("/api/v1/queue", StartBody()).status, 409) << "no more than so many";
+  for (size_t i = 1; i < RunControl::kMaxWaiting; ++i) EXPECT_EQ(Post("/api/v1/queue/" + std::to_string(i + 1) + "/withdraw").status, 202);
+  fake_.SetScript(json::object());
+  ASSERT_EQ(Post("/api/v1/run/pause").status, 202);
+  ASSERT_TRUE(Eventually([&] { return IsIdle(); }));
+  ASSERT_EQ(Post("/api/v1/queue/release").status, 202);
+  EXPECT_TRUE(Eventually([&] { const json all = GetJson("/api/v1/studies"); return all.size() == 2 && all[1]["state"] == "done"; }));
+  EXPECT_EQ(GetJson("/api/v1/studies")[0]["state"], "interrupted");
 }
 
 TEST_F(ApiTest, StopsAtOnceAndTheStudyCanBeResumed) {

@@ -59,7 +59,8 @@ files.forEach((file, i) => {
   rows += `    {"${file.path}", "${types[file.kind]}", "\\"${etag}\\"", {kPlain${i}, sizeof(kPlain${i})}, {kGzip${i}, sizeof(kGzip${i})}},\n`;
 });
 text += `constexpr Asset kAssets[] = {\n${rows}};\n\n}  // namespace\n\n`;
-text += "std::span<const Asset> Assets() { return kAssets; }\n\n}  // namespace hproc::web\n";
+text += 'std::span<const Asset> Assets() { return kAssets; }\nstd::string_view NoPageReason() { return ""; }\n\n';
+text += "}  // namespace hproc::web\n";
 writeFileSync(output, text);
 console.log(`page: ${files.map((f) => `${f.path} ${f.bytes.length}`).join(", ")}; ${total} bytes compressed`);
 if (total > MAX_GZIP_BYTES) {

@@ -82,6 +82,7 @@ export interface Forecast {
 }
 export interface State {
   version: string; db: string; roots: string[]; authorized: boolean; running: boolean; holder: string | null; study_id: number | null;
+  queue: { held: boolean; waiting: { id: number; what: string }[]; failed: string[] };
   run: { ours: boolean; command: string; exit_code: number | null; message: string };
 }
 

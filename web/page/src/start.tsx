@@ -37,6 +37,33 @@ export function Controls({ study, live }: { study: StudyRow; live: Live }) {
   );
 }
 
+// ---- what waits ----
+
+// The searches that wait, and those that could not be run.
+export function Waiting({ live }: { live: Live }) {
+  const [error, setError] = useState("");
+  const queue = live.state?.queue;
+  const run = live.state?.run;
+  const may = live.state?.authorized ?? false;
+  const act = (path: string) => { setError(""); post(path).catch((e: Error) => setError(e.message)).finally(live.refresh); };
+  // How the command ends where nothing is wrong: done, no feasible point, interrupted.
+  const broke = run && !run.ours && run.exit_code !== null && ![0, 3, 130].includes(run.exit_code) ? run.message || `exit code ${run.exit_code}` : "";
+  if (!queue || (queue.waiting.length === 0 && queue.failed.length === 0 && !broke)) return null;
+  return (
+    <section class="card waiting" aria-label="Searches that wait">
+      {broke && !queue.failed.some((line) => line.endsWith(broke)) && <p class="error" role="alert">The last search begun here failed: {broke}</p>}
+      {queue.failed.map((line) => <p key={line} class="error">Failed when its turn came: {line}</p>)}
+      {queue.waiting.length > 0 && <>
+        <h2>{queue.waiting.length === 1 ? "One search waits" : `${queue.waiting.length} searches wait`}</h2>
+        <p class="faint">{queue.held ? "The last search was paused, so none begins by itself. Resume it, or go on with these." : "The first begins when the one that runs is done. They are forgotten when this server ends."}</p>
+        <ol class="queue">{queue.waiting.map(({ id, what }) => <li key={id}><span>{what}</span> <button type="button" class="quiet" disabled={!may} onClick={() => act(`queue/${id}/withdraw`)} aria-label={`Withdraw ${what}`}>Withdraw</button></li>)}</ol>
+        {queue.held && <p class="controls"><button type="button" disabled={!may} onClick={() => act("queue/release")}>Begin the first</button></p>}
+      </>}
+      {error && <p class="error" role="alert">{error}</p>}
+    </section>
+  );
+}
+
 // ---- a new search ----
 
 interface Form {
@@ -64,6 +91,7 @@ export function Start({ live }: { live: Live }) {
   const [busy, setBusy] = useState<"" | "forecast" | "start">("");
   const [error, setError] = useState("");
   const [begun, setBegun] = useState(false);
+  const [queued, setQueued] = useState("");  // what waits now
   const state = live.state;
   const set = (key: keyof Form) => (e: Event) => {
     const input = e.target as HTMLInputElement;
@@ -71,10 +99,12 @@ export function Start({ live }: { live: Live }) {
     if (["model", "memory", "headroom", "context", "batch", "mode", "device", "tp", "kv_dtype"].includes(key)) setForecast(null);
   };
   const ask = async (what: "forecast" | "start") => {
+    setQueued("");
     setBusy(what);
     setError("");
     try {
       if (what === "forecast") setForecast(await post<Forecast>("forecast", bodyOf(form)));
+      else if (state?.running) { await post("queue", bodyOf(form)); setQueued(form.study || `${f.modelName(form.model)} under ${form.memory}`); }
       else { await post("studies", bodyOf(form)); setBegun(true); }
     } catch (e) { setError((e as Error).message); }
     setBusy("");
@@ -132,14 +162,15 @@ export function Start({ live }: { live: Live }) {
         </details>
         <div class="controls">
           <button type="button" disabled={!ready || busy !== "" || !state?.authorized} onClick={() => void ask("forecast")}>Forecast</button>
-          <button type="submit" class="primary" disabled={!ready || busy !== "" || !state?.authorized || state?.running}>Start</button>
+          <button type="submit" class="primary" disabled={!ready || busy !== "" || !state?.authorized}>{state?.running ? "Start when its turn comes" : "Start"}</button>
           {busy === "forecast" && <span class="faint" role="status">making the rate table{progress ? `: ${Math.round(100 * progress.done / Math.max(1, progress.total))} %` : " …"}</span>}
           {busy === "start" && <span class="faint" role="status">starting …</span>}
           {state && !state.authorized && <span class="faint">needs the token, below</span>}
           {state?.authorized && !ready && <span class="faint">needs a model and a memory cap</span>}
-          {state?.running && ready && !begun && <span>A study file takes one search at a time: <a href={live.run.studyId ? `#/study/${live.run.studyId}/live` : "#/"}>the one that runs</a> can be paused, or waited for; what stands here stays.</span>}
+          {state?.running && !begun && <span class="faint">One search at a time: <a href={live.run.studyId ? `#/study/${live.run.studyId}/live` : "#/"}>one runs</a>{state.queue.waiting.length > 0 ? `, ${state.queue.waiting.length} wait` : ""}.</span>}
         </div>
         {error && <p class="error" role="alert">{error}</p>}
+        {queued && <p class="note" role="status">{queued} waits for its turn, as long as this server runs: <a href="#/">what waits</a>.</p>}
       </form>
       {forecast && <ForecastCard forecast={forecast} />}
     </>

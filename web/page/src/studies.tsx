@@ -2,7 +2,7 @@
 import type { StudyRow } from "./api";
 import { useApi, type Live } from "./app";
 import * as f from "./format";
-import { Controls } from "./start";
+import { Controls, Waiting } from "./start";
 
 const STATES = ["complete", "infeasible", "failed", "running", "waiting"];
 
@@ -44,6 +44,7 @@ export function Studies({ live }: { live: Live }) {
           <pre>hproc tune --model DIR --memory 96GiB --db {live.state?.db ?? "study.db"}</pre>
         </div>
       )}
+      <Waiting live={live} />
       <ul class="cards">
         {[...data].reverse().map((study) => {
           const best = study.outcome?.recommended;
