@@ -126,6 +126,27 @@ test("the form forecasts bytes before anything is loaded, and starts a search", 
   await page.context().close();
 }, true);
 
+test("a second search waits for its turn, and can be withdrawn", async () => {
+  const page = await open(fresh, { hash: "#/start" });
+  await page.getByText("One search at a time").waitFor();
+  await field(page, "Model").locator("option", { hasText: "wordmath" }).waitFor({ state: "attached" });
+  await field(page, "Memory cap").fill("16MiB");
+  await field(page, "Name").fill("another");
+  await page.goto(`${fresh.url}#/`);
+  await page.getByRole("heading", { name: "Studies" }).waitFor();
+  await page.goto(`${fresh.url}#/start`);
+  assert.equal(await field(page, "Name").inputValue(), "another", "what was filled in is still there");
+  await page.getByRole("button", { name: "Start when its turn comes" }).click();
+  await page.getByText("another waits for its turn").waitFor();
+  await page.getByRole("link", { name: "what waits" }).click();
+  await page.getByRole("heading", { name: "One search waits" }).waitFor();
+  await axe(page, "queue");
+  await photograph(page, "queue");
+  await page.getByRole("button", { name: "Withdraw another" }).click();
+  await page.getByRole("heading", { name: "One search waits" }).waitFor({ state: "detached" });
+  await page.context().close();
+}, true);
+
 test("the run is watched, paused and resumed", async () => {
   const page = await open(fresh, { hash: "#/study/1/live" });
   await page.getByText(/questions: \d+ of 64/).waitFor({ timeout: 240_000 });
@@ -149,7 +170,7 @@ test("the plane shows every trial where it stands, to pointer and keyboard", asy
   assert.equal(await points.count(), trials.length);
   const looks = new Set(await points.evaluateAll((all) => all.map((a) => a.getAttribute("data-look"))));
   assert.ok(looks.has("recommended") && looks.has("out_of_memory"), [...looks].join());
-  for (const edge of ["fits-edge", "proven-edge", "not-edge"]) assert.ok((await page.locator(`.plane .${edge}`).getAttribute("d")).length > 10, edge);
+  for (const edge of ["fits-edge", "proven-edge", "not-edge", "sense-edge"]) assert.ok((await page.locator(`.plane .${edge}`).getAttribute("d")).length > 10, edge);
   await page.locator('.plane a[data-look="recommended"]').hover({ force: true });
   await page.locator(".tip", { hasText: "predicted" }).waitFor();
   await axe(page, "plane");
@@ -170,6 +191,17 @@ test("the plane shows every trial where it stands, to pointer and keyboard", asy
   await page.getByRole("button", { name: "All of it" }).click();
   assert.deepEqual(await tick(), whole);
 
+  // Close up, the best point stands clear of the neighbour that did not fit.
+  await page.getByRole("button", { name: "Best point" }).click();
+  const where = async (look) => (await page.locator(`.plane a[data-look="${look}"] .glyph`).evaluateAll((all) => all.map((g) => { const b = g.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })));
+  const [star] = await where("recommended");
+  const away = (await where("out_of_memory")).map(([x, y]) => Math.hypot(x - star[0], y - star[1]));
+  assert.ok(away.length > 0 && Math.min(...away) > 16, `neighbours ${away} px away`);
+  assert.ok((await tick()).length >= 6, "a close view has ticks on both axes");
+  await page.getByText("Right above the best point").waitFor();
+  await photograph(page, "plane-best");
+  await page.getByRole("button", { name: "All of it" }).click();
+
   const box = await page.locator(".plane svg").first().boundingBox();
   await page.mouse.click(box.x + box.width * 0.9, box.y + box.height * 0.15);
   await page.getByText(/too much\./).waitFor();
@@ -189,6 +221,8 @@ test("Pareto marks the recommended point and says why", async () => {
   await page.locator('.pareto .glyph.recommended').first().waitFor();
   await page.locator(".pareto .whisker").first().waitFor({ state: "attached" });
   await page.getByText("is recommended:").waitFor();
+  await page.locator(".pareto a.point").first().focus();
+  await page.locator(".tip", { hasText: "accuracy" }).waitFor();
   await page.getByRole("button", { name: "Headroom" }).click();
   await page.getByText("headroom under the cap").waitFor();
   await page.getByText("The same as a table").click();
@@ -276,6 +310,29 @@ test("two thousand trials are there at once", async () => {
   await page.context().close();
 });
 
+test("a dense model has one floor, against the bytes it needs", async () => {
+  const page = await open(full, { hash: "#/study/3/plane" });
+  const points = page.locator(".line a.point");
+  await points.first().waitFor();
+  assert.equal(await points.count(), 6);
+  for (const edge of ["fits-edge", "proven-edge", "not-edge", "babble-edge"]) await page.locator(`.line .${edge}`).waitFor({ state: "attached" });
+  // What did not fit stands above the cap, the rest on it or below.
+  const heights = await points.evaluateAll((all) => all.map((a) => [a.getAttribute("data-look"), a.querySelector(".glyph").getCTM().f]));
+  const cap = await page.locator(".line .cap").evaluate((path) => path.getBBox().y);
+  for (const [look, y] of heights) assert.ok(look === "out_of_memory" ? y < cap : y >= cap - 0.5, `${look} at ${y}, the cap at ${cap}`);
+  await page.locator(".line a.point[tabindex='0']").focus();
+  await page.keyboard.press("End");
+  await page.locator(".tip", { hasText: "out of memory" }).waitFor();
+  const box = await page.locator(".line svg").first().boundingBox();
+  await page.mouse.click(box.x + box.width * 0.5, box.y + box.height * 0.7);
+  await page.getByText(/^Floor .*to spare\./).waitFor();
+  await page.getByText("The line as a table").click();
+  assert.equal(await page.getByRole("table", { name: "Trials by the strict floor" }).locator("tbody tr").count(), 6);
+  await axe(page, "dense");
+  await photograph(page, "dense");
+  await page.context().close();
+});
+
 test("script in names, tensors, verdicts and answers stays text", async () => {
   const page = await open(full);
   await page.getByRole("heading", { name: "hostile <script>" }).waitFor();
@@ -292,7 +349,7 @@ test("script in names, tensors, verdicts and answers stays text", async () => {
 });
 
 test("every view fits from a phone to a wide screen, light and dark", async () => {
-  const views = [[full, "#/"], [fresh, "#/start"], [fresh, "#/study/1/plane"], [fresh, "#/study/1/pareto"], [fresh, "#/study/1/trials"], [fresh, "#/study/1/live"],
+  const views = [[full, "#/"], [full, "#/study/3/plane"], [fresh, "#/start"], [fresh, "#/study/1/plane"], [fresh, "#/study/1/pareto"], [fresh, "#/study/1/trials"], [fresh, "#/study/1/live"],
     [fresh, "#/study/1/compare"], [fresh, "#/study/1/export"], [fresh, "#/study/1/trial/2"]];
   for (const [width, colorScheme] of [[390, "light"], [390, "dark"], [1280, "dark"], [1920, "light"], [1920, "dark"]]) {
     for (const server of [full, fresh]) {
@@ -303,7 +360,7 @@ test("every view fits from a phone to a wide screen, light and dark", async () =
         await page.locator(".loading").waitFor({ state: "detached" });
         await page.waitForTimeout(120);
         await fits(page, `${hash} at ${width}`);
-        if (colorScheme === "dark" && width !== 1920) await axe(page, `${hash} at ${width}, dark`);
+        if (width !== 1920 && (width === 390) === (colorScheme === "light")) await axe(page, `${hash} at ${width}, ${colorScheme}`);
         await photograph(page, `${hash.replaceAll(/[#/]+/g, "-")}-${width}-${colorScheme}`);
       }
       await page.context().close();
