@@ -115,7 +115,7 @@ Forecaster::Answer Forecaster::Forecast(std::string_view body, const ModelRoots&
   const Json json = Json::parse(body, nullptr, false);
   const controller::StudySpec spec = SpecOf(json);
   if (const Result<void> valid = CheckSpec(spec); !valid.ok()) return {422, valid.error().message};
-  const Result<std::filesystem::path> model = roots.Folder(json["model"].get<std::string>());
+  const Result<std::string> model = roots.ModelName(json["model"].get<std::string>());
   if (!model.ok()) return {422, "model: " + model.error().message};
 
   const std::unique_lock busy(busy_, std::try_to_lock);
@@ -126,7 +126,7 @@ Forecaster::Answer Forecaster::Forecast(std::string_view body, const ModelRoots&
     if (stopped_) return {503, "the server is about to end"};
     current_ = &run;
   }
-  const Result<controller::Measured> measured = run.measure().Run(model->string(), table_folder_, spec.deployment, spec.mode);
+  const Result<controller::Measured> measured = run.measure().Run(*model, table_folder_, spec.deployment, spec.mode);
   {
     const std::scoped_lock lock(mutex_);
     current_ = nullptr;

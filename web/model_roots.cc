@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "worker/synthetic_name.h"
+
 namespace hproc::web {
 namespace {
 
@@ -50,6 +52,13 @@ Result<fs::path> ModelRoots::File(std::string_view name) const {
   std::error_code code;
   if (path.ok() && !fs::is_regular_file(*path, code)) return Error{"not a file"};
   return path;
+}
+
+Result<std::string> ModelRoots::ModelName(std::string_view name) const {
+  const bool synthetic = name.starts_with(worker::kSyntheticPrefix);
+  const Result<fs::path> path = synthetic ? File(name.substr(worker::kSyntheticPrefix.size())) : Folder(name);
+  if (!path.ok()) return path.error();
+  return (synthetic ? std::string(worker::kSyntheticPrefix) : std::string()) + path->string();
 }
 
 std::vector<ModelRoots::Model> ModelRoots::Models() const {

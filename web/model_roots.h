@@ -21,11 +21,14 @@ class ModelRoots {
   Result<std::filesystem::path> Folder(std::string_view name) const;
   Result<std::filesystem::path> File(std::string_view name) const;
 
+  // What --model takes: a Folder, or synthetic:CONFIG.json (worker/synthetic_name.h), its File resolved.
+  Result<std::string> ModelName(std::string_view name) const;
+
   struct Model {
     std::string path;   // resolved
     int64_t bytes = 0;  // of its safetensors files
   };
-  // Folders with a config.json, by path; at most kMaxModels of them, and not deeper than kMaxDepth below a root.
+  // Folders with a config.json, by path; one without weights is fit for a synthetic model alone; at most kMaxModels of them, and not deeper than kMaxDepth below a root.
   std::vector<Model> Models() const;
   static constexpr size_t kMaxModels = 200;
   static constexpr int kMaxDepth = 4;

@@ -12,11 +12,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-enum class Kind { kText, kSize, kWhole, kNumber, kFlag, kFolder, kFile };
+enum class Kind { kText, kSize, kWhole, kNumber, kFlag, kModel, kFile };
 
 const std::map<std::string, Kind, std::less<>>& Settings() {
   static const std::map<std::string, Kind, std::less<>> settings = {
-      {"model", Kind::kFolder},       {"memory", Kind::kSize},         {"headroom", Kind::kSize},
+      {"model", Kind::kModel},       {"memory", Kind::kSize},         {"headroom", Kind::kSize},
       {"device", Kind::kText},        {"tp", Kind::kWhole},            {"threads", Kind::kWhole},
       {"context", Kind::kWhole},      {"batch", Kind::kWhole},         {"prefill_chunk", Kind::kWhole},
       {"kv_dtype", Kind::kText},      {"mode", Kind::kText},           {"strict_min", Kind::kNumber},
@@ -55,7 +55,8 @@ Result<std::string> ValueOf(const Json& json, Kind kind, const ModelRoots& roots
   const std::string& text = json.get_ref<const std::string&>();
   if (text.empty() || text.size() > 4096 || PrintableLine(text) != text) return Error{"expected one line of printable text"};
   if (kind == Kind::kText) return text;
-  const Result<std::filesystem::path> path = kind == Kind::kFolder ? roots.Folder(text) : roots.File(text);
+  if (kind == Kind::kModel) return roots.ModelName(text);
+  const Result<std::filesystem::path> path = roots.File(text);
   if (!path.ok()) return path.error();
   return path->string();
 }

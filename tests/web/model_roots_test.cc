@@ -46,6 +46,8 @@ TEST_F(ModelRootsTest, TakesWhatLiesInside) {
   EXPECT_EQ(*roots_.Folder((folder_ / "models/deep/b").string()), fs::canonical(folder_ / "models/deep/b"));
   EXPECT_EQ(*roots_.Folder("a/../deep/b"), fs::canonical(folder_ / "models/deep/b"));
   EXPECT_TRUE(roots_.File("questions.jsonl").ok());
+  EXPECT_EQ(*roots_.ModelName("a"), fs::canonical(folder_ / "models/a"));
+  EXPECT_EQ(*roots_.ModelName("synthetic:a/config.json"), "synthetic:" + fs::canonical(folder_ / "models/a/config.json").string());
 }
 
 TEST_F(ModelRootsTest, RefusesWhatLiesOutsideAndDoesNotTellWhatIsThere) {
@@ -56,6 +58,9 @@ TEST_F(ModelRootsTest, RefusesWhatLiesOutsideAndDoesNotTellWhatIsThere) {
   }
   EXPECT_THAT(ErrorOf(roots_.File("/etc/passwd")), HasSubstr("not in a folder"));
   EXPECT_THAT(ErrorOf(roots_.File("a")), HasSubstr("not a file"));
+  EXPECT_THAT(ErrorOf(roots_.ModelName("synthetic:/etc/passwd")), HasSubstr("not in a folder"));
+  EXPECT_THAT(ErrorOf(roots_.ModelName("synthetic:link/config.json")), HasSubstr("not in a folder"));
+  EXPECT_THAT(ErrorOf(roots_.ModelName("synthetic:a")), HasSubstr("not a file"));
   EXPECT_THAT(ErrorOf(ModelRoots().Folder("a")), HasSubstr("not in a folder")) << "without roots there is nothing";
 }
 

@@ -15,7 +15,7 @@ export function Comparing({ live, study: id, a, b }: { live: Live; study: number
   const recommended = study?.outcome?.recommended?.trial ?? null;
   const answered = (trials ?? []).filter((t) => t.accuracy !== null);
   const first = a ?? recommended ?? answered[0]?.trial ?? null;
-  const second = b ?? answered.find((t) => t.trial !== first)?.trial ?? null;
+  const second = b ?? (answered.find((t) => t.trial !== first) ?? trials?.find((t) => t.trial !== first))?.trial ?? null;
   const { data, error } = useApi<Comparison>(first !== null && second !== null ? `studies/${id}/compare?a=${first}&b=${second}` : null, live.version);
   if (!study || !trials) return <p class="loading">Reading the study …</p>;
   const choose = (side: "a" | "b") => (e: Event) => {

@@ -26,7 +26,7 @@ export function FloorLine({ study, frontier, ladder, recommended }:
   const v = view ?? whole;
   const shown = points.filter((p) => p.x >= v.x0 && p.x <= v.x1);
   const height = Math.round(Math.max(280, Math.min(width * 0.42, 420)));
-  const margin = { left: 76, right: 18, top: 16, bottom: 48 };
+  const margin = { left: 76, right: 26, top: 16, bottom: 48 };
   const [bottom, right] = [height - margin.bottom, width - margin.right];
   const cap = frontier.budget_bytes;
   const ends = [frontier.lowest, frontier.highest, ...frontier.predicted_fit_frontier].map((p) => ({ x: rungOf(ladder, p.strict), needed: p.needed_bytes }));
@@ -139,8 +139,8 @@ export function FloorLine({ study, frontier, ladder, recommended }:
       <ul class="legend areas">
         <li><span class="swatch fits" /> fits, by the plan</li>
         <li><span class="swatch proven" /> fitted when loaded, or below what did</li>
-        <li><span class="swatch not" /> did not fit, or above what did not</li>
-        <li><span class="swatch babble" /> garbage, by what was seen</li>
+        {not !== null && <li><span class="swatch not" /> did not fit, or above what did not</li>}
+        {babble !== null && <li><span class="swatch babble" /> garbage, by what was seen</li>}
         <li><span class="swatch none" /> does not fit, by the plan</li>
       </ul>
       <Legend looks={LOOKS.filter((look) => points.some((p) => p.look === look))} />

@@ -48,7 +48,8 @@ export const interval = (a: { low?: number; high?: number }) =>
   a.low === undefined || a.high === undefined ? "" : `${percent(a.low)} to ${percent(a.high)}`;
 export const decode = (t: TrialRow) => t.throughput["long_decode"]?.mean_tok_per_s ?? null;
 export const prefill = (t: TrialRow) => t.throughput["prefill"]?.mean_tok_per_s ?? null;
-export const modelName = (path: string) => {
+export const modelName = (path: string): string => {
+  if (path.startsWith("synthetic:")) return `random weights of ${modelName(path.slice(10).replace(/\/config\.json$/, ""))}`;
   const parts = path.split("/").filter(Boolean);
   const last = parts[parts.length - 1] ?? path;
   return last === "model" && parts.length > 1 ? parts[parts.length - 2] : last;

@@ -58,8 +58,9 @@ function InFlight({ lane, runs, study, several }: { lane: Lane; runs: boolean; s
 
 // What axes count in: of time what clocks do, of bytes powers of two.
 const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800];
+const SHARES = [0.01, 0.02, 0.05, 0.1, 0.25, 0.5];
 const POWERS = Array.from({ length: 50 }, (_, i) => 2 ** i);
-const elapsed = (s: number) => (s < 120 && s % 60 !== 0 ? `${s} s` : s < 7200 ? `${+(s / 60).toFixed(1)} min` : `${+(s / 3600).toFixed(1)} h`);
+const elapsed = (s: number) => (s === 0 || s < 120 && s % 60 !== 0 ? `${s} s` : s < 7200 ? `${+(s / 60).toFixed(1)} min` : `${+(s / 3600).toFixed(1)} h`);
 
 interface Curve { name: string; data: Series; color: string; dash?: boolean }
 
@@ -78,9 +79,9 @@ function Chart({ title, unit, series, show, limit, most = Infinity, stepped }: {
       const axis = { stroke: css("--faint"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
       plot.current = new uPlot({
         width, height: 176, legend: { show: false }, cursor: { drag: { x: false, y: false } },
-        scales: { x: { time: false }, y: { range: (_u, low, high) => { const pad = (high - low) * 0.1 || Math.abs(high) * 0.02 || 1; return [Math.max(0, low - pad), Math.min(most, high + pad)]; } } },
+        scales: { x: { time: false }, y: { range: (_u, low, high) => { const pad = unit === "share" ? Math.max(0.05, (high - low) * 0.1) : (high - low) * 0.1 || Math.abs(high) * 0.02 || 1; return [Math.max(0, low - pad), Math.min(most, high + pad)]; } } },
         axes: [{ ...axis, size: 32, incrs: SECONDS, values: (_u, v) => v.map(elapsed), space: 64 },
-          { ...axis, size: 74, ...(unit === "bytes" ? { incrs: POWERS, space: 34 } : {}), values: (_u, v) => v.map((x) => (unit === "bytes" ? f.bytes(x).replace(/\.0+ /, " ") : unit === "share" ? f.percent(x, 0) : show(x).replace(" tok/s", ""))) }],
+          { ...axis, size: 74, ...(unit === "bytes" ? { incrs: POWERS, space: 34 } : unit === "share" ? { incrs: SHARES } : {}), values: (_u, v) => v.map((x) => (unit === "bytes" ? f.bytes(x).replace(/\.0+ /, " ") : unit === "share" ? f.percent(x, 0) : show(x).replace(" tok/s", ""))) }],
         series: [{}, ...series.map((s) => ({ label: s.name, stroke: css(s.color), width: 2, dash: s.dash ? [5, 4] : undefined, points: { show: !stepped && points < 40, size: 5 }, paths: stepped ? uPlot.paths.stepped!({ align: 1 }) : undefined })),
           ...(limit !== undefined ? [{ label: "cap", stroke: css("--not"), width: 1.5, dash: [3, 3], points: { show: false } }] : [])],
       }, data, holder.current!);

@@ -48,7 +48,10 @@ export function Pareto({ study, trials, frontier, recommended }:
   const cap = study.memory_cap_bytes;
   const all = trials.filter((t) => t.state === "complete" && t.accuracy?.all_questions && t.measured_bytes !== null);
   const rows = all.filter((t) => baselines || t.kind === "point");
-  if (all.length === 0) return <p class="empty">No trial has answered all questions yet; the plot begins with the first that does.</p>;
+  if (all.length === 0) {
+    return study.model.startsWith("synthetic:") ? <p class="empty">Random weights answer no questions, so there is no accuracy to plot; bytes and rates stand <a href={`#/study/${study.id}/trials`}>with the trials</a>.</p>
+      : <p class="empty">No trial has answered all questions yet; the plot begins with the first that does.</p>;
+  }
   const value = (t: TrialRow) => (byHeadroom ? cap - t.measured_bytes! : t.measured_bytes!);
   // What does not fit would press those that do into one line: it stands apart, in the order of its bytes.
   const beyond = rows.filter((t) => t.measured_bytes! > cap).sort((a, b) => (byHeadroom ? -1 : 1) * (a.measured_bytes! - b.measured_bytes!));

@@ -62,7 +62,7 @@ export function ticksBetween(ladder: number[], from: number, to: number, pixel: 
   };
   const round = spaced(TICKS.map((floor) => rungOf(ladder, floor)));
   if (round.length > 2) return round;
-  const step = [1, 2, 4, 10, 20, 40].find((n) => Math.abs(pixel(n) - pixel(0)) >= gap) ?? 100;
+  const step = [1, 2, 4, 10, 20, 40].find((n) => Math.abs(pixel(n) - pixel(0)) >= 1.3 * gap) ?? 100;  // they have more digits
   const rungs: number[] = [];
   for (let rung = Math.ceil(from / step) * step; rung <= to; rung += step) rungs.push(rung);
   return spaced(rungs);
@@ -111,7 +111,7 @@ export function Plane({ study, frontier, ladder, recommended }:
   const v = view ?? whole;
 
   const height = Math.round(Math.max(330, Math.min(width * 0.6, 600)));
-  const margin = { left: 72, right: 16, top: 14, bottom: 48 };
+  const margin = { left: 72, right: 26, top: 14, bottom: 48 };
   const inner = { width: Math.max(10, width - margin.left - margin.right), height: height - margin.top - margin.bottom };
   const s: Scale = {
     x: (rung) => margin.left + ((rung - v.x0) / (v.x1 - v.x0)) * inner.width,
@@ -251,8 +251,8 @@ export function Plane({ study, frontier, ladder, recommended }:
       <ul class="legend areas">
         <li><span class="swatch fits" /> fits, by the plan</li>
         <li><span class="swatch proven" /> fitted when loaded, or below what did</li>
-        <li><span class="swatch not" /> did not fit, or above what did not</li>
-        <li><span class="swatch babble" /> garbage, by what was seen</li>
+        {outside.edge && <li><span class="swatch not" /> did not fit, or above what did not</li>}
+        {garbage.edge && <li><span class="swatch babble" /> garbage, by what was seen</li>}
         {frontier.garbage_frontier.sensible.length > 0 && <li><span class="swatch sense" /> sense from here up, by what was seen</li>}
         <li><span class="swatch none" /> does not fit, by the plan</li>
       </ul>

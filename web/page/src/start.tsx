@@ -111,7 +111,7 @@ export function Start({ live }: { live: Live }) {
     live.refresh();
   };
   // A single checkpoint is no choice.
-  useEffect(() => { if (models?.length === 1 && form.model === "") setForm({ ...form, model: models[0].path }); }, [models]);
+  useEffect(() => { if (models?.length === 1 && models[0].bytes > 0 && form.model === "") setForm({ ...form, model: models[0].path }); }, [models]);
   const ready = form.model !== "" && form.memory !== "";
   const progress = busy === "forecast" ? live.run.forecast : null;
   const text = (key: keyof Form, label: string, hint: string, more = {}) => (
@@ -131,7 +131,7 @@ export function Start({ live }: { live: Live }) {
           <label class="field wide"><span>Model</span>
             <select value={form.model} onChange={set("model")} required>
               <option value="">choose a checkpoint</option>
-              {(models ?? []).map((m) => <option key={m.path} value={m.path}>{m.path} ({f.bytes(m.bytes)})</option>)}
+              {(models ?? []).map((m) => <option key={m.path} value={m.bytes > 0 ? m.path : `synthetic:${m.path}/config.json`}>{m.path} ({m.bytes > 0 ? f.bytes(m.bytes) : "no weights: random ones, for fit and rates"})</option>)}
             </select><small>{models && state && state.roots.length > 0 ? `${models.length} found in ${state.roots.join(", ")}` : "a folder with config.json and safetensors"}</small></label>
           {text("memory", "Memory cap", "of each device, like 17MiB or 96GiB", { required: true })}
           {text("headroom", "Headroom", "to be left free of it")}

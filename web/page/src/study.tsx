@@ -39,7 +39,7 @@ function Summary({ study }: { study: Study }) {
       {best && (
         <dl class="tiles">
           <Tile name="recommended" value={f.floors(best)} more={`trial ${best.trial}, ${f.bits(best.bits_per_weight)} bits per weight`} />
-          <Tile name="accuracy" value={best.accuracy ? f.percent(best.accuracy.rate) : "–"} more={best.accuracy ? `${best.accuracy.correct} of ${best.accuracy.total}; 95 % ${f.interval(best.accuracy)}` : undefined} />
+          <Tile name="accuracy" value={best.accuracy ? f.percent(best.accuracy.rate) : "–"} more={best.accuracy ? `${best.accuracy.correct} of ${best.accuracy.total}; 95 % ${f.interval(best.accuracy)}` : noAccuracy(study)} />
           <Tile name="memory" value={f.bytes(best.measured_bytes)} more={best.measured_bytes === null ? undefined : `predicted ${f.bytes(best.predicted_bytes)} (${(100 * (best.measured_bytes / best.predicted_bytes - 1)).toFixed(2)} % off)`} />
           <Tile name="headroom" value={f.bytes(best.headroom_bytes)} more={`of ${f.bytes(study.memory_cap_bytes)}`} />
           <Tile name="decode" value={f.rate(best.decode_tok_per_s)} more={`prefill ${f.rate(best.prefill_tok_per_s)}`} />
@@ -49,6 +49,9 @@ function Summary({ study }: { study: Study }) {
     </>
   );
 }
+
+// Why there is no accuracy.
+export const noAccuracy = (study: { model: string }) => (study.model.startsWith("synthetic:") ? "random weights answer no questions" : "not measured");
 
 // What the study is about, in one line.
 function about({ model, spec, ...study }: Study): string {

@@ -122,7 +122,7 @@ function Tensors({ trial }: { trial: Trial }) {
   if (tensors.length === 0) return null;
   // Experts of one layer stand together; a strip of more than a few hundred columns would show nothing.
   const groups = tensors.length <= 400 ? tensors : tensors.filter((_, i) => i % Math.ceil(tensors.length / 400) === 0);
-  const left = 46;
+  const left = 56;
   const w = Math.max(2, (width - left) / groups.length);
   const top = Math.max(1, ...groups.map(bitsOf));
   const H = 90;
