@@ -111,7 +111,7 @@ test("the form forecasts bytes before anything is loaded, and starts a search", 
   await field(page, "Memory cap").fill("17MiB");
   await field(page, "Context").fill("640");
   await field(page, "Batch").fill("8");
-  await field(page, "Questions").fill("64");
+  await field(page, "Questions").fill("40");
   await page.getByText("More", { exact: true }).click();
   await field(page, "Candidates").fill("2");
   await field(page, "Garbage loads").fill("2");
@@ -149,7 +149,7 @@ test("a second search waits for its turn, and can be withdrawn", async () => {
 
 test("the run is watched, paused and resumed", async () => {
   const page = await open(fresh, { hash: "#/study/1/live" });
-  await page.getByText(/questions: \d+ of 64/).waitFor({ timeout: 240_000 });
+  await page.getByText(/questions: \d+ of 40/).waitFor({ timeout: 240_000 });
   await page.locator(".u-wrap").first().waitFor();
   await axe(page, "live");
   await photograph(page, "live");
