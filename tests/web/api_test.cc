@@ -342,6 +342,9 @@ TEST_F(ApiTest, SearchesWaitForTheirTurnAndOneThatFailsLeavesItToTheNext) {
   EXPECT_EQ(GetJson("/api/v1/state")["queue"]["held"], true);
   EXPECT_EQ(GetJson("/api/v1/studies").size(), 1U);
   ASSERT_EQ(Post("/api/v1/studies/1/resume").status, 202);
+  for (const char* study : {"/api/v1/studies/1", "/api/v1/studies/2", "/api/v1/studies/3"}) {
+    ASSERT_TRUE(Eventually([&] { return Get(study).status == 200 && GetJson(study)["state"] == "done"; })) << study;
+  }
   ASSERT_TRUE(Eventually([&] { return GetJson("/api/v1/state")["queue"]["waiting"].empty() && IsIdle(); }));
   const json studies = GetJson("/api/v1/studies");
   ASSERT_EQ(studies.size(), 3U);
