@@ -33,9 +33,13 @@ function InFlight({ lane, runs, study, several }: { lane: Lane; runs: boolean; s
   const { trial, queue } = lane;
   const q = lane.questions;
   const p = lane.progress;
-  const done = q ? q.answered / q.questions : p ? p.done / Math.max(1, p.total) : null;
-  const left = q && q.rate ? (q.questions - q.answered) / q.rate : p && p.rate ? (p.total - p.done) / p.rate : null;
   const phase = lane.phases.find((x) => x.seconds === null)?.phase;
+  // Behind the warm-up come the probes, and behind the last answer, or where nothing is asked, rates are timed: nobody tells how far.
+  const asking = q !== null && q.answered < q.questions;
+  const warm = !phase && lane.phases.some((x) => x.phase === "warmup");
+  const timing = warm && (q !== null ? !asking : study.model.startsWith("synthetic:"));
+  const done = timing ? null : q ? q.answered / q.questions : p ? p.done / Math.max(1, p.total) : null;
+  const left = timing ? null : q && q.rate ? (q.questions - q.answered) / q.rate : p && p.rate ? (p.total - p.done) / p.rate : null;
   const of = several > 0 ? ` (${several})` : "";
   return (
     <section aria-label={several > 0 ? `In flight, ${several}` : "In flight"}>
@@ -43,7 +47,7 @@ function InFlight({ lane, runs, study, several }: { lane: Lane; runs: boolean; s
         ? `Trial ${trial.number}: ${trial.kind === "point" ? `${f.words(trial.purpose)} ${f.floors(trial)}` : f.words(trial.kind)}${trial.attempt > 1 ? `, attempt ${trial.attempt}` : ""}` : "Between two trials"}</p>}
       {runs && trial && queue?.state === "pending" && <p>Waits in the queue{queue.job ? ` as job ${queue.job}` : ""}{queue.reason ? `: ${queue.reason}` : ""}.</p>}
       {runs && trial && queue?.state !== "pending" && <>
-        <p>{q ? `questions: ${q.answered} of ${q.questions}, ${q.correct} right` : phase ?? "…"}{q?.rate ? `, ${q.rate.toFixed(1)} a second` : p?.rate ? `, ${p.unit === "bytes" ? `${f.bytes(Math.round(p.rate))} a second` : `${p.rate.toFixed(0)} ${p.unit} a second`}` : ""}{left !== null ? `, ${f.duration(left)} left` : ""}. Predicted {f.bytes(trial.predicted_bytes)}{queue ? `; job ${queue.job} on ${queue.node}` : ""}.</p>
+        <p>{q ? `questions: ${q.answered} of ${q.questions}, ${q.correct} right${timing ? "; rates are timed" : ""}` : timing ? "rates are timed" : phase ?? (warm ? "garbage probes" : "…")}{asking && q.rate ? `, ${q.rate.toFixed(1)} a second` : p?.rate ? `, ${p.unit === "bytes" ? `${f.bytes(Math.round(p.rate))} a second` : `${p.rate.toFixed(0)} ${p.unit} a second`}` : ""}{left !== null ? `, ${f.duration(left)} left` : ""}. Predicted {f.bytes(trial.predicted_bytes)}{queue ? `; job ${queue.job} on ${queue.node}` : ""}.</p>
         <progress value={done ?? undefined} max={1} aria-label={`Progress of the step${of}`} />
         <ol class="steps">{lane.phases.map((x, i) => <li key={i} class={x.seconds === null ? "now" : ""}>{x.phase}{x.seconds !== null ? ` ${f.duration(x.seconds)}` : " …"}</li>)}</ol>
       </>}

@@ -17,14 +17,15 @@ export function StateBadge({ study, live }: { study: StudyRow; live: Live }) {
   return <span class={`badge ${state.replace(" ", "-")}`}>{state}</span>;
 }
 
-export function TrialCounts({ trials }: { trials: { [state: string]: number } }) {
+// Trials that were in flight when their search ended stay so in the study file, to be repeated.
+export function TrialCounts({ trials, runs }: { trials: { [state: string]: number }; runs: boolean }) {
   const all = Object.values(trials).reduce((a, b) => a + b, 0);
   if (all === 0) return <p class="faint">no trial yet</p>;
   const there = STATES.filter((state) => trials[state]);
   return (
     <div class="counts">
       <div class="parts" aria-hidden="true">{there.map((state) => <span key={state} class={state} style={{ flexGrow: trials[state] }} />)}</div>
-      <p>{all} {all === 1 ? "trial" : "trials"}: {there.map((state) => `${trials[state]} ${state}`).join(", ")}</p>
+      <p>{all} {all === 1 ? "trial" : "trials"}: {there.map((state) => `${trials[state]} ${state === "running" && !runs ? "cut off" : state}`).join(", ")}</p>
     </div>
   );
 }
@@ -64,7 +65,7 @@ export function Studies({ live }: { live: Live }) {
                   <div><dt>decode</dt><dd>{f.rate(best.decode_tok_per_s)}</dd></div>
                 </dl>
               ) : <p>{study.outcome ? `No feasible point: ${study.outcome.why}.` : "No best point yet."}</p>}
-              <TrialCounts trials={study.trials} />
+              <TrialCounts trials={study.trials} runs={stateOf(study, live) === "running"} />
               <Controls study={study} live={live} />
             </li>
           );

@@ -9,7 +9,7 @@ import { LiveRun } from "./live";
 import { Pareto } from "./pareto";
 import { Plane } from "./plane";
 import { Controls } from "./start";
-import { StateBadge, TrialCounts } from "./studies";
+import { StateBadge, stateOf, TrialCounts } from "./studies";
 import { Trials } from "./trials";
 
 const TABS = [["plane", "Floor plane"], ["pareto", "Pareto"], ["trials", "Trials"], ["live", "Live"], ["compare", "Compare"], ["export", "Export"]];
@@ -79,7 +79,7 @@ export function StudyPage({ live, study: id, tab }: { live: Live; study: number;
       <p class="faint">{about(study)}, begun <time dateTime={study.created_utc} title={study.created_utc}>{f.ago(study.created_utc)}</time></p>
       <Controls study={study} live={live} />
       <Summary study={study} />
-      <TrialCounts trials={study.trials} />
+      <TrialCounts trials={study.trials} runs={stateOf(study, live) === "running"} />
       <Tabs study={id} tab={tab} />
       <div class="card view">
         {tab === "live" && <LiveRun live={live} study={study} />}
