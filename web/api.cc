@@ -164,7 +164,10 @@ ApiResponse Api::Studies() {
 }
 
 ApiResponse Api::OfStudy(const ApiRequest& request, const StudySnapshot& snapshot, std::vector<std::string_view> rest) {
-  if (rest.empty()) return Good(StudyView(snapshot.study, snapshot.trials));
+  if (rest.empty()) {
+    const Result<bool> has_lazy = snapshot.WithSpace([](const controller::PlanSpace& space) { return space.has_lazy(); });
+    return Good(StudyView(snapshot.study, snapshot.trials, has_lazy.ok() ? std::optional(*has_lazy) : std::nullopt));
+  }
   const std::string& name = snapshot.study.spec.name;
   if (rest[0] == "trials" && rest.size() >= 2) {
     const std::optional<int64_t> number = Number(rest[1]);

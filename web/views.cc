@@ -144,8 +144,9 @@ std::string StudiesView(const std::vector<Study>& studies, const std::vector<std
   return Dump(rows);
 }
 
-std::string StudyView(const Study& study, const std::vector<Trial>& trials) {
+std::string StudyView(const Study& study, const std::vector<Trial>& trials, std::optional<bool> has_lazy) {
   Json view = StudyRowOf(study, trials);
+  view["has_lazy"] = has_lazy ? Json(*has_lazy) : Json(nullptr);
   view["spec"] = Json::parse(controller::ToJson(study.spec));
   view["measure"] = Kept(study.measure_json);
   return Dump(view);

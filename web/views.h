@@ -2,6 +2,7 @@
 // back. A figure that was not measured, or is not finite, is null; an early-stopped rate is never shown as accuracy.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,8 +19,9 @@ namespace hproc::web {
 std::string StudiesView(const std::vector<controller::Study>& studies,
                         const std::vector<std::vector<controller::Trial>>& trials);
 
-// One study: its row, its whole spec, and what it was measured to need beside the weights.
-std::string StudyView(const controller::Study& study, const std::vector<controller::Trial>& trials);
+// One study: its row, its whole spec, what it was measured to need beside the weights, and whether it has routed experts (none:
+// not measured yet).
+std::string StudyView(const controller::Study& study, const std::vector<controller::Trial>& trials, std::optional<bool> has_lazy);
 
 // One row a trial, without plans and answers.
 std::string TrialsView(const std::vector<controller::Trial>& trials);

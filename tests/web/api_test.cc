@@ -74,6 +74,7 @@ TEST_F(ApiTest, GivesTheShapesOfTheCommandLine) {
   EXPECT_EQ(studies[0]["trials"]["complete"], 2);
   const json study = GetJson("/api/v1/studies/1");
   EXPECT_EQ(study["spec"]["name"], "demo");
+  EXPECT_TRUE(study["has_lazy"].is_null()) << "not measured";
   const json trials = GetJson("/api/v1/studies/1/trials");
   ASSERT_EQ(trials.size(), 4U);
   EXPECT_FALSE(trials[0].contains("plan"));
@@ -164,6 +165,7 @@ TEST_F(ApiTest, RunsASearchFromTheFormToTheExport) {
   ASSERT_TRUE(Eventually([&] { return GetJson("/api/v1/state")["run"]["exit_code"] == 0; }));
   const json study = GetJson("/api/v1/studies/1");
   EXPECT_EQ(study["study"], "from the page");
+  EXPECT_EQ(study["has_lazy"], true);
   EXPECT_THAT(DescriptionFaults({{"{id}", "1"}, {"{trial}", "0"}},
                                 {{"plan", "?strict=0.9&lazy=0.8"}, {"compare", "?a=0&b=1"}}), testing::IsEmpty());
   const int best = study["outcome"]["recommended"]["trial"];

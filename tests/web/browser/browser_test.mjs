@@ -327,9 +327,14 @@ test("a dense model has one floor, against the bytes it needs", async () => {
   await page.mouse.click(box.x + box.width * 0.5, box.y + box.height * 0.7);
   await page.getByText(/^Floor .*to spare\./).waitFor();
   await page.getByText("The line as a table").click();
-  assert.equal(await page.getByRole("table", { name: "Trials by the strict floor" }).locator("tbody tr").count(), 6);
+  const table = page.getByRole("table", { name: "Trials by the strict floor" });
+  await table.waitFor();
+  assert.equal(await table.locator("tbody tr").count(), 6);
   await axe(page, "dense");
   await photograph(page, "dense");
+  await page.getByRole("link", { name: "Floor", exact: true }).waitFor();
+  await page.goto(`${full.url}#/study/3/trial/1`);
+  await page.getByText(/^Floor 0\.\d+$/).waitFor();
   await page.context().close();
 });
 

@@ -55,6 +55,7 @@ export interface StudyRow {
   batch: number; task: string; created_utc: string; trials: { [state: string]: number }; outcome: Outcome | null;
 }
 export interface Study extends StudyRow {
+  has_lazy: boolean | null;
   spec: { headroom_bytes: number; mode: string; strategy: string; fingerprint: string; device_name: string; worker_version: string;
           deployment: { device: string; context: number; batch: number; kv_dtype: string; world_size: number };
           eval: { task_id: string; shots: number; limit: number; seeds: number; max_new_tokens: number }; min_accuracy: number;

@@ -7,7 +7,7 @@ import { GlyphIcon, lookOf, verdictText } from "./glyphs";
 import { Crumbs, Tabs } from "./study";
 import { DataTable } from "./tables";
 
-const nameOf = (t: TrialRow) => `${t.trial}: ${t.kind === "point" ? f.floors(t) : f.kind(t)}`;
+const nameOf = (t: TrialRow, hasLazy: boolean | null) => `${t.trial}: ${t.kind === "point" ? f.floors(t, hasLazy) : f.kind(t)}`;
 
 export function Comparing({ live, study: id, a, b }: { live: Live; study: number; a: number | null; b: number | null }) {
   const study = useApi<Study>(`studies/${id}`, live.version).data;
@@ -23,13 +23,13 @@ export function Comparing({ live, study: id, a, b }: { live: Live; study: number
     location.hash = `#/study/${id}/compare/${side === "a" ? value : first}/${side === "b" ? value : second}`;
   };
   const picker = (label: string, value: number | null, side: "a" | "b") => (
-    <label class="field"><span>{label}</span><select value={value ?? ""} onChange={choose(side)}>{trials.map((t) => <option key={t.trial} value={t.trial}>{nameOf(t)}{t.trial === recommended ? ", recommended" : ""}</option>)}</select></label>
+    <label class="field"><span>{label}</span><select value={value ?? ""} onChange={choose(side)}>{trials.map((t) => <option key={t.trial} value={t.trial}>{nameOf(t, study.has_lazy)}{t.trial === recommended ? ", recommended" : ""}</option>)}</select></label>
   );
   return (
     <>
       <Crumbs study={id} name={study.study} more="compare" />
       <h1>Compare two trials</h1>
-      <Tabs study={id} tab="compare" />
+      <Tabs study={id} tab="compare" hasLazy={study.has_lazy} />
       <div class="card view">
         {trials.length < 2 ? <p class="empty">There are no two trials to compare yet.</p> : <>
           <div class="fields">{picker("First", first, "a")}{picker("Second", second, "b")}</div>
@@ -43,7 +43,7 @@ export function Comparing({ live, study: id, a, b }: { live: Live; study: number
 
 function Sides({ data, study, recommended }: { data: Comparison; study: Study; recommended: number | null }) {
   const rows: [string, (t: TrialRow) => string, ((t: TrialRow) => number | null)?, "points"?][] = [
-    ["verdict", verdictText], ["floors", (t) => (t.kind === "point" ? f.floors(t) : "–")],
+    ["verdict", verdictText], ["floors", (t) => (t.kind === "point" ? f.floors(t, study.has_lazy) : "–")],
     ["bits per weight", (t) => f.bits(t.bits_per_weight), (t) => t.bits_per_weight], ["predicted", (t) => f.bytes(t.predicted_bytes), (t) => t.predicted_bytes],
     ["measured", (t) => (t.state === "complete" ? f.bytes(t.measured_bytes) : "–"), (t) => t.measured_bytes],
     ["headroom", (t) => (t.state === "complete" && t.measured_bytes !== null ? f.bytes(study.memory_cap_bytes - t.measured_bytes) : "–")],

@@ -19,7 +19,7 @@ export function Exports({ study, trials }: { study: Study; trials: TrialRow[] })
         {choices.length === 0 ? <p class="empty">{study.model.startsWith("synthetic:") ? "Random weights make no operating point." : "No trial has answered all questions yet."}</p> : (
           <p class="controls">
             <label>Trial <select value={number} onChange={(e) => setChosen(Number((e.target as HTMLSelectElement).value))}>
-              {choices.map((t) => <option key={t.trial} value={t.trial}>{t.trial}: {f.floors(t)}{t.accuracy ? `, ${f.accuracy(t.accuracy)}` : ""}{t.trial === best ? ", recommended" : ""}</option>)}
+              {choices.map((t) => <option key={t.trial} value={t.trial}>{t.trial}: {f.floors(t, study.has_lazy)}{t.accuracy ? `, ${f.accuracy(t.accuracy)}` : ""}{t.trial === best ? ", recommended" : ""}</option>)}
             </select></label>
             <button type="button" class="primary" onClick={() => save(`operating_point.json?trial=${number}`, "operating_point.json")}>operating_point.json</button>
           </p>

@@ -13,7 +13,8 @@ export function bytes(value: number | null | undefined): string {
 }
 export const count = (value: number) => value.toLocaleString("en-US");
 export const floor = (value: number) => String(+value.toPrecision(6));
-export const floors = (t: { strict: number; lazy: number }) => `(${floor(t.strict)}, ${floor(t.lazy)})`;
+// Of a model without routed experts the lazy floor decides nothing.
+export const floors = (t: { strict: number; lazy: number }, hasLazy: boolean | null = true) => (hasLazy === false ? floor(t.strict) : `(${floor(t.strict)}, ${floor(t.lazy)})`);
 export const bits = (value: number | null) => (value === null ? "–" : value.toFixed(3));
 export const percent = (value: number | null | undefined, digits = 1) =>
   value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)} %`;

@@ -44,7 +44,7 @@ function InFlight({ lane, runs, study, several }: { lane: Lane; runs: boolean; s
   return (
     <section aria-label={several > 0 ? `In flight, ${several}` : "In flight"}>
       {runs && <p class="lead" role="status">{trial
-        ? `Trial ${trial.number}: ${trial.kind === "point" ? `${f.words(trial.purpose)} ${f.floors(trial)}` : f.words(trial.kind)}${trial.attempt > 1 ? `, attempt ${trial.attempt}` : ""}` : "Between two trials"}</p>}
+        ? `Trial ${trial.number}: ${trial.kind === "point" ? `${f.words(trial.purpose)} ${f.floors(trial, study.has_lazy)}` : f.words(trial.kind)}${trial.attempt > 1 ? `, attempt ${trial.attempt}` : ""}` : "Between two trials"}</p>}
       {runs && trial && queue?.state === "pending" && <p>Waits in the queue{queue.job ? ` as job ${queue.job}` : ""}{queue.reason ? `: ${queue.reason}` : ""}.</p>}
       {runs && trial && queue?.state !== "pending" && <>
         <p>{q ? `questions: ${q.answered} of ${q.questions}, ${q.correct} right${timing ? "; rates are timed" : ""}` : timing ? "rates are timed" : phase ?? (warm ? "garbage probes" : "…")}{asking && q.rate ? `, ${q.rate.toFixed(1)} a second` : p?.rate ? `, ${p.unit === "bytes" ? `${f.bytes(Math.round(p.rate))} a second` : `${p.rate.toFixed(0)} ${p.unit} a second`}` : ""}{left !== null ? `, ${f.duration(left)} left` : ""}. Predicted {f.bytes(trial.predicted_bytes)}{queue ? `; job ${queue.job} on ${queue.node}` : ""}.</p>

@@ -1,6 +1,6 @@
 // Accuracy with its interval against bytes or headroom, of the trials that answered all questions.
 import { useState } from "preact/hooks";
-import type { Baseline, StudyRow, TrialRow } from "./api";
+import type { Baseline, Study, StudyRow, TrialRow } from "./api";
 import * as f from "./format";
 import { GlyphMark, Legend, LOOKS, SHAPES, lookOf } from "./glyphs";
 import { facts, Tip, useWidth } from "./plane";
@@ -40,7 +40,7 @@ function placeNames(marks: Mark[], name: (t: TrialRow) => string, inside: Box): 
 }
 
 export function Pareto({ study, trials, frontier, recommended }:
-    { study: StudyRow; trials: TrialRow[]; frontier: number[]; recommended: number | null }) {
+    { study: Study; trials: TrialRow[]; frontier: number[]; recommended: number | null }) {
   const [box, width] = useWidth();
   const [byHeadroom, setByHeadroom] = useState(false);
   const [baselines, setBaselines] = useState(true);
@@ -127,7 +127,7 @@ export function Pareto({ study, trials, frontier, recommended }:
             <text class="title" transform={`translate(14 ${(m.top + height - m.bottom) / 2}) rotate(-90)`} text-anchor="middle">accuracy, 95 % interval</text>
           </svg>
         )}
-        {tip && <Tip trial={tip.t} rows={facts(tip.t)} x={tip.x} y={tip.y} width={width} />}
+        {tip && <Tip trial={tip.t} rows={facts(tip.t, study.has_lazy !== false)} x={tip.x} y={tip.y} width={width} />}
       </div>
       <Legend looks={LOOKS.filter((look) => rows.some((t) => lookOf(t, recommended) === look))} />
       <p class="hint">Larger glyphs decode faster{fastest > 0 ? `, up to ${f.rate(fastest)}` : ""}. The line joins trials that no other beats in accuracy, decode rate and bytes at once.</p>
@@ -136,7 +136,7 @@ export function Pareto({ study, trials, frontier, recommended }:
       <AsTable>{() => (
         <DataTable caption="Trials that answered all questions" rows={rows} keyOf={(t) => t.trial} columns={[
           { head: "Trial", cell: (t) => <a href={`#/study/${study.id}/trial/${t.trial}`}>{t.trial}{t.trial === recommended ? " (recommended)" : ""}</a>, sort: (t) => t.trial },
-          { head: "What", cell: (t) => (t.kind === "point" ? f.floors(t) : f.kind(t)), sort: (t) => t.kind },
+          { head: "What", cell: (t) => (t.kind === "point" ? f.floors(t, study.has_lazy) : f.kind(t)), sort: (t) => t.kind },
           { head: "Accuracy", numeric: true, cell: (t) => f.percent(t.accuracy!.rate), sort: (t) => t.accuracy!.rate! },
           { head: "95 % interval", numeric: true, cell: (t) => f.interval(t.accuracy!), sort: (t) => t.accuracy!.low! },
           { head: "Bytes", numeric: true, cell: (t) => f.bytes(t.measured_bytes), sort: (t) => t.measured_bytes! },

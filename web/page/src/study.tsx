@@ -14,11 +14,11 @@ import { Trials } from "./trials";
 
 const TABS = [["plane", "Floor plane"], ["pareto", "Pareto"], ["trials", "Trials"], ["live", "Live"], ["compare", "Compare"], ["export", "Export"]];
 
-export function Tabs({ study, tab }: { study: number; tab: string }) {
+export function Tabs({ study, tab, hasLazy }: { study: number; tab: string; hasLazy: boolean | null }) {
   // In a narrow window the tabs scroll: the one that is shown is in sight.
   const bar = useRef<HTMLElement | null>(null);
   useEffect(() => { const at = bar.current?.querySelector<HTMLElement>("[aria-current]"); if (at && bar.current) bar.current.scrollLeft = at.offsetLeft - (bar.current.clientWidth - at.offsetWidth) / 2; }, [tab]);
-  return <nav class="tabs" aria-label="Views" ref={bar}>{TABS.map(([key, name]) => <a key={key} href={`#/study/${study}/${key}`} aria-current={tab === key ? "page" : undefined}>{name}</a>)}</nav>;
+  return <nav class="tabs" aria-label="Views" ref={bar}>{TABS.map(([key, name]) => <a key={key} href={`#/study/${study}/${key}`} aria-current={tab === key ? "page" : undefined}>{key === "plane" && hasLazy === false ? "Floor" : name}</a>)}</nav>;
 }
 
 export function Crumbs({ study, name, more }: { study: number; name: string; more?: string }) {
@@ -38,7 +38,7 @@ function Summary({ study }: { study: Study }) {
       {outcome && !best && <p class="note">{outcome.fault ? "No recommendation" : "No feasible point"}: {outcome.why}. What binds: {f.words(outcome.bound)}.</p>}
       {best && (
         <dl class="tiles">
-          <Tile name="recommended" value={f.floors(best)} more={`trial ${best.trial}, ${f.bits(best.bits_per_weight)} bits per weight`} />
+          <Tile name="recommended" value={f.floors(best, study.has_lazy)} more={`trial ${best.trial}, ${f.bits(best.bits_per_weight)} bits per weight`} />
           <Tile name="accuracy" value={best.accuracy ? f.percent(best.accuracy.rate) : "–"} more={best.accuracy ? `${best.accuracy.correct} of ${best.accuracy.total}; 95 % ${f.interval(best.accuracy)}` : noAccuracy(study)} />
           <Tile name="memory" value={f.bytes(best.measured_bytes)} more={best.measured_bytes === null ? undefined : `predicted ${f.bytes(best.predicted_bytes)} (${(100 * (best.measured_bytes / best.predicted_bytes - 1)).toFixed(2)} % off)`} />
           <Tile name="headroom" value={f.bytes(best.headroom_bytes)} more={`of ${f.bytes(study.memory_cap_bytes)}`} />
@@ -80,7 +80,7 @@ export function StudyPage({ live, study: id, tab }: { live: Live; study: number;
       <Controls study={study} live={live} />
       <Summary study={study} />
       <TrialCounts trials={study.trials} runs={stateOf(study, live) === "running"} />
-      <Tabs study={id} tab={tab} />
+      <Tabs study={id} tab={tab} hasLazy={study.has_lazy} />
       <div class="card view">
         {tab === "live" && <LiveRun live={live} study={study} />}
         {tab === "export" && <Exports study={study} trials={trials ?? []} />}
@@ -90,7 +90,7 @@ export function StudyPage({ live, study: id, tab }: { live: Live; study: number;
             : <FloorLine study={id} frontier={plane.data} ladder={ladder} recommended={recommended} />
             : <p class="note">The plane cannot be drawn: {plane.error || "the ladder is being read"}.</p>)}
         {tab === "pareto" && trials && <Pareto study={study} trials={trials} frontier={plane.data?.pareto_frontier ?? []} recommended={recommended} />}
-        {tab === "trials" && trials && <Trials study={id} trials={trials} recommended={recommended} />}
+        {tab === "trials" && trials && <Trials study={id} trials={trials} recommended={recommended} hasLazy={study.has_lazy !== false} />}
       </div>
     </>
   );

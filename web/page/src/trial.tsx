@@ -28,7 +28,7 @@ export function TrialPage({ live, study: id, trial: number }: { live: Live; stud
           <a class="button" href={`#/study/${id}/compare/${recommended !== null && recommended !== number ? recommended : number}/${number}`}>Compare</a>
         </nav>
       </div>
-      <p class="lead"><b>{trial.kind === "point" ? `Floors ${f.floors(trial)}` : f.kind(trial)}</b>, {trial.kind === "point" ? `${f.words(trial.purpose)}, ` : ""}{f.bits(trial.bits_per_weight)} bits per weight: {SHAPES[look].label}.</p>
+      <p class="lead"><b>{trial.kind === "point" ? `${study.has_lazy === false ? "Floor" : "Floors"} ${f.floors(trial, study.has_lazy)}` : f.kind(trial)}</b>, {trial.kind === "point" ? `${f.words(trial.purpose)}, ` : ""}{f.bits(trial.bits_per_weight)} bits per weight: {SHAPES[look].label}.</p>
       <p class="verdict">{trial.state === "complete" && trial.accuracy ? `${f.accuracy(trial.accuracy)}${trial.accuracy.rate !== null ? `; 95 % interval ${f.interval(trial.accuracy)}` : `: ${trial.verdict.message || "an early-stopped rate is no accuracy"}`}` : verdictText(trial)}{trial.accuracy?.truncated_flag ? " Many answers were cut short: this measures the budget, not the model." : ""}</p>
       {trial.state === "failed" && <p class="controls"><button type="button" disabled={!live.state?.authorized || live.state?.running} onClick={() => { setFailed(""); rerun(id, number).catch((e: Error) => setFailed(e.message)).finally(live.refresh); }}>Run it again</button>{failed && <span class="error" role="alert">{failed}</span>}</p>}
       <div class="columns">

@@ -20,7 +20,7 @@ export function trialColumns(study: number, recommended: number | null, hasLazy 
   ];
 }
 
-export function Trials({ study, trials, recommended }: { study: number; trials: TrialRow[]; recommended: number | null }) {
+export function Trials({ study, trials, recommended, hasLazy }: { study: number; trials: TrialRow[]; recommended: number | null; hasLazy: boolean }) {
   const [wanted, setWanted] = useState("");
   const [number, setNumber] = useState("");
   const kinds = useMemo(() => [...new Set(trials.map((t) => (t.state === "infeasible" || t.state === "failed" ? t.verdict.reason : t.state)))].sort(), [trials]);
@@ -39,7 +39,7 @@ export function Trials({ study, trials, recommended }: { study: number; trials: 
         <form onSubmit={go}><label>Go to trial <input inputMode="numeric" size={5} value={number}
           onInput={(e) => setNumber((e.target as HTMLInputElement).value)} /></label> <button type="submit">Open</button></form>
       </div>
-      <DataTable caption="Trials" onlyShown columns={trialColumns(study, recommended)} rows={shown} keyOf={(t) => t.trial} />
+      <DataTable caption="Trials" onlyShown columns={trialColumns(study, recommended, hasLazy)} rows={shown} keyOf={(t) => t.trial} />
     </div>
   );
 }
