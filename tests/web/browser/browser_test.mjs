@@ -157,7 +157,7 @@ test("the run is watched, paused and resumed", async () => {
   await page.locator(".badge", { hasText: "interrupted" }).waitFor();
   await page.getByRole("button", { name: "Resume" }).click();
   await page.locator(".badge", { hasText: "running" }).waitFor();
-  await page.locator(".badge", { hasText: "done" }).waitFor({ timeout: 300_000 });
+  await page.locator(".badge", { hasText: "done" }).waitFor({ timeout: 420_000 });
   await page.locator(".tile", { hasText: "recommended" }).waitFor();
   await page.context().close();
 }, true);
