@@ -28,7 +28,8 @@ class ModelRoots {
     std::string path;   // resolved
     int64_t bytes = 0;  // of its safetensors files
   };
-  // Folders with a config.json, by path; one without weights is fit for a synthetic model alone; at most kMaxModels of them, and not deeper than kMaxDepth below a root.
+  // Folders with a config.json, by path; one without weights is fit for a synthetic model alone. At most kMaxModels of them,
+  // and not deeper than kMaxDepth below a root.
   std::vector<Model> Models() const;
   static constexpr size_t kMaxModels = 200;
   static constexpr int kMaxDepth = 4;

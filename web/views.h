@@ -21,7 +21,8 @@ std::string StudiesView(const std::vector<controller::Study>& studies,
 
 // One study: its row, its whole spec, what it was measured to need beside the weights, and whether it has routed experts (none:
 // not measured yet).
-std::string StudyView(const controller::Study& study, const std::vector<controller::Trial>& trials, std::optional<bool> has_lazy);
+std::string StudyView(const controller::Study& study, const std::vector<controller::Trial>& trials,
+                      std::optional<bool> has_lazy);
 
 // One row a trial, without plans and answers.
 std::string TrialsView(const std::vector<controller::Trial>& trials);

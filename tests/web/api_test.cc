@@ -32,7 +32,8 @@ class ApiTest : public ServiceTest {
   bool IsIdle() { return !GetJson("/api/v1/state")["running"].get<bool>(); }
   // Asks every GET route of the description, its {…} put in and by its last part the query, and says where the answer is not
   // what is described.
-  std::vector<std::string> DescriptionFaults(const std::map<std::string, std::string>& parts, const std::map<std::string, std::string>& queries) {
+  std::vector<std::string> DescriptionFaults(const std::map<std::string, std::string>& parts,
+                                             const std::map<std::string, std::string>& queries) {
     const json api = json::parse(OpenApi());
     std::vector<std::string> faults;
     for (const auto& [path, methods] : api["paths"].items()) {
@@ -137,7 +138,8 @@ TEST_F(ApiTest, DescribesEveryRouteItHas) {
   EXPECT_EQ(api["openapi"], "3.1.0");
   for (const char* path :
        {"/api/v1/state", "/api/v1/studies", "/api/v1/models", "/api/v1/ladder", "/api/v1/events", "/api/v1/forecast",
-        "/api/v1/run/pause", "/api/v1/run/stop", "/api/v1/queue", "/api/v1/queue/{search}/withdraw", "/api/v1/queue/release", "/api/v1/studies/{id}", "/api/v1/studies/{id}/trials",
+        "/api/v1/run/pause", "/api/v1/run/stop", "/api/v1/queue", "/api/v1/queue/{search}/withdraw", "/api/v1/queue/release",
+        "/api/v1/studies/{id}", "/api/v1/studies/{id}/trials",
         "/api/v1/studies/{id}/trials.csv", "/api/v1/studies/{id}/trials.json", "/api/v1/studies/{id}/trials/{trial}",
         "/api/v1/studies/{id}/trials/{trial}/log", "/api/v1/studies/{id}/trials/{trial}/rerun", "/api/v1/studies/{id}/frontier",
         "/api/v1/studies/{id}/plan", "/api/v1/studies/{id}/compare", "/api/v1/studies/{id}/questions",
@@ -366,12 +368,17 @@ TEST_F(ApiTest, APausedSearchHoldsTheQueueUntilItIsReleased) {
   ASSERT_EQ(Post("/api/v1/queue", StartBody({{"study", "second"}})).status, 202);
   for (size_t i = 1; i < RunControl::kMaxWaiting; ++i) EXPECT_EQ(Post("/api/v1/queue", StartBody()).status, 202);
   EXPECT_EQ(Post("/api/v1/queue", StartBody()).status, 409) << "no more than so many";
-  for (size_t i = 1; i < RunControl::kMaxWaiting; ++i) EXPECT_EQ(Post("/api/v1/queue/" + std::to_string(i + 1) + "/withdraw").status, 202);
+  for (size_t i = 2; i <= RunControl::kMaxWaiting; ++i) {
+    EXPECT_EQ(Post("/api/v1/queue/" + std::to_string(i) + "/withdraw").status, 202);
+  }
   fake_.SetScript(json::object());
   ASSERT_EQ(Post("/api/v1/run/pause").status, 202);
   ASSERT_TRUE(Eventually([&] { return IsIdle(); }));
   ASSERT_EQ(Post("/api/v1/queue/release").status, 202);
-  EXPECT_TRUE(Eventually([&] { const json all = GetJson("/api/v1/studies"); return all.size() == 2 && all[1]["state"] == "done"; }));
+  EXPECT_TRUE(Eventually([&] {
+    const json all = GetJson("/api/v1/studies");
+    return all.size() == 2 && all[1]["state"] == "done";
+  }));
   EXPECT_EQ(GetJson("/api/v1/studies")[0]["state"], "interrupted");
 }
 

@@ -111,10 +111,12 @@ void Write(const std::filesystem::path& folder) {
   Must(WriteFileAtomically(dense_table, quant::EncodeRateTable(FakeTable(false))));
   const Study dense = NewStudy(*store, one_floor, "dense", dense_table);
   const int top = quant::kLadderSize - 1;
-  for (const auto& [strict, purpose] : {std::pair(301, Purpose::kOutsideStrict), {300, Purpose::kCandidate}, {60, Purpose::kGarbageEdge},
-                                        {180, Purpose::kGarbageEdge}, {120, Purpose::kGarbageEdge}, {285, Purpose::kCandidate}}) {
-    Finish(*store, one_floor, Must(store->AddTrial(dense.id, one_floor.PlanOf({.strict = strict, .lazy = top}, purpose))),
-           dense.spec.memory_cap_bytes, purpose == Purpose::kCandidate);
+  for (const auto& [strict, purpose] :
+       {std::pair(301, Purpose::kOutsideStrict), {300, Purpose::kCandidate}, {60, Purpose::kGarbageEdge},
+        {180, Purpose::kGarbageEdge}, {120, Purpose::kGarbageEdge}, {285, Purpose::kCandidate}}) {
+    const NewTrial point = one_floor.PlanOf({.strict = strict, .lazy = top}, purpose);
+    Finish(*store, one_floor, Must(store->AddTrial(dense.id, point)), dense.spec.memory_cap_bytes,
+           purpose == Purpose::kCandidate);
   }
   Must(store->SetStudyState(dense.id, StudyState::kDone));
 }

@@ -11,9 +11,12 @@
 namespace hproc::web {
 
 // The first thing that is not so, with its place; empty where all is.
-inline std::string SchemaFault(const nlohmann::json& value, const nlohmann::json& schema, const nlohmann::json& api, const std::string& at = "$") {
+inline std::string SchemaFault(const nlohmann::json& value, const nlohmann::json& schema, const nlohmann::json& api,
+                               const std::string& at = "$") {
   using nlohmann::json;
-  if (schema.contains("$ref")) return SchemaFault(value, api.at(json::json_pointer(schema["$ref"].get<std::string>().substr(1))), api, at);
+  if (schema.contains("$ref")) {
+    return SchemaFault(value, api.at(json::json_pointer(schema["$ref"].get<std::string>().substr(1))), api, at);
+  }
   if (schema.contains("oneOf")) {
     std::string all;
     for (const json& one : schema["oneOf"]) {
@@ -23,7 +26,9 @@ inline std::string SchemaFault(const nlohmann::json& value, const nlohmann::json
     }
     return all;
   }
-  if (schema.contains("enum") && std::ranges::find(schema["enum"], value) == schema["enum"].end()) return at + ": " + value.dump() + " is not one of them";
+  if (schema.contains("enum") && std::ranges::find(schema["enum"], value) == schema["enum"].end()) {
+    return at + ": " + value.dump() + " is not one of them";
+  }
   if (schema.contains("type")) {
     const json types = schema["type"].is_array() ? schema["type"] : json::array({schema["type"]});
     const bool is = std::ranges::any_of(types, [&](const json& type) {
@@ -39,7 +44,8 @@ inline std::string SchemaFault(const nlohmann::json& value, const nlohmann::json
   }
   if (value.is_array() && schema.contains("items")) {
     for (size_t i = 0; i < value.size(); ++i) {
-      if (std::string fault = SchemaFault(value[i], schema["items"], api, at + "[" + std::to_string(i) + "]"); !fault.empty()) return fault;
+      std::string fault = SchemaFault(value[i], schema["items"], api, at + "[" + std::to_string(i) + "]");
+      if (!fault.empty()) return fault;
     }
   }
   if (!value.is_object()) return {};
@@ -48,7 +54,9 @@ inline std::string SchemaFault(const nlohmann::json& value, const nlohmann::json
   }
   const json properties = schema.value("properties", json::object());
   for (const auto& [key, one] : value.items()) {
-    const json* of = properties.contains(key) ? &properties[key] : schema.contains("additionalProperties") ? &schema["additionalProperties"] : nullptr;
+    const json* of = properties.contains(key)                      ? &properties[key]
+                     : schema.contains("additionalProperties") ? &schema["additionalProperties"]
+                                                               : nullptr;
     if (of == nullptr && !properties.empty()) return at + "." + key + ": not described";
     if (of == nullptr) continue;
     if (std::string fault = SchemaFault(one, *of, api, at + "." + key); !fault.empty()) return fault;
