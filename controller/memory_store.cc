@@ -116,7 +116,7 @@ class MemoryStore final : public Store {
     return attempt.number;
   }
 
-  Result<void> EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict) override {
+  Result<void> EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict, GivenAnswers answers) override {
     const std::scoped_lock hold(mutex_);
     Kept* kept = At(trials_, trial_id);
     if (kept == nullptr) return NoSuchTrial(trial_id);
@@ -127,6 +127,9 @@ class MemoryStore final : public Store {
       return allowed;
     }
     EndOpenAttempt(trial, verdict, NowUtc());
+    if (answers == GivenAnswers::kWithdrawn) {
+      std::erase_if(kept->answers, [attempt](const auto& given) { return given.second.attempt == attempt; });
+    }
     return Ok();
   }
 
@@ -134,9 +137,11 @@ class MemoryStore final : public Store {
     const std::scoped_lock hold(mutex_);
     Kept* kept = At(trials_, trial_id);
     if (kept == nullptr) return NoSuchTrial(trial_id);
-    if (Result<void> allowed = CheckMayAnswer(Head(kept->trial), answers); !allowed) return allowed;
+    const std::vector<Attempt>& attempts = kept->trial.attempts;
+    const bool open = !attempts.empty() && attempts.back().ended_utc.empty();
+    if (Result<void> allowed = CheckMayAnswer(Head(kept->trial), open, answers); !allowed) return allowed;
     for (const Answer& answer : answers) {
-      kept->answers.try_emplace({answer.stage, answer.question, answer.seed}, answer);
+      kept->answers.try_emplace({answer.stage, answer.question, answer.seed}, Given{answer, attempts.back().number});
     }
     return Ok();
   }
@@ -183,14 +188,18 @@ class MemoryStore final : public Store {
     const Kept* kept = At(trials_, trial_id);
     if (kept == nullptr) return NoSuchTrial(trial_id);
     std::vector<Answer> answers;
-    for (const auto& [key, answer] : kept->answers) answers.push_back(answer);
+    for (const auto& [key, given] : kept->answers) answers.push_back(given.answer);
     return answers;
   }
 
  private:
+  struct Given {
+    Answer answer;
+    int attempt;
+  };
   struct Kept {
     Trial trial;
-    std::map<std::tuple<std::string, int, int>, Answer> answers;  // by stage, question, seed
+    std::map<std::tuple<std::string, int, int>, Given> answers;  // by stage, question, seed
   };
 
   // Ids count from 1; null for one never given out.

@@ -142,7 +142,7 @@ Result<int> SqliteStore::StartAttempt(int64_t trial_id, const std::string& log_p
   });
 }
 
-Result<void> SqliteStore::EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict) {
+Result<void> SqliteStore::EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict, GivenAnswers answers) {
   return Write([&]() -> Result<void> {
     const std::optional<TrialHead> head = ReadTrialHead(database_, trial_id);
     if (!head) return NoSuchTrial(trial_id);
@@ -152,6 +152,7 @@ Result<void> SqliteStore::EndAttempt(int64_t trial_id, int attempt, const Verdic
       return allowed;
     }
     EndOpenAttempt(database_, trial_id, verdict, NowUtc());
+    if (answers == GivenAnswers::kWithdrawn) DeleteAnswers(database_, trial_id, attempt);
     return Ok();
   });
 }
@@ -160,8 +161,9 @@ Result<void> SqliteStore::AddAnswers(int64_t trial_id, const std::vector<Answer>
   return Write([&]() -> Result<void> {
     const std::optional<TrialHead> head = ReadTrialHead(database_, trial_id);
     if (!head) return NoSuchTrial(trial_id);
-    if (Result<void> allowed = CheckMayAnswer(*head, answers); !allowed) return allowed;
-    InsertAnswers(database_, trial_id, answers);
+    const LatestAttempt latest = ReadLatestAttempt(database_, trial_id);
+    if (Result<void> allowed = CheckMayAnswer(*head, latest.open, answers); !allowed) return allowed;
+    InsertAnswers(database_, trial_id, latest.number, answers);
     return Ok();
   });
 }

@@ -40,7 +40,7 @@ class SqliteStore final : public Store {
 
   Result<Trial> AddTrial(int64_t study_id, const NewTrial& trial) override;
   Result<int> StartAttempt(int64_t trial_id, const std::string& log_path) override;
-  Result<void> EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict) override;
+  Result<void> EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict, GivenAnswers answers) override;
   Result<void> AddAnswers(int64_t trial_id, const std::vector<Answer>& answers) override;
   Result<void> FinishTrial(int64_t trial_id, TrialState state, const Verdict& verdict,
                            const TrialMeasurements& measurements) override;

@@ -13,7 +13,7 @@
 //    that names the trial.
 //  - FinishTrial writes state, verdict and measurements in one transaction. AddAnswers is one
 //    transaction too; an answer already there (same stage, question and seed) is left as it is, so
-//    that a resumed trial may send it again.
+//    that a resumed trial may send it again. An attempt's end and the withdrawal of its answers are one.
 //  - Within a study at most one trial that is not failed has a given (kind, plan digest).
 //  - Reads see every write that returned before them, and each read is of one moment: a trial's
 //    state, attempts and measurements belong together, and so do the trials of a list.
@@ -42,6 +42,10 @@ namespace hproc::controller {
 // Whether a list of trials comes with its plans, which may be megabytes each.
 enum class Plans { kWhole, kLeftOut };
 
+// What becomes of the answers that an attempt gave. Withdrawn are those that nobody can believe, of a machine that turned out to
+// be at fault: they are asked for again.
+enum class GivenAnswers { kStand, kWithdrawn };
+
 class Store {
  public:
   virtual ~Store() = default;
@@ -62,9 +66,12 @@ class Store {
   // waiting or running → running, with a new attempt; returns its number. An attempt still open is
   // one whose controller died: it ends now, as interrupted.
   virtual Result<int> StartAttempt(int64_t trial_id, const std::string& log_path) = 0;
-  // Of the open attempt only. The trial stays running.
-  virtual Result<void> EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict) = 0;
-  // To a running trial. Of two equal keys in one call the first counts.
+  // Of the open attempt only. The trial stays running; other attempts' answers stand.
+  virtual Result<void> EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict, GivenAnswers answers) = 0;
+  Result<void> EndAttempt(int64_t trial_id, int attempt, const Verdict& verdict) {
+    return EndAttempt(trial_id, attempt, verdict, GivenAnswers::kStand);
+  }
+  // Of the open attempt of a running trial. Of two equal keys in one call the first counts.
   virtual Result<void> AddAnswers(int64_t trial_id, const std::vector<Answer>& answers) = 0;
   // running → state, which is complete (reason none), infeasible (out_of_memory, garbage_output) or
   // failed (any other reason). Ends the open attempt too, with the same verdict.

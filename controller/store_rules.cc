@@ -149,11 +149,12 @@ Result<void> CheckMayEndAttempt(const TrialHead& trial, int attempt, int latest,
   return Ok();
 }
 
-Result<void> CheckMayAnswer(const TrialHead& trial, const std::vector<Answer>& answers) {
+Result<void> CheckMayAnswer(const TrialHead& trial, bool open, const std::vector<Answer>& answers) {
   if (IsFinished(trial.state)) return Refusal(trial, kFrozen);
   if (trial.state != TrialState::kRunning) {
     return Refusal(trial, "only a running trial has answers");
   }
+  if (!open) return Error{Label(trial) + ": only an attempt that runs gives answers"};
   for (const Answer& answer : answers) {
     if (!IsValidUtf8(answer.stage) || answer.stage.empty()) {
       return Error{Label(trial) + ": an answer's stage is empty or not UTF-8"};

@@ -35,7 +35,8 @@ Result<void> CheckMayStart(const TrialHead& trial);
 // `latest` is the number of the trial's latest attempt (0: none), `open` whether that one still
 // runs.
 Result<void> CheckMayEndAttempt(const TrialHead& trial, int attempt, int latest, bool open);
-Result<void> CheckMayAnswer(const TrialHead& trial, const std::vector<Answer>& answers);
+// `open`: whether an attempt runs, whose answers they would be.
+Result<void> CheckMayAnswer(const TrialHead& trial, bool open, const std::vector<Answer>& answers);
 // complete goes with no reason, infeasible with out_of_memory or garbage_output, failed with the
 // others.
 Result<void> CheckMayFinish(const TrialHead& trial, TrialState state, const Verdict& verdict);

@@ -504,21 +504,25 @@ void EndOpenAttempt(Database& database, int64_t trial_id, const Verdict& verdict
 
 // ---- answers -----------------------------------------------------------------------------------
 
-void InsertAnswers(Database& database, int64_t trial_id, const std::vector<Answer>& answers) {
+void InsertAnswers(Database& database, int64_t trial_id, int attempt, const std::vector<Answer>& answers) {
   // Not OR IGNORE, which would also swallow a row that breaks any other rule.
   Statement insert = database.Prepare(
-      "INSERT INTO answers (trial_id, stage, question, seed, prompt_sha256, text, strict, flexible,"
+      "INSERT INTO answers (trial_id, stage, question, seed, attempt, prompt_sha256, text, strict, flexible,"
       " strict_correct, flexible_correct, finish, prompt_tokens, generated_tokens)"
-      " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+      " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
       " ON CONFLICT (trial_id, stage, question, seed) DO NOTHING");
   for (const auto& [stage, question, seed, prompt_sha256, text, strict, flexible, strict_correct,
                     flexible_correct, finish, prompt_tokens, generated_tokens] : answers) {
     insert
-        .Bind(trial_id, stage, question, seed, prompt_sha256, Blob{text}, strict, flexible,
+        .Bind(trial_id, stage, question, seed, attempt, prompt_sha256, Blob{text}, strict, flexible,
               strict_correct, flexible_correct, evals::FinishReasonName(finish), prompt_tokens,
               generated_tokens)
         .Run();
   }
+}
+
+void DeleteAnswers(Database& database, int64_t trial_id, int attempt) {
+  database.Prepare("DELETE FROM answers WHERE trial_id = ? AND attempt = ?").Bind(trial_id, attempt).Run();
 }
 
 std::vector<Answer> ReadAnswers(Database& database, int64_t trial_id) {

@@ -50,7 +50,8 @@ void EndOpenAttempt(Database& database, int64_t trial_id, const Verdict& verdict
                     std::string_view ended_utc);
 
 // ---- answers ----
-void InsertAnswers(Database& database, int64_t trial_id, const std::vector<Answer>& answers);
+void InsertAnswers(Database& database, int64_t trial_id, int attempt, const std::vector<Answer>& answers);
+void DeleteAnswers(Database& database, int64_t trial_id, int attempt);
 std::vector<Answer> ReadAnswers(Database& database, int64_t trial_id);  // by stage, question, seed
 
 }  // namespace hproc::controller

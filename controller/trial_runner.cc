@@ -360,7 +360,9 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
       before.Add(reason);
       observer_->OnAttemptEnd(run.trial, *attempt_number, end->verdict, again);
       if (again) {
-        if (Result<void> ended = store_.EndAttempt(run.trial.id, *attempt_number, end->verdict); !ended.ok()) {
+        // What a machine said that is at fault counts for nothing on another.
+        const GivenAnswers answers = IsFault(reason) ? GivenAnswers::kWithdrawn : GivenAnswers::kStand;
+        if (Result<void> ended = store_.EndAttempt(run.trial.id, *attempt_number, end->verdict, answers); !ended.ok()) {
           return ended.error();
         }
         controller::Attempt& failed = run.trial.attempts.emplace_back();

@@ -102,6 +102,7 @@ CREATE TABLE answers (
   stage            TEXT NOT NULL,
   question         INTEGER NOT NULL,
   seed             INTEGER NOT NULL,
+  attempt          INTEGER NOT NULL,  -- that gave it
   prompt_sha256    TEXT NOT NULL,
   text             BLOB NOT NULL,  -- bytes: a model may write NUL and stop inside a character
   strict           TEXT NOT NULL,
@@ -111,7 +112,8 @@ CREATE TABLE answers (
   finish           TEXT NOT NULL,
   prompt_tokens    INTEGER NOT NULL,
   generated_tokens INTEGER NOT NULL,
-  UNIQUE (trial_id, stage, question, seed)
+  UNIQUE (trial_id, stage, question, seed),
+  FOREIGN KEY (trial_id, attempt) REFERENCES attempts (trial_id, number)
 ) STRICT;
 
 -- `position` keeps the worker's own order in the tables below.

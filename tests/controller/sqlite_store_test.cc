@@ -126,7 +126,7 @@ TEST(SqliteStoreSchema, HoldsFinishedTrialsAgainstHandWrittenSql) {
       "INSERT INTO seed_scores VALUES (1, 99, 1)",
       "UPDATE family_reports SET min_cosine = 1 WHERE trial_id = 1",
       "UPDATE trial_plans SET plan_json = '' WHERE trial_id = 1",
-      "INSERT INTO answers VALUES (1, 'full', 1, 0, '', x'', '', '', 0, 0, 'length', 0, 0)"};
+      "INSERT INTO answers VALUES (1, 'full', 1, 0, 1, '', x'', '', '', 0, 0, 'length', 0, 0)"};
   for (const char* sql : forbidden) {
     EXPECT_THROW(database.Execute(sql), DatabaseError) << sql;
   }
@@ -146,6 +146,8 @@ TEST(SqliteStoreSchema, RefusesASecondTrialOfAPlanAndRowsOfNoTrial) {
       DatabaseError);
   EXPECT_THROW(database.Execute("INSERT INTO phase_times VALUES (77, 0, 'load', 1)"),
                DatabaseError);
+  EXPECT_THROW(database.Execute("INSERT INTO answers VALUES (4, 'full', 1, 0, 9, '', x'', '', '', 0, 0, 'length', 0, 0)"),
+               DatabaseError) << "of no attempt";
 }
 
 // ---- reading beside a writer -------------------------------------------------------------------

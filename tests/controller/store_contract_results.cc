@@ -239,6 +239,45 @@ TEST_P(StoreContract, RefusesAnswersOfATrialThatDoesNotRun) {
   EXPECT_TRUE(store().ListAnswers(trial.id)->empty());
 }
 
+TEST_P(StoreContract, RefusesAnswersThatNoAttemptGives) {
+  const Trial trial = RunningTrial(NewStudy(), 0);
+  ASSERT_TRUE(store().EndAttempt(trial.id, 1, kCrash).ok());
+  EXPECT_THAT(ErrorOf(store().AddAnswers(trial.id, ExampleAnswers(0, 0, 1))), HasSubstr("only an attempt that runs gives answers"));
+  EXPECT_TRUE(store().ListAnswers(trial.id)->empty());
+}
+
+TEST_P(StoreContract, WithdrawsTheAnswersOfOneAttemptAndNoOther) {
+  const int64_t study = NewStudy();
+  const int64_t beside = RunningTrial(study, 1).id;
+  ASSERT_TRUE(store().AddAnswers(beside, ExampleAnswers(1, 0, 2)).ok());
+  const int64_t id = RunningTrial(study, 0).id;
+  ASSERT_TRUE(store().AddAnswers(id, ExampleAnswers(0, 0, 3)).ok());
+  ASSERT_TRUE(store().EndAttempt(id, 1, kCrash).ok());
+  EXPECT_EQ(store().ListAnswers(id).value(), ExampleAnswers(0, 0, 3)) << "a crash says nothing against them";
+
+  ASSERT_TRUE(store().StartAttempt(id, "").ok());
+  std::vector<Answer> again = ExampleAnswers(0, 2, 4);  // one of them is there, and the first attempt's
+  ASSERT_TRUE(store().AddAnswers(id, again).ok());
+  Verdict fault = kCrash;
+  fault.reason = Reason::kLoaderFault;
+  ASSERT_TRUE(store().EndAttempt(id, 2, fault, GivenAnswers::kWithdrawn).ok());
+  EXPECT_EQ(store().ListAnswers(id).value(), ExampleAnswers(0, 0, 3));
+  EXPECT_EQ(store().GetTrial(id)->attempts.at(1).verdict, fault);
+  EXPECT_EQ(store().ListAnswers(beside).value(), ExampleAnswers(1, 0, 2));
+
+  // They are taken when they come again.
+  ASSERT_TRUE(store().StartAttempt(id, "").ok());
+  for (Answer& answer : again) answer.text = "another answer";
+  ASSERT_TRUE(store().AddAnswers(id, again).ok());
+  std::vector<Answer> expected = ExampleAnswers(0, 0, 3);
+  expected.insert(expected.end(), again.begin() + 1, again.end());
+  EXPECT_EQ(store().ListAnswers(id).value(), expected);
+
+  // An attempt that is over keeps them.
+  EXPECT_THAT(ErrorOf(store().EndAttempt(id, 1, fault, GivenAnswers::kWithdrawn)), HasSubstr("already ended"));
+  EXPECT_EQ(store().ListAnswers(id).value(), expected);
+}
+
 TEST_P(StoreContract, AddsAllAnswersOrNone) {
   const int64_t id = RunningTrial(NewStudy(), 0).id;
   std::vector<Answer> answers = ExampleAnswers(0, 0, 5);

@@ -35,7 +35,9 @@ class OneTrial {
       study_ = *store->CreateStudy(fake.spec);
       trial_id_ = store->AddTrial(study_.id, fake.PlanOf(at, Purpose::kCandidate))->id;
     }
-    runner.emplace(*store, fake.spec, fake.questions(), fake.setup(), &observer);
+    WorkerSetup setup = fake.setup();
+    setup.launcher = launcher;
+    runner.emplace(*store, fake.spec, fake.questions(), setup, &observer);
     TrialRun run;
     run.trial = *store->GetTrial(*trial_id_);
     run.depth = depth;
@@ -62,12 +64,21 @@ class OneTrial {
   std::unique_ptr<Store> store = MakeMemoryStore(TickingClock());
   std::optional<TrialRunner> runner;
   int64_t cap_bytes = 0;
+  std::shared_ptr<const Launcher> launcher;
   std::vector<Answer> incumbent;
   std::optional<evals::GarbageCalibration> calibration;
 
  private:
   Study study_;
   std::optional<int64_t> trial_id_;
+};
+
+// Has every attempt run on this machine, as if it were another one each time.
+class OtherMachines : public Launcher {
+ public:
+  void Launch(WorkerOptions&, const LaunchRequest&) const override {}
+  void LaunchRank(WorkerOptions&, const WorkerOptions&, int) const override {}
+  Result<void> Prepare() const override { return Ok(); }
 };
 
 // The answers of a trial that got every question right, in one seed.
@@ -422,6 +433,25 @@ TEST(TrialRunner, TriesNothingAgainThatWouldEndTheSame) {
     EXPECT_EQ(trial.state, TrialState::kFailed) << c.script;
     EXPECT_EQ(trial.verdict.reason, c.reason) << c.script;
     EXPECT_EQ(trial.attempts.size(), 1U) << c.script;
+  }
+}
+
+TEST(TrialRunner, AsksAgainWhatAMachineAtFaultHadAnswered) {
+  const json lost = {{"do", "error"}, {"kind", "device_lost"}, {"message", "Xid 79"}};
+  for (json end : {lost, json{{"do", "segv"}}}) {
+    OneTrial one({.questions = 60, .settings = {{"accuracy", 0}}});
+    one.launcher = std::make_shared<OtherMachines>();
+    one.calibration = evals::GarbageCalibration{};
+    end.update({{"nth", 3}, {"after", 5}, {"once", one.fake.File("done")}});
+    one.fake.SetScript({{"generate", {end}}});
+    one.observer.at_attempt_end = [&] { one.fake.SetModel({{"accuracy", 1}}); };
+    const Trial trial = one.Run(Depth::kEvaluate).trial;
+    EXPECT_EQ(trial.state, TrialState::kComplete) << trial.verdict.message;
+    ASSERT_EQ(trial.attempts.size(), 2U);
+    const bool is_fault = trial.attempts[0].verdict.reason == Reason::kDeviceLost;
+    // A crash says nothing against the 25 questions that were answered before it, all of them wrongly.
+    EXPECT_EQ(trial.measured.accuracy.strict_correct, is_fault ? 60 : 35);
+    EXPECT_EQ(one.AnswersByStage()["probe"], kProbes);
   }
 }
 
