@@ -55,6 +55,8 @@ int Main(int argc, char** argv) {
   CLI::App* node_command = app.add_subcommand("node", "Run a worker on this node for the relay that asked for it");
   node_command->add_option("--host", node.hosts, "A name or address of the relay's machine")->required();
   node_command->add_option("--ranks", node.ranks, "Workers to run")->check(CLI::PositiveNumber);
+  node_command->add_option_function<int>("--connect-patience", [&](int s) { node.connect_patience = std::chrono::seconds(s); },
+                                         "Seconds for the relay to be reached");
   node_command->add_option("--port", node.port, "Its port")->required()->check(CLI::Range(1, 65535));
 
   RankRelayOptions rank;

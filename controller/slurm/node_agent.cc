@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #include <optional>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "base/result.h"
 #include "controller/launch_note.h"
@@ -47,6 +49,11 @@ std::string EnvironmentOr(const char* name, std::string otherwise) {
 std::string HostName() {
   std::array<char, 256> name{};
   return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "?";
+}
+
+int Fail(int code, const std::string& message) {
+  std::fprintf(stderr, "hproc-slurm: %s\n", message.c_str());
+  return code;
 }
 
 // ---- connecting --------------------------------------------------------------------------------------------------------
@@ -135,12 +142,86 @@ Result<UniqueFd> Connect(const NodeAgentOptions& options, const std::string& sec
   return Error{"the controller cannot be reached from " + HostName() + " at port " + std::to_string(options.port) + " (" + tried + ")"};
 }
 
+// ---- the other ranks ---------------------------------------------------------------------------------------------------
+
+int PidFd(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }  // close-on-exec from birth
+
+// The agents of the other ranks, children of rank 0's.
+class OtherRanks {
+ public:
+  // Returns the rank of the calling process, which may be a new one.
+  int Start(int ranks) {
+    const pid_t parent = ::getpid();
+    for (int rank = 1; rank < ranks; ++rank) {
+      const pid_t pid = ::fork();  // nothing else runs here yet
+      if (pid == 0) {
+        *this = OtherRanks();
+        ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+        if (::getppid() != parent) ::_exit(kAgentCutOff);
+        return rank;
+      }
+      UniqueFd ended(pid > 0 ? PidFd(pid) : -1);
+      if (!ended) {
+        const std::string why = std::generic_category().message(errno);
+        Fail(kAgentCannotReach, HostName() + ": cannot start the agent of rank " + std::to_string(rank) + ": " + why);
+        is_one_unheard_ = true;
+      }
+      if (pid > 0) children_.push_back({pid, std::move(ended)});
+    }
+    return 0;
+  }
+
+  void AppendTo(std::vector<pollfd>& fds) const {
+    for (const Child& child : children_) fds.push_back({child.ended.get(), POLLIN, 0});
+  }
+  // Whether one is gone without which the trial is over: rank 0's worker would wait for its worker for minutes.
+  bool HaveLostOne() {
+    std::erase_if(children_, [this](const Child& child) {
+      int status = 0;
+      if (::waitpid(child.pid, &status, WNOHANG) == 0) return false;
+      const int code = WIFEXITED(status) ? WEXITSTATUS(status) : kAgentCutOff;
+      is_one_unheard_ |= code == kAgentCannotReach;
+      is_one_lost_ |= code != 0;
+      return true;
+    });
+    return is_one_lost_ || is_one_unheard_;
+  }
+  // One of which its relay does not even know that it was there.
+  bool is_one_unheard() const { return is_one_unheard_; }
+
+  // Rank 0 is gone. Where it left by itself, the others see that; who does not is ended.
+  void End(const NodeAgentOptions& options, bool left_by_itself) {
+    for (const auto& [signal, patience] : {std::pair{0, left_by_itself ? options.polite + options.terminate : milliseconds(0)},
+                                           {SIGTERM, options.polite + options.terminate + kAnswerPatience},
+                                           {SIGKILL, kAnswerPatience}}) {
+      for (const Child& child : children_) {
+        if (signal != 0) ::kill(child.pid, signal);
+      }
+      const Clock::time_point until = Clock::now() + patience;
+      do {
+        HaveLostOne();
+        if (children_.empty()) return;
+        ::poll(nullptr, 0, 20);
+      } while (Clock::now() < until);
+    }
+  }
+
+ private:
+  struct Child {
+    pid_t pid;
+    UniqueFd ended;  // readable then
+  };
+  std::vector<Child> children_;
+  bool is_one_lost_ = false;
+  bool is_one_unheard_ = false;
+};
+
 // ---- passing on --------------------------------------------------------------------------------------------------------
 
 class Agent {
  public:
-  Agent(const NodeAgentOptions& options, UniqueFd socket, SpawnedWorker worker, UniqueFd signals)
-      : options_(options), channel_(std::move(socket)), worker_(std::move(worker)), signals_(std::move(signals)) {}
+  Agent(const NodeAgentOptions& options, UniqueFd socket, SpawnedWorker worker, UniqueFd signals, OtherRanks& others)
+      : options_(options), channel_(std::move(socket)), worker_(std::move(worker)), signals_(std::move(signals)), others_(others) {}
 
   int Run() {
     channel_.Send(kHelloFrame, EncodeNote({.kind = LaunchNote::Kind::kConnected, .job = EnvironmentOr("SLURM_JOB_ID", ""),
@@ -148,8 +229,10 @@ class Agent {
     while (!dead_) Turn();
     return Bury();
   }
-  // Not on the relay's word, or a signal's.
+  // Not on the relay's word, a signal's, or for want of another rank.
   bool left_by_itself() const { return ending_ == Ending::kNone; }
+  // What the worker died of; 0: of none.
+  int signal() const { return signal_; }
 
  private:
   enum class Ending { kNone, kClosed, kTerminated, kKilled };
@@ -157,14 +240,15 @@ class Agent {
   void Turn() {
     const bool gone = channel_.broken();
     enum Source { kSocket, kSignal, kProcess, kControl, kEvents, kLog };
-    std::array<pollfd, 6> fds{{
+    std::vector<pollfd> fds = {
         {gone ? -1 : channel_.fd(), static_cast<short>(POLLIN | (channel_.has_to_write() ? POLLOUT : 0)), 0},
         {signals_.get(), POLLIN, 0},
         {worker_.pidfd.get(), POLLIN, 0},
         {control_.empty() ? -1 : worker_.control.get(), POLLOUT, 0},
         {!gone && channel_.queued_bytes() > kMostQueuedBytes ? -1 : worker_.events.get(), POLLIN, 0},
         {worker_.log.get(), POLLIN, 0},
-    }};
+    };
+    others_.AppendTo(fds);
     const int timeout = ending_ == Ending::kNone || ending_ == Ending::kKilled ? 60'000 : MillisecondsUntil(next_step_);
     if (::poll(fds.data(), fds.size(), timeout) < 0) return;
     if (fds[kLog].revents != 0) PassLog();
@@ -177,7 +261,7 @@ class Agent {
       BeginEnding();  // the job is cancelled, or out of time; the worker has got the signal too
     }
     WriteControl();
-    if (channel_.broken()) BeginEnding();
+    if (channel_.broken() || others_.HaveLostOne()) BeginEnding();
     if (fds[kProcess].revents != 0) dead_ = true;
     if (!dead_) Step();
   }
@@ -254,7 +338,7 @@ class Agent {
     const std::optional<int64_t> after = oom_kills_.Read();
     LaunchNote note{.kind = LaunchNote::Kind::kEnded, .job = {}, .node = {}, .reason = {}, .end = {}};
     if (WIFEXITED(status)) note.end.exit_code = WEXITSTATUS(status);
-    if (WIFSIGNALED(status)) note.end.signal = WTERMSIG(status);
+    if (WIFSIGNALED(status)) note.end.signal = signal_ = WTERMSIG(status);
     if (before_ && after) note.end.oom_kills = *after > *before_ ? OomKills::kSome : OomKills::kNone;
     channel_.Send(kExitFrame, EncodeNote(note));
     const Clock::time_point until = Clock::now() + kAnswerPatience;
@@ -272,70 +356,27 @@ class Agent {
   FrameChannel channel_;
   SpawnedWorker worker_;
   UniqueFd signals_;
+  OtherRanks& others_;
   const OomKillCounter oom_kills_ = OomKillCounter::OfThisProcess();
   const std::optional<int64_t> before_ = oom_kills_.Read();
   std::string control_;  // for the worker, not written yet
   Ending ending_ = Ending::kNone;
   Clock::time_point next_step_;
   bool dead_ = false;
+  int signal_ = 0;
 };
 
-int Fail(int code, const std::string& message) {
-  std::fprintf(stderr, "hproc-slurm: %s\n", message.c_str());
-  return code;
-}
-
-// The agents of the other ranks, children of rank 0's.
-class OtherRanks {
- public:
-  // Returns the rank of the calling process, which may be a new one.
-  int Start(int ranks) {
-    const pid_t parent = ::getpid();
-    for (int rank = 1; rank < ranks; ++rank) {
-      const pid_t pid = ::fork();  // nothing else runs here yet
-      if (pid == 0) {
-        children_.clear();
-        ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-        if (::getppid() != parent) ::_exit(kAgentCutOff);
-        return rank;
-      }
-      if (pid > 0) children_.push_back(pid);
-    }
-    return 0;
-  }
-
-  // Rank 0 is gone. Where it left by itself, the others see that; who does not is ended.
-  void End(const NodeAgentOptions& options, bool left_by_itself) {
-    for (const auto& [signal, patience] : {std::pair{0, left_by_itself ? options.polite + options.terminate : milliseconds(0)},
-                                           {SIGTERM, options.polite + options.terminate + kAnswerPatience},
-                                           {SIGKILL, kAnswerPatience}}) {
-      for (const pid_t pid : children_) {
-        if (signal != 0) ::kill(pid, signal);
-      }
-      const Clock::time_point until = Clock::now() + patience;
-      do {
-        std::erase_if(children_, [](pid_t pid) { return ::waitpid(pid, nullptr, WNOHANG) != 0; });
-        if (children_.empty()) return;
-        ::poll(nullptr, 0, 20);
-      } while (Clock::now() < until);
-    }
-  }
-
- private:
-  std::vector<pid_t> children_;
-};
-
-int RunRank(const NodeAgentOptions& options, const std::string& secret, bool* left_by_itself) {
+int RunRank(const NodeAgentOptions& options, const std::string& secret, int rank, OtherRanks& others, bool* left_by_itself) {
   UniqueFd signals = EndSignals();
   if (!signals) return Fail(kAgentCannotReach, "out of file descriptors");
   Result<UniqueFd> socket = Connect(options, secret);
   if (!socket.ok()) return Fail(kAgentCannotReach, socket.error().message);
   Result<SpawnedWorker> worker = SpawnWorker(options.worker, EnvironmentWith({}));
   if (!worker.ok()) return Fail(kAgentCannotReach, HostName() + ": " + worker.error().message);
-  Agent agent(options, *std::move(socket), *std::move(worker), std::move(signals));
+  Agent agent(options, *std::move(socket), *std::move(worker), std::move(signals), others);
   const int code = agent.Run();
   *left_by_itself = agent.left_by_itself();
-  return code;
+  return code == 0 && rank > 0 && agent.signal() != 0 ? kAgentWorkerKilled : code;
 }
 
 }  // namespace
@@ -347,9 +388,9 @@ int RunNodeAgent(const NodeAgentOptions& options) {
   OtherRanks others;
   const int rank = others.Start(options.ranks);
   bool left_by_itself = false;
-  const int code = RunRank(options, SecretOfRank(secret, rank), &left_by_itself);
+  const int code = RunRank(options, SecretOfRank(secret, rank), rank, others, &left_by_itself);
   others.End(options, left_by_itself);
-  return code;
+  return code == 0 && others.is_one_unheard() ? kAgentCannotReach : code;
 }
 
 }  // namespace hproc::controller

@@ -5,7 +5,8 @@
 //                         ◀──events──              carries to the relay
 //
 // Of several ranks each has an agent and a connection of its own; srun starts that of rank 0, which starts the others and ends
-// last.
+// last. Where another cannot start its worker, or loses it to a signal, rank 0's ends, too: the job, and what the relay is
+// told of its end, must not wait for workers to miss each other.
 //
 // The worker never outlives the connection: where it is lost, or the relay says that the worker is to end, its stdin is
 // closed at once (it ends by itself), its group gets SIGTERM kPolite later and SIGKILL kTerminate after that.
@@ -31,8 +32,9 @@ struct NodeAgentOptions {
 
 // Takes the secret out of the environment. Returns the exit code: 0 where the relay was told of the worker's end,
 // whatever that was; otherwise one of these, with a line on standard error.
-inline constexpr int kAgentCannotReach = 6;
+inline constexpr int kAgentCannotReach = 6;   // or not start the worker, or another rank's agent could not
 inline constexpr int kAgentCutOff = 7;
+inline constexpr int kAgentWorkerKilled = 8;  // of a rank but 0, for rank 0's agent to know
 int RunNodeAgent(const NodeAgentOptions& options);
 
 }  // namespace hproc::controller

@@ -11,6 +11,7 @@
 #include "controller/launch_note.h"
 #include "controller/slurm/frame_channel.h"
 #include "controller/spawn.h"
+#include "worker/protocol.h"
 
 namespace hproc::controller {
 
@@ -30,6 +31,12 @@ inline bool PassControl(std::optional<FrameChannel>& agent) {
   const ssize_t n = ::read(STDIN_FILENO, chunk.data(), chunk.size());
   if (n > 0 && agent) agent->Send(kControlFrame, {chunk.data(), static_cast<size_t>(n)});
   return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
+// Whether a worker left in its own way. Taking the controller for gone is what it makes of a job that ends, and a signal may be
+// the end that the job's was put to: then what became of the job is asked first.
+inline bool LeftByItself(const std::optional<LaunchEnd>& exit) {
+  return exit && exit->exit_code && *exit->exit_code != worker::kExitControllerGone;
 }
 
 // What the agent has said: events go on to the supervisor, `on_hello(note)` is called for the worker's hello. The worker's end,

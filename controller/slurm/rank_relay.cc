@@ -18,7 +18,6 @@
 #include "controller/slurm/pass_on.h"
 #include "controller/slurm/rank_links.h"
 #include "controller/spawn.h"
-#include "worker/protocol.h"
 
 namespace hproc::controller {
 namespace {
@@ -111,9 +110,9 @@ class RankRelay {
   }
 
   void Conclude(Clock::time_point now) {
-    // Taking the controller for gone is what a worker makes of a job that ends. How it left otherwise is its own doing, and the
-    // other ranks should not have to wait for it.
-    const bool as_reported = exit_ && exit_->exit_code != worker::kExitControllerGone;
+    // The other ranks should not have to wait for what a worker says itself. One that a signal ended has the job end, too
+    // (node_agent.cc), and the relay says why.
+    const bool as_reported = LeftByItself(exit_);
     const bool is_asked_for = is_ending_ && !channel_;
     const bool is_unheard = is_alone_ && !channel_ && !is_over_;  // and never will be
     const bool is_known = is_over_ && (is_alone_ || now >= *give_up_at_);
@@ -121,7 +120,8 @@ class RankRelay {
     LaunchNote note{.kind = LaunchNote::Kind::kEnded, .job = hello_.job, .node = hello_.node, .reason = {}, .end = {}};
     if (exit_) note.end = *exit_;
     if (!as_reported && !is_asked_for) {
-      note.end.state = !of_job_.state.empty() || exit_ ? of_job_.state : is_over_ ? kJobLost : kJobNotLaunched;
+      const char* without_a_word = is_over_ ? kJobLost : hello_.node.empty() ? kJobNotLaunched : kJobNotHeard;
+      note.end.state = !of_job_.state.empty() || exit_ ? of_job_.state : without_a_word;
       note.end.message = of_job_.message;
     }
     WriteAll(options_.notes_fd, EncodeNote(note));

@@ -25,7 +25,6 @@
 #include "controller/slurm/relay_port.h"
 #include "controller/slurm/run_command.h"
 #include "controller/spawn.h"
-#include "worker/protocol.h"
 
 namespace hproc::controller {
 namespace {
@@ -100,6 +99,7 @@ class Relay {
     srun_->events.Reset();
     next_query_ = Clock::now() + kFirstQuery;
     query_period_ = kFirstQuery;
+    elsewhere_until_.reset();
     tail_.clear();
     return true;
   }
@@ -238,6 +238,7 @@ class Relay {
   // ---- the agent ----
 
   void Connected(RelayPort::Agent agent) {
+    elsewhere_until_.reset();  // the job runs, whatever squeue said last
     if (agent.rank > 0) {
       links_->Give(agent.rank, std::move(agent.connection));
     } else {
@@ -321,9 +322,7 @@ class Relay {
 
   // srun is gone. Decides how it all ended, or waits for another answer of squeue.
   void Conclude(Clock::time_point now) {
-    // A worker that left by itself; taking the controller for gone is what it makes of a job that ends.
-    const bool as_reported = exit_ && exit_->exit_code && exit_->exit_code != worker::kExitControllerGone;
-    if (as_reported || ending_ != Ending::kNone) {
+    if (LeftByItself(exit_) || ending_ != Ending::kNone) {
       Give("", "");
       return;
     }
@@ -331,6 +330,8 @@ class Relay {
     if (!is_heard_ && LaunchAgain()) return;
     if (done_) return;
     const std::string said = LastLine(tail_);
+    // Before srun's last line, which says no more than the agent's exit code.
+    const std::string agent_said = LastLine(tail_, "hproc-slurm: ");
     constexpr std::array<std::string_view, 3> kSaysNothing = {"", "COMPLETED", "FAILED"};
     const bool is_over = job_ && is_query_answered_ && !IsActive(job_->state) && !(has_given_up_ && job_->state == "CANCELLED") &&
                          std::ranges::find(kSaysNothing, job_->state) == kSaysNothing.end();
@@ -338,11 +339,11 @@ class Relay {
       if (IsPending(job_->state)) (void)RunCommand({programs_.scancel, "--quiet", "--name=" + options_.task.job_name}, kSrunGrace);
       Give(job_->state, said);
     } else if (exit_) {
-      Give("", "");
+      Give("", agent_said);  // of another rank, which could not start
     } else if (is_heard_) {
       Give(kJobLost, query_error_.empty() ? said : "Slurm does not answer: " + query_error_);
     } else if (job_ && !job_->node.empty()) {
-      Give(kJobNotHeard, said);
+      Give(kJobNotHeard, agent_said.empty() ? said : agent_said);
     } else {
       Give(kJobNotLaunched, said.empty() ? query_error_ : said);
     }

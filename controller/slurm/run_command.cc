@@ -97,12 +97,12 @@ int BecomeChild(pid_t parent, const std::vector<std::string>& argv) {
   return 1;
 }
 
-std::string LastLine(std::string_view text) {
+std::string LastLine(std::string_view text, std::string_view prefix) {
   constexpr size_t kMaxBytes = 300;
   while (!text.empty()) {
     const size_t start = text.rfind('\n');
     const std::string_view line = start == std::string_view::npos ? text : text.substr(start + 1);
-    if (line.find_first_not_of(" \t\r") != std::string_view::npos) return worker::OneLine(line, kMaxBytes);
+    if (line.starts_with(prefix) && line.find_first_not_of(" \t\r") != std::string_view::npos) return worker::OneLine(line, kMaxBytes);
     if (start == std::string_view::npos) break;
     text = text.substr(0, start);
   }

@@ -48,7 +48,7 @@ Result<std::string> RunCommand(const std::vector<std::string>& argv, std::chrono
 // went. Returns only where that cannot be done, with a line on standard error, or where `parent` is not the parent any more.
 int BecomeChild(pid_t parent, const std::vector<std::string>& argv);
 
-// The last line of `text` that says something; empty where none does.
-std::string LastLine(std::string_view text);
+// The last line of `text` that says something and begins with `prefix`; empty where none does.
+std::string LastLine(std::string_view text, std::string_view prefix = {});
 
 }  // namespace hproc::controller

@@ -55,6 +55,25 @@ pid_t ParentOf(pid_t pid) {
   return -1;
 }
 
+UniqueFd ConnectToPort(int port) {
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) fd.Reset();
+  timeval patience{.tv_sec = 2, .tv_usec = 0};
+  if (fd) ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  return fd;
+}
+
+std::string HearBytes(const UniqueFd& fd, size_t bytes) {
+  std::string text(bytes, '\0');
+  const ssize_t n = ::recv(fd.get(), text.data(), text.size(), MSG_WAITALL);
+  text.resize(n > 0 ? static_cast<size_t>(n) : 0);
+  return text;
+}
+
 class RelayTest : public testing::Test {
  protected:
   std::string File(const std::string& name) const { return folder_ / name; }
@@ -108,6 +127,29 @@ class RelayTest : public testing::Test {
     WorkerOptions options = Launched(script, {}, {}, ranks);
     options.terminate = milliseconds(500);
     return *WorkerGroup::Start(options, job, nullptr, {}, &launcher_);
+  }
+
+  // Connects to the relay as the agent of a rank would, with the secret of the job that waits.
+  UniqueFd AgentOfRank(int rank) const {
+    const std::string variable = "HPROC_STEP_SECRET=";
+    std::string secret;
+    for (const pid_t pid : Marked("FAKE_SLURM=" + File(""))) {
+      std::ifstream stream("/proc/" + std::to_string(pid) + "/environ", std::ios::binary);
+      const std::string environment{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+      const size_t at = environment.find(variable);
+      if (at != std::string::npos) secret = environment.c_str() + at + variable.size();
+    }
+    std::smatch port;
+    const std::string arguments = Read("srun.args");
+    if (secret.empty() || !std::regex_search(arguments, port, std::regex("--port=(\\d+)"))) return {};
+    UniqueFd fd = ConnectToPort(std::stoi(port[1].str()));
+    const std::string nonce_r = HearBytes(fd, kGreetingBytes).substr(kMagic.size());
+    const std::string nonce_a = MakeNonce();
+    const std::string own = SecretOfRank(secret, rank);
+    const std::string answer = AgentAnswer(own, nonce_r, nonce_a);
+    EXPECT_EQ(::send(fd.get(), answer.data(), answer.size(), MSG_NOSIGNAL), static_cast<ssize_t>(answer.size()));
+    EXPECT_TRUE(CheckRelayProof(own, nonce_a, nonce_r, HearBytes(fd, kProofBytes)));
+    return fd;
   }
 
   const SlurmLauncher launcher_{HPROC_SLURM, {"--partition=gpu"}, "/somewhere/study.db"};
@@ -494,6 +536,32 @@ TEST_F(RelayTest, AStopEndsRanksThatWaitAndRanksThatRun) {
   }
 }
 
+TEST_F(RelayTest, AnAgentOfARankThatCannotStartIsNamedAtOnce) {
+  Write("lost_rank", "");
+  Write("job", "7|RUNNING|node1|None\n");
+  const auto group = Ranks(2, {{"load", {{{"do", "write_file"}, {"file", File("loading")}, {"text", "now"}}, "hang"}}});
+  Outcome<LoadedModel> loaded = group->AwaitLoad("");
+  ASSERT_FALSE(loaded.ok());
+  EXPECT_EQ(loaded.verdict().verdict.reason, Reason::kNodeLost);
+  EXPECT_THAT(loaded.verdict().verdict.message,
+              AllOf(testing::StartsWith("rank 1: the worker could not reach the controller: job 7 on node1: "),
+                    HasSubstr("cannot start the agent of rank 1: Resource temporarily unavailable")));
+  EXPECT_EQ(loaded.verdict().verdict.device, "node1") << "so that the next attempt is made elsewhere";
+}
+
+// An agent that is there says more than squeue, which is asked seldom.
+TEST_F(RelayTest, ItsWaitInTheQueueIsOverOnceAnyRankIsThere) {
+  Write("hold", "");
+  Write("job", "7|PENDING||Resources\n");
+  const auto process = *WorkerProcess::Start(Launched(json::object(), {"node5"}, {"--elsewhere-patience=2"}, 2), MakeTrial());
+  ASSERT_TRUE(Eventually([&] { return HasNote(LaunchNote::Kind::kPending); }));
+  const UniqueFd agent = AgentOfRank(1);
+  ASSERT_TRUE(agent);
+  std::this_thread::sleep_for(milliseconds(2500));
+  EXPECT_EQ(Read("launches"), "x\n");
+  EXPECT_FALSE(Exists("ended"));
+}
+
 TEST_F(RelayTest, RanksAreNotLaunchedWhereTheirJobIsNot) {
   Write("refuse", "srun: error: Unable to allocate resources: Invalid partition name specified\n");
   const auto group = Ranks(2);
@@ -507,17 +575,7 @@ TEST_F(RelayTest, RanksAreNotLaunchedWhereTheirJobIsNot) {
 
 class RelayPortTest : public testing::Test {
  protected:
-  UniqueFd Connect() const {
-    UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(static_cast<uint16_t>(port_.port()));
-    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) fd.Reset();
-    timeval patience{.tv_sec = 2, .tv_usec = 0};
-    if (fd) ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    return fd;
-  }
+  UniqueFd Connect() const { return ConnectToPort(port_.port()); }
   // A turn of the relay's loop.
   std::optional<RelayPort::Agent> Turn() {
     std::vector<pollfd> fds;
@@ -525,12 +583,7 @@ class RelayPortTest : public testing::Test {
     ::poll(fds.data(), fds.size(), 100);
     return port_.Take(fds);
   }
-  static std::string Hear(const UniqueFd& fd, size_t bytes) {
-    std::string text(bytes, '\0');
-    const ssize_t n = ::recv(fd.get(), text.data(), text.size(), MSG_WAITALL);
-    text.resize(n > 0 ? static_cast<size_t>(n) : 0);
-    return text;
-  }
+  static std::string Hear(const UniqueFd& fd, size_t bytes) { return HearBytes(fd, bytes); }
   std::string Nonce(const UniqueFd& fd) {
     EXPECT_FALSE(Turn());
     return Hear(fd, kGreetingBytes).substr(kMagic.size());
