@@ -10,9 +10,10 @@ namespace {
 using Json = nlohmann::json;
 using Kind = LaunchNote::Kind;
 
-constexpr std::array<std::pair<Kind, const char*>, 4> kKinds = {{{Kind::kPending, "pending"},
+constexpr std::array<std::pair<Kind, const char*>, 5> kKinds = {{{Kind::kPending, "pending"},
                                                                 {Kind::kStarted, "started"},
                                                                 {Kind::kConnected, "connected"},
+                                                                {Kind::kRemark, "remark"},
                                                                 {Kind::kEnded, "ended"}}};
 constexpr std::array<std::pair<OomKills, const char*>, 3> kOomKills = {
     {{OomKills::kUnknown, "unknown"}, {OomKills::kNone, "none"}, {OomKills::kSome, "some"}}};

@@ -15,6 +15,7 @@ struct LaunchNote {
     kPending,    // in the queue; `reason` is the scheduler's
     kStarted,    // on `node`; the worker is not heard yet
     kConnected,  // what is written goes to the worker from now on, and its time counts
+    kRemark,     // `reason` is a line for the operator
     kEnded,      // the last
   };
   Kind kind = Kind::kPending;

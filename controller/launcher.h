@@ -21,7 +21,7 @@ struct LaunchRequest {
   int threads = 0;                 // CPU threads of the worker, or of all its ranks; 0: all there are
   int ranks = 1;                   // workers that run together on one machine (controller/worker_group.h)
   std::vector<std::string> avoid;   // nodes where it failed before: another is better, but not worth a long wait
-  std::vector<std::string> faulty;  // nodes that failed it by a fault (verdict.h): worth any wait, where there is another
+  std::vector<std::string> faulty;  // nodes that failed it by a fault (verdict.h): another is worth a long wait
 };
 
 // Thread-safe.

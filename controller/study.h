@@ -62,7 +62,7 @@ std::optional<Reason> ReasonFromName(std::string_view name);
 struct Verdict {
   Reason reason = Reason::kNone;
   std::string phase;          // where it ended: "load", "cache", "warmup", "probe", …; empty when complete
-  std::string device;         // the device that ran out, or the node on which an attempt failed that Slurm ran
+  std::string device;         // the device that ran out; otherwise the node, where Slurm ran it, on which it failed or was completed
   int64_t short_bytes = 0;    // what it lacked there
   std::string message;        // one line for people: the tensor, the garbage rule, the signal
 

@@ -206,6 +206,7 @@ struct TrialRunner::Attempt : WorkerObserver {
   Result<End> Finished(WorkerGroup& client, TrialState state, Verdict verdict) {
     // What was measured stands whether or not the worker leaves politely.
     (void)client.Finish();
+    if (state == TrialState::kComplete) verdict.device = client.node();
     return End{state, std::move(verdict)};
   }
 
@@ -263,11 +264,21 @@ void AvoidFailedNodes(const Trial& trial, const std::vector<Trial>& trials, Laun
     const auto is_in = [&](const std::vector<std::string>& list) { return std::ranges::find(list, node) != list.end(); };
     if (!node.empty() && !is_in(request->faulty) && !is_in(nodes)) nodes.push_back(node);
   };
+  // Whatever was wrong with the node, it was mended.
+  const auto has_done_well_since = [&](const Attempt& fault) {
+    return std::ranges::any_of(trials, [&](const Trial& other) {
+      return other.state == TrialState::kComplete && other.verdict.device == fault.verdict.device &&
+             other.attempts.back().started_utc >= fault.ended_utc;
+    });
+  };
+  for (const Attempt& attempt : trial.attempts) {
+    if (IsFault(attempt.verdict.reason)) add(request->faulty, attempt.verdict.device);
+  }
   for (const Trial& other : trials) {
-    // One that came again elsewhere is not the node's.
-    if (other.id != trial.id && IsFault(other.verdict.reason)) continue;
-    for (const Attempt& attempt : other.id == trial.id ? trial.attempts : other.attempts) {
-      if (IsFault(attempt.verdict.reason)) add(request->faulty, attempt.verdict.device);
+    // A fault that came again elsewhere is not the node's.
+    if (other.id == trial.id || IsFault(other.verdict.reason)) continue;
+    for (const Attempt& attempt : other.attempts) {
+      if (IsFault(attempt.verdict.reason) && !has_done_well_since(attempt)) add(request->faulty, attempt.verdict.device);
     }
   }
   for (const Attempt& attempt : trial.attempts) {
@@ -317,7 +328,7 @@ Result<TrialRunResult> TrialRunner::Run(TrialRun run) {
     Attempt attempt(*this, run);
     attempt.measured.predicted = run.predicted;
     if (setup_.launcher) {
-      options.on_note = [this, number = run.trial.number](const LaunchNote& note) { observer_->OnQueue(number, note); };
+      options.on_note = [this, number = run.trial.number](const LaunchNote& note) { observer_->OnLaunch(number, note); };
       const Result<std::vector<Trial>> trials = store_.ListTrials(run.trial.study_id);
       if (!trials.ok()) return trials.error();
       LaunchRequest request{.name = "t" + std::to_string(run.trial.number) + "-a" + std::to_string(number),

@@ -73,7 +73,7 @@ struct TrialRunResult {
 Result<std::optional<evals::GarbageCalibration>> CalibrationOf(Store& store, const StudySpec& spec);
 
 // Fills in the nodes that the next attempt at `trial` is better made elsewhere than on: where one failed before, and where
-// another of the study's `trials` met a fault that it did not meet elsewhere.
+// another of the study's `trials` met a fault that it did not meet elsewhere, unless one that began later was completed there.
 void AvoidFailedNodes(const Trial& trial, const std::vector<Trial>& trials, LaunchRequest* request);
 
 // Thread-compatible, but for Stop. Several runners may work on one store.

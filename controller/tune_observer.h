@@ -42,6 +42,12 @@ class TuneObserver {
   virtual void OnAttemptEnd(const Trial& /*trial*/, int /*attempt*/, const Verdict& /*verdict*/, bool /*again*/) {}
   virtual void OnTrialEnd(const Trial& /*trial*/) {}
   virtual void OnNote(const std::string& /*line*/) {}
+
+  // What the launcher of a trial's worker tells, as one of the above.
+  void OnLaunch(int trial, const LaunchNote& note) {
+    if (note.kind != LaunchNote::Kind::kRemark) return OnQueue(trial, note);
+    OnNote((trial == kNoTrial ? "" : "trial " + std::to_string(trial) + ": ") + note.reason);
+  }
 };
 
 // Tells several observers, in the order they are given, one call at a time whatever the threads that tell. They outlive it.

@@ -43,7 +43,7 @@ Result<Measured> MeasureRun::Run(const std::string& model_dir, const std::filesy
   options.arguments = setup_.arguments;
   options.deadlines = setup_.deadlines;
   if (setup_.launcher) {
-    options.on_note = [this](const LaunchNote& note) { observer_->OnQueue(kNoTrial, note); };
+    options.on_note = [this](const LaunchNote& note) { observer_->OnLaunch(kNoTrial, note); };
   }
   const worker::MeasureJob job{.model_dir = model_dir, .table_folder = table_folder.string(), .deployment = deployment,
                                .mode = mode};

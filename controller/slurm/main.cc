@@ -48,6 +48,8 @@ int Main(int argc, char** argv) {
                                           "Seconds from the start of the job to its agent's proof");
   relay_command->add_option_function<int>("--elsewhere-patience", [&](int s) { relay.elsewhere_patience = std::chrono::seconds(s); },
                                           "Seconds in the queue for the sake of --avoid");
+  relay_command->add_option_function<int>("--faulty-patience", [&](int s) { relay.faulty_patience = std::chrono::seconds(s); },
+                                          "Seconds in the queue for the sake of --faulty");
   relay_command->add_option_function<int>("--agent-grace", [&](int s) { relay.agent_grace = std::chrono::seconds(s); },
                                           "Seconds for the agent to end its worker");
 

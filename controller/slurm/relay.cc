@@ -47,6 +47,11 @@ constexpr seconds kBetweenLaunches{3};
 // killed.
 constexpr seconds kSrunGrace{6};
 
+std::string DurationText(milliseconds duration) {
+  const int64_t whole = duration.count() / 1000;
+  return whole % 60 == 0 && whole > 0 ? std::to_string(whole / 60) + " min" : std::to_string(whole) + " s";
+}
+
 class Relay {
  public:
   Relay(const RelayOptions& options, SlurmPrograms programs, UniqueFd signals)
@@ -109,7 +114,7 @@ class Relay {
     if (ending_ != Ending::kNone) return false;
     if (is_tired_) {
       is_tired_ = false;
-      AvoidLess();
+      AvoidLess("no other node was to be had within " + DurationText(PatienceElsewhere().value_or(milliseconds(0))));
       launch_at_ = Clock::now();
       return true;
     }
@@ -121,18 +126,26 @@ class Relay {
       launch_at_ = Clock::now() + kBetweenLaunches;
       return true;
     }
-    if (!is_refused || !AvoidLess()) return false;  // perhaps there is no other node
+    if (!is_refused || !AvoidLess("Slurm has no other node: " + LastLine(tail_))) return false;
     launch_at_ = Clock::now();
     return true;
   }
 
-  bool AvoidLess() {
-    if (avoiding_ == Avoiding::kAll && !options_.avoid.empty()) {
-      avoiding_ = options_.faulty.empty() ? Avoiding::kNone : Avoiding::kFaulty;
-    } else if (avoiding_ != Avoiding::kNone && !options_.faulty.empty()) {
-      avoiding_ = Avoiding::kNone;
-    } else {
-      return false;
+  // How long the job may wait in the queue for the sake of the nodes that it avoids; none where it avoids none.
+  std::optional<milliseconds> PatienceElsewhere() const {
+    if (avoiding_ == Avoiding::kAll && !options_.avoid.empty()) return options_.elsewhere_patience;
+    if (avoiding_ != Avoiding::kNone && !options_.faulty.empty()) return options_.faulty_patience;
+    return std::nullopt;
+  }
+
+  bool AvoidLess(const std::string& why) {
+    if (!PatienceElsewhere()) return false;
+    const bool has_avoided_all = avoiding_ == Avoiding::kAll && !options_.avoid.empty();
+    avoiding_ = has_avoided_all && !options_.faulty.empty() ? Avoiding::kFaulty : Avoiding::kNone;
+    if (avoiding_ == Avoiding::kNone && !options_.faulty.empty()) {
+      std::string nodes;
+      for (const std::string& node : options_.faulty) nodes += (nodes.empty() ? "" : ", ") + node;
+      Note(LaunchNote::Kind::kRemark, why + "; " + nodes + ", where an attempt met a fault, may be used again");
     }
     return true;
   }
@@ -227,8 +240,8 @@ class Relay {
     if (!IsPending(job->state)) elsewhere_until_.reset();
     if (IsPending(job->state)) {
       Note(LaunchNote::Kind::kPending, job->reason);
-      const bool is_choosy = !options_.avoid.empty() && avoiding_ == Avoiding::kAll;
-      if (is_choosy && !elsewhere_until_) elsewhere_until_ = Clock::now() + options_.elsewhere_patience;
+      const std::optional<milliseconds> patience = PatienceElsewhere();
+      if (patience && !elsewhere_until_) elsewhere_until_ = Clock::now() + *patience;
     } else if (job->state == "RUNNING") {
       connect_until_ = Clock::now() + options_.connect_patience;
       Note(LaunchNote::Kind::kStarted, "");

@@ -30,10 +30,12 @@ struct RelayOptions {
   std::vector<std::string> worker;   // argv
   int ranks = 1;                     // workers to run; all but rank 0's are others' to speak for (controller/slurm/rank_relay.h)
   int notes_fd = -1;
-  // As LaunchRequest's (controller/launcher.h). Where Slurm refuses the job without them, it is asked for with them.
+  // As LaunchRequest's (controller/launcher.h). Where Slurm refuses the job without them, or it waits in the queue for longer
+  // than they are worth, it is asked for with them; of the faulty ones a remark says so.
   std::vector<std::string> avoid;
   std::vector<std::string> faulty;
-  std::chrono::milliseconds elsewhere_patience = std::chrono::seconds(30);  // in the queue, for the sake of `avoid`
+  std::chrono::milliseconds elsewhere_patience = std::chrono::seconds(30);  // for the sake of `avoid`
+  std::chrono::milliseconds faulty_patience = std::chrono::minutes(30);     // for the sake of `faulty`
   // How long Slurm may give no answer, at a stretch, before the launch is given up: its controller may be restarted meanwhile.
   std::chrono::milliseconds slurm_patience = std::chrono::minutes(2);
   // From the start of the job to the agent's proof. Time in the queue is no part of it, however often the job goes back there.

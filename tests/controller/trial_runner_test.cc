@@ -530,5 +530,55 @@ TEST(TrialRunner, CountsAFailureBeforeAnInterruption) {
   EXPECT_EQ(trial.attempts.size(), 2U) << "tried again once, however often the study was cut off";
 }
 
+// ---- nodes to avoid ----
+
+Attempt Tried(Reason reason, const std::string& node, int from, int to) {
+  const auto at = [](int second) { return FormatUtc(std::chrono::system_clock::time_point(std::chrono::seconds(second))); };
+  return {.number = 1, .started_utc = at(from), .ended_utc = at(to),
+          .verdict = {.reason = reason, .phase = {}, .device = node, .short_bytes = 0, .message = {}}, .log_path = {}};
+}
+
+Trial Tried(int id, TrialState state, std::vector<Attempt> attempts) {
+  Trial trial;
+  trial.id = trial.number = id;
+  trial.state = state;
+  trial.verdict = state == TrialState::kRunning ? Verdict() : attempts.back().verdict;
+  trial.attempts = std::move(attempts);
+  return trial;
+}
+
+std::vector<std::string> FaultyNodes(const Trial& trial, const std::vector<Trial>& others) {
+  LaunchRequest request;
+  AvoidFailedNodes(trial, others, &request);
+  return request.faulty;
+}
+
+TEST(AvoidFailedNodes, KeepsATrialFromNodesOfItsOwnAndOthersFaults) {
+  const Trial own = Tried(1, TrialState::kRunning, {Tried(Reason::kDeviceLost, "node1", 0, 5), Tried(Reason::kCrash, "node2", 5, 9)});
+  const Trial other = Tried(2, TrialState::kComplete, {Tried(Reason::kLoaderFault, "node3", 0, 5), Tried(Reason::kNone, "node4", 5, 9)});
+  LaunchRequest request;
+  AvoidFailedNodes(own, {own, other}, &request);
+  EXPECT_THAT(request.faulty, ElementsAre("node1", "node3"));
+  EXPECT_THAT(request.avoid, ElementsAre("node2"));
+  // A fault that another node had, too.
+  const Trial anywhere = Tried(3, TrialState::kFailed, {Tried(Reason::kLoaderFault, "node5", 0, 5), Tried(Reason::kLoaderFault, "node6", 5, 9)});
+  EXPECT_THAT(FaultyNodes(Tried(4, TrialState::kRunning, {}), {anywhere}), IsEmpty());
+}
+
+TEST(AvoidFailedNodes, ForgetsAFaultOnceATrialDoesWellOnTheNode) {
+  const Trial next = Tried(9, TrialState::kRunning, {});
+  const Trial faulty = Tried(1, TrialState::kComplete, {Tried(Reason::kLoaderFault, "node1", 0, 5), Tried(Reason::kNone, "node2", 5, 9)});
+  EXPECT_THAT(FaultyNodes(next, {faulty}), ElementsAre("node1"));
+  // One that ran there at the time says nothing of what became of it, nor does one elsewhere or one that did not do well.
+  const Trial beside = Tried(2, TrialState::kComplete, {Tried(Reason::kNone, "node1", 4, 20)});
+  const Trial elsewhere = Tried(3, TrialState::kComplete, {Tried(Reason::kNone, "node2", 9, 20)});
+  const Trial crashed = Tried(4, TrialState::kFailed, {Tried(Reason::kCrash, "node1", 9, 20)});
+  EXPECT_THAT(FaultyNodes(next, {faulty, beside, elsewhere, crashed}), ElementsAre("node1"));
+  const Trial later = Tried(5, TrialState::kComplete, {Tried(Reason::kNone, "node1", 9, 20)});
+  EXPECT_THAT(FaultyNodes(next, {faulty, later}), IsEmpty());
+  // Its own faults a trial does not forget.
+  EXPECT_THAT(FaultyNodes(Tried(6, TrialState::kRunning, {Tried(Reason::kDeviceLost, "node1", 0, 5)}), {later}), ElementsAre("node1"));
+}
+
 }  // namespace
 }  // namespace hproc::controller

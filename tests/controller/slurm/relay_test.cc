@@ -108,6 +108,13 @@ class RelayTest : public testing::Test {
     for (const LaunchNote& note : Notes()) kinds.push_back(note.kind);
     return kinds;
   }
+  std::vector<std::string> Remarks() {
+    std::vector<std::string> remarks;
+    for (const LaunchNote& note : Notes()) {
+      if (note.kind == LaunchNote::Kind::kRemark) remarks.push_back(note.reason);
+    }
+    return remarks;
+  }
   bool HasNote(LaunchNote::Kind kind) {
     for (const LaunchNote& note : Notes()) {
       if (note.kind == kind) return true;
@@ -289,7 +296,7 @@ TEST_F(RelayTest, AnotherNodeIsWorthAShortWait) {
   EXPECT_EQ(client->Finish().verdict, Verdict{});
 }
 
-TEST_F(RelayTest, InPlaceOfAFaultyNodeAnyWaitIsWorthIt) {
+TEST_F(RelayTest, InPlaceOfAFaultyNodeALongWaitIsWorthIt) {
   Write("hold", "");
   Write("job", "7|PENDING||ReqNodeNotAvail, UnavailableNodes:node6\n");
   const auto client =
@@ -305,11 +312,31 @@ TEST_F(RelayTest, InPlaceOfAFaultyNodeAnyWaitIsWorthIt) {
   client->Finish();
 
   // Unless there is none.
+  EXPECT_FALSE(HasNote(LaunchNote::Kind::kRemark));
   Write("refuse_exclude", "");
   const auto again = *WorkerClient::Start(Launched(json::object(), {"node5"}, {"--faulty=node4"}), MakeTrial(), nullptr);
   EXPECT_TRUE(again->AwaitLoad("").ok());
   EXPECT_THAT(Read("srun.args"), Not(HasSubstr("--exclude")));
   EXPECT_EQ(again->Finish().verdict, Verdict{});
+  EXPECT_THAT(Remarks(), testing::ElementsAre("Slurm has no other node: srun: error: Requested node configuration is not available; "
+                                              "node4, where an attempt met a fault, may be used again"));
+}
+
+TEST_F(RelayTest, ButNoEndlessOneAndThatIsSaid) {
+  Write("hold", "");
+  Write("job", "7|PENDING||ReqNodeNotAvail, UnavailableNodes:node6\n");
+  const auto client = *WorkerClient::Start(
+      Launched(json::object(), {"node5"}, {"--elsewhere-patience=1", "--faulty-patience=2", "--faulty=node3", "--faulty=node4"}), MakeTrial(), nullptr);
+  ASSERT_TRUE(Eventually([&] { return Read("launches") == "x\nx\n"; }));
+  EXPECT_THAT(Remarks(), testing::IsEmpty());
+  const auto begun = std::chrono::steady_clock::now();
+  ASSERT_TRUE(Eventually([&] { return Read("launches") == "x\nx\nx\n"; }));
+  EXPECT_GE(std::chrono::steady_clock::now() - begun, milliseconds(1500)) << "its own patience, not what was left of the other";
+  Remove("hold");
+  EXPECT_TRUE(client->AwaitLoad("").ok());
+  EXPECT_THAT(Read("srun.args"), Not(HasSubstr("--exclude")));
+  EXPECT_THAT(Remarks(), testing::ElementsAre("no other node was to be had within 2 s; node3, node4, where an attempt met a fault, may be used again"));
+  EXPECT_EQ(client->Finish().verdict, Verdict{});
 }
 
 TEST_F(RelayTest, ASlurmThatGivesNoAnswerIsWaitedFor) {
