@@ -274,9 +274,14 @@ void AvoidFailedNodes(const Trial& trial, const std::vector<Trial>& trials, Laun
   for (const Attempt& attempt : trial.attempts) {
     if (IsFault(attempt.verdict.reason)) add(request->faulty, attempt.verdict.device);
   }
+  // A fault that came again elsewhere is not the node's.
+  const auto came_elsewhere = [](const Trial& other) {
+    return IsFault(other.verdict.reason) && std::ranges::any_of(other.attempts, [&](const Attempt& attempt) {
+             return IsFault(attempt.verdict.reason) && attempt.verdict.device != other.verdict.device;
+           });
+  };
   for (const Trial& other : trials) {
-    // A fault that came again elsewhere is not the node's.
-    if (other.id == trial.id || IsFault(other.verdict.reason)) continue;
+    if (other.id == trial.id || came_elsewhere(other)) continue;
     for (const Attempt& attempt : other.attempts) {
       if (IsFault(attempt.verdict.reason) && !has_done_well_since(attempt)) add(request->faulty, attempt.verdict.device);
     }

@@ -563,6 +563,9 @@ TEST(AvoidFailedNodes, KeepsATrialFromNodesOfItsOwnAndOthersFaults) {
   // A fault that another node had, too.
   const Trial anywhere = Tried(3, TrialState::kFailed, {Tried(Reason::kLoaderFault, "node5", 0, 5), Tried(Reason::kLoaderFault, "node6", 5, 9)});
   EXPECT_THAT(FaultyNodes(Tried(4, TrialState::kRunning, {}), {anywhere}), IsEmpty());
+  // One that came twice where it was.
+  const Trial there = Tried(5, TrialState::kFailed, {Tried(Reason::kDeviceLost, "node5", 0, 5), Tried(Reason::kDeviceLost, "node5", 5, 9)});
+  EXPECT_THAT(FaultyNodes(Tried(6, TrialState::kRunning, {}), {there}), ElementsAre("node5"));
 }
 
 TEST(AvoidFailedNodes, ForgetsAFaultOnceATrialDoesWellOnTheNode) {
