@@ -289,6 +289,9 @@ TEST_F(ClusterTest, AFaultOfOneNodeCountsAgainstThatNode) {
   // Those in flight when it was found out, and none after them.
   int faults = 0;
   for (const Trial& trial : Trials()) {
+    if (trial.state == TrialState::kComplete) {
+      EXPECT_EQ(trial.verdict.device, "node1");
+    }
     for (const Attempt& attempt : trial.attempts) {
       if (attempt.verdict.reason != Reason::kLoaderFault) continue;
       EXPECT_EQ(attempt.verdict.device, "node2");
