@@ -187,6 +187,7 @@ TEST_F(RelayTest, AWholeConversationComesThrough) {
   EXPECT_TRUE(client->Throughput({}).ok());
   const RunVerdict verdict = client->Finish();
   EXPECT_EQ(verdict.verdict, Verdict{});
+  ASSERT_TRUE(client->end()->launch);
   EXPECT_EQ(client->end()->launch->node, "node1");
   EXPECT_EQ(client->end()->launch->job, "7");
   EXPECT_THAT(Read("log"), HasSubstr("said by the worker"));
