@@ -17,7 +17,7 @@ void RunRanks(int world_size, const std::function<void(const Rank&)>& body) {
   Result<std::vector<std::unique_ptr<Communicator>>> communicators = LocalCommunicators(world_size);
   if (!communicators.ok()) throw std::runtime_error(communicators.error().message);
   std::vector<std::exception_ptr> thrown(static_cast<size_t>(world_size));
-  std::vector<bool> lost(thrown.size());  // only because another was
+  std::vector<char> lost(thrown.size());  // only because another was; bool would share bytes between threads
   const auto run = [&](int rank) {
     const auto at = static_cast<size_t>(rank);
     // Gone with its body, so that the others do not wait for it.
@@ -26,7 +26,7 @@ void RunRanks(int world_size, const std::function<void(const Rank&)>& body) {
       body({.shard = {.rank = rank, .world_size = world_size}, .ranks = own.get()});
     } catch (const RankLost&) {
       thrown[at] = std::current_exception();
-      lost[at] = true;
+      lost[at] = 1;
     } catch (...) {
       thrown[at] = std::current_exception();
     }
@@ -38,7 +38,7 @@ void RunRanks(int world_size, const std::function<void(const Rank&)>& body) {
   }
   for (const bool merely_lost : {false, true}) {
     for (size_t rank = 0; rank < thrown.size(); ++rank) {
-      if (thrown[rank] && lost[rank] == merely_lost) std::rethrow_exception(thrown[rank]);
+      if (thrown[rank] && (lost[rank] != 0) == merely_lost) std::rethrow_exception(thrown[rank]);
     }
   }
 }
