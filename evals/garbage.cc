@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "evals/scoring.h"
+#include "evals/statistics.h"
 #include "evals/token_loops.h"
 
 namespace hproc::evals {
@@ -205,8 +206,7 @@ struct Overall {
 double AtMost(int right, int total, double rate) {
   double sum = 0;
   for (int k = 0; k <= right; ++k) {
-    const double ways = std::lgamma(total + 1.0) - std::lgamma(k + 1.0) - std::lgamma(total - k + 1.0);
-    sum += std::exp(ways + k * std::log(rate) + (total - k) * std::log1p(-rate));
+    sum += std::exp(LogChoose(total, k) + k * std::log(rate) + (total - k) * std::log1p(-rate));
   }
   return sum;
 }

@@ -11,11 +11,21 @@ namespace {
 // Probability of exactly k heads in n tosses of a fair coin, by logarithms: 2^-n alone is 0 in a
 // double from n = 1075.
 double FairBinomial(int k, int n) {
-  const double log_choose = std::lgamma(n + 1.0) - std::lgamma(k + 1.0) - std::lgamma(n - k + 1.0);
-  return std::exp(log_choose - n * std::log(2.0));
+  return std::exp(LogChoose(n, k) - n * std::log(2.0));
+}
+
+// Trials are judged beside each other, and lgamma leaves the sign of gamma in a variable that all threads share.
+double LogGamma(double x) {
+  int sign = 0;
+  return ::lgamma_r(x, &sign);
 }
 
 }  // namespace
+
+double LogChoose(int n, int k) {
+  HPROC_CHECK(0 <= k && k <= n, "more chosen than there are");
+  return LogGamma(n + 1.0) - LogGamma(k + 1.0) - LogGamma(n - k + 1.0);
+}
 
 Interval WilsonInterval(int correct, int total, double z) {
   HPROC_CHECK(correct >= 0 && correct <= total, "more correct than there are");

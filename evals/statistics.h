@@ -14,6 +14,9 @@ struct Interval {
 // Two-sided 95 % point of the normal distribution.
 inline constexpr double kZ95 = 1.959963984540054;
 
+// The natural logarithm of how many ways there are to choose k of n, 0 <= k <= n; where the number itself is beyond a double.
+double LogChoose(int n, int k);
+
 // Score interval of a proportion (Wilson 1927). Unlike the normal interval it stays inside [0, 1]
 // and has a width at 0 and at 1. 0 <= correct <= total; for total 0 it is [0, 1].
 Interval WilsonInterval(int correct, int total, double z = kZ95);

@@ -3,11 +3,35 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
+#include <thread>
 #include <vector>
 
 namespace hproc::evals {
 namespace {
+
+TEST(LogChoose, CountsTheWays) {
+  EXPECT_EQ(std::lround(std::exp(LogChoose(5, 2))), 10);
+  EXPECT_EQ(LogChoose(7, 0), 0);
+  EXPECT_EQ(LogChoose(7, 7), 0);
+  EXPECT_EQ(LogChoose(0, 0), 0);
+  EXPECT_NEAR(LogChoose(2000, 1000), 1382.267993537480, 1e-10);
+}
+
+// What several trials in flight do; a data race is for the thread sanitizer to see.
+TEST(LogChoose, MayBeAskedByThreadsBesideEachOther) {
+  std::vector<double> sums(2);
+  {
+    std::vector<std::jthread> threads;
+    for (double& sum : sums) {
+      threads.emplace_back([&sum] {
+        for (int k = 0; k <= 100; ++k) sum += std::exp(LogChoose(100, k));
+      });
+    }
+  }
+  for (const double sum : sums) EXPECT_NEAR(sum / std::exp2(100), 1, 1e-12);
+}
 
 TEST(WilsonInterval, MatchesPublishedScores) {
   EXPECT_NEAR(WilsonInterval(1246, 1319).low, 0.9309746362170733, 1e-12);
