@@ -2,6 +2,7 @@
 //
 //   bench_decode [word …]     rows whose name holds every word
 //
+// Activations come rounded, as the engine has them from its norms; "f32" rows and down round them in the kernel.
 // Weights are random and rotated: at least 400 MB of them, so that none is in the L2 when its turn comes. At least 128
 // launches are captured into a graph, replayed 21 times after two warm-ups; a row is the median, p10 and p90 of replay
 // time / launches. Bytes are what a launch must read: codes, scales, codebooks, library, outliers; not activations. The
@@ -19,6 +20,7 @@
 
 #include "kernels/bench_graph.cuh"
 #include "kernels/bench_read.cuh"
+#include "kernels/cuda/decode_params.h"
 #include "kernels/decode.h"
 
 namespace hproc::kernels {
@@ -48,6 +50,24 @@ __global__ void FillRandom(uint32_t* words, int64_t count, uint32_t seed) {
     words[i] = x ^ (x >> 16);
   }
 }
+
+// Rows rounded once, as the engine gives them to the products that read a norm.
+struct Rounded {
+  Rounded(const float* x, int64_t tokens, int64_t columns, cudaStream_t stream)
+      : values(Allocate<std::byte>(tokens * RoundedRowBytes(columns))), scales(Allocate<float>(tokens)) {
+    rows = {.values = values, .scales = scales};
+    cuda::LaunchRoundActivations(x, columns, static_cast<int32_t>(tokens), static_cast<int32_t>(columns),
+                                 static_cast<int32_t>(RoundedRowBytes(columns) / 2), reinterpret_cast<int8_t*>(values), scales, false, stream);
+    HPROC_CUDA_CHECK(cudaStreamSynchronize(stream));
+  }
+  ~Rounded() { cudaFree(values), cudaFree(scales); }
+  Rounded(const Rounded&) = delete;
+  Rounded& operator=(const Rounded&) = delete;
+
+  std::byte* values;
+  float* scales;
+  RoundedRows rows;
+};
 
 // A matrix in decode order whose tiles are random and whose small sections are valid, on the host up to the tiles.
 std::vector<std::byte> RandomMatrix(int64_t rows, int64_t columns, const quant::XfpFormat& format, int64_t outliers) {
@@ -141,7 +161,7 @@ class Bench {
 
   // Plain products [rows, columns] x tokens.
   void Matmul(const std::string& name, int64_t rows, int64_t columns, const quant::XfpFormat& format,
-              int64_t outliers_a_row, int64_t tokens) {
+              int64_t outliers_a_row, int64_t tokens, bool given) {
     const int64_t outliers = outliers_a_row * rows;
     const std::vector<std::byte> bytes = RandomMatrix(rows, columns, format, outliers);
     const auto size = static_cast<int64_t>(bytes.size());
@@ -151,11 +171,13 @@ class Bench {
     auto* x = RandomFloats(tokens * columns);
     auto* y = Allocate<float>(tokens * rows);
     auto* workspace = Allocate<std::byte>(DecodeWorkspaceBytes(tokens, columns) + 16);
+    const Rounded rounded(x, tokens, columns, stream_);
     const auto launch = [&](int i, bool overlap) {
       DecodeMatmul({.stream = stream_, .overlap = overlap, .workspace = workspace},
                    {.weight = {rows, columns, format, outliers, data + i % copies * size},
                     .input = x,
                     .input_stride = columns,
+                    .rounded = given ? rounded.rows : RoundedRows{},
                     .tokens = tokens,
                     .output = y,
                     .output_stride = rows});
@@ -181,6 +203,7 @@ class Bench {
     auto* y = Allocate<float>(down ? hidden : top * width);
     auto* weights = RandomFloats(top);
     const DecodeMatrix matrix{rows, columns, format, outliers, data};
+    const Rounded rounded(x, down ? top : 1, columns, stream_);
     const auto launch = [&](int i, bool overlap) {
       const int32_t* chosen = device_ids + i % (experts / top) * top;
       if (down) {
@@ -197,6 +220,7 @@ class Bench {
                                                                .width = width,
                                                                .input = x,
                                                                .input_stride = hidden,
+                                                               .rounded = rounded.rows,
                                                                .tokens = 1,
                                                                .top = top,
                                                                .experts = chosen,
@@ -285,15 +309,16 @@ int Run(const std::vector<std::string>& words) {
   if (wanted("reads")) bench.Reads();
   constexpr int64_t kShapes[][2] = {{8192, 3072}, {3072, 8192},  {12288, 3072}, {3072, 4096},
                                     {2048, 3072}, {16384, 4096}, {4096, 16384}};
-  const auto matmul = [&](int64_t rows, int64_t columns, Mode mode, int levels, int64_t outliers, int64_t tokens) {
+  const auto matmul = [&](int64_t rows, int64_t columns, Mode mode, int levels, int64_t outliers, int64_t tokens, bool given = true) {
     const std::string name = std::to_string(rows) + "x" + std::to_string(columns) + " " +
                              std::string(quant::ModeName(mode)) + " K" + std::to_string(levels) +
-                             (outliers > 0 ? " out" + std::to_string(outliers) : "") + " M" + std::to_string(tokens) + ".";
-    if (wanted(name)) bench.Matmul(name, rows, columns, {.mode = mode, .levels = levels}, outliers, tokens);
+                             (outliers > 0 ? " out" + std::to_string(outliers) : "") + " M" + std::to_string(tokens) + (given ? "." : ". f32");
+    if (wanted(name)) bench.Matmul(name, rows, columns, {.mode = mode, .levels = levels}, outliers, tokens, given);
   };
   for (const int levels : {16, 8}) {
     for (const auto& [rows, columns] : kShapes) matmul(rows, columns, Mode::kV2, levels, 0, 1);
   }
+  for (const auto& [rows, columns] : kShapes) matmul(rows, columns, Mode::kV2, 16, 0, 1, false);
   const auto experts = [&](bool down, Mode mode, int levels, int64_t outliers) {
     const std::string name = std::string(down ? "down" : "gate-up") + " 8 of 256 " + std::string(quant::ModeName(mode)) +
                              " K" + std::to_string(levels) + (outliers > 0 ? " out" + std::to_string(outliers) : "");

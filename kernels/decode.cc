@@ -109,6 +109,17 @@ Shares ShareBlocks(DecodeParams& p, std::span<const int32_t> units, int multipro
   return shares;
 }
 
+// Whether the kernel of one token (kernels/cuda/decode_token.cuh) can do it, with `tiles` row tiles in a block.
+bool CanDecodeToken(const DecodeParams& p, int32_t tiles, const DecodeMatrix& weight, const DeviceLimits& limits) {
+  if (p.tokens != 1 || p.library_bytes != 0 || !p.whole_pairs || p.input_rows == 0) return false;
+  if ((p.rounded == nullptr) != (p.work == DecodeWork::kDown) && p.work != DecodeWork::kMatmul) return false;
+  if (p.rounded == nullptr) {
+    constexpr int64_t kMost = int64_t{4} * cuda::kTokenFours * cuda::kDecodeThreads;
+    if (p.columns % kTileColumns != 0 || int64_t{p.input_rows} * p.columns > kMost) return false;
+  }
+  return cuda::DecodeTokenSharedOf(p, tiles, cuda::TokenSlotBytes(weight.format.levels)).total <= limits.shared_bytes;
+}
+
 // Settles the launch shape. One block an SM; the blocks of a part get its units evenly, so sizes differ by one at most.
 // `units`: of the parts, or of all experts together.
 void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t> units, int64_t input_rows, int64_t grid_tokens,
@@ -140,30 +151,26 @@ void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t
   }
   p.at = cuda::DecodeSharedOf(p);
   const dim3 grid(static_cast<unsigned>(shares.blocks), static_cast<unsigned>(grid_tokens));
-  const auto launch = [&](auto function) { function(p, token_tiles, grid, stream.overlap, stream.stream); };
+  const bool one_token = CanDecodeToken(p, shares.most_units * virtual_per_unit, weight, limits);
+  const auto launch = [&]<int kLevels> {
+    if (one_token) {
+      p.virtual_tiles = shares.most_units * virtual_per_unit;
+      return cuda::LaunchDecodeToken<kLevels>(p, grid, stream.overlap, stream.stream);
+    }
+    cuda::LaunchDecode<kLevels>(p, token_tiles, grid, stream.overlap, stream.stream);
+  };
   switch (weight.format.levels) {
-    case 2:
-      return launch(cuda::LaunchDecode<2>);
-    case 3:
-      return launch(cuda::LaunchDecode<3>);
-    case 4:
-      return launch(cuda::LaunchDecode<4>);
-    case 6:
-      return launch(cuda::LaunchDecode<6>);
-    case 8:
-      return launch(cuda::LaunchDecode<8>);
-    case 12:
-      return launch(cuda::LaunchDecode<12>);
-    case 16:
-      return launch(cuda::LaunchDecode<16>);
-    case 24:
-      return launch(cuda::LaunchDecode<24>);
-    case 32:
-      return launch(cuda::LaunchDecode<32>);
-    case 48:
-      return launch(cuda::LaunchDecode<48>);
-    default:
-      return launch(cuda::LaunchDecode<64>);
+    case 2: return launch.operator()<2>();
+    case 3: return launch.operator()<3>();
+    case 4: return launch.operator()<4>();
+    case 6: return launch.operator()<6>();
+    case 8: return launch.operator()<8>();
+    case 12: return launch.operator()<12>();
+    case 16: return launch.operator()<16>();
+    case 24: return launch.operator()<24>();
+    case 32: return launch.operator()<32>();
+    case 48: return launch.operator()<48>();
+    default: return launch.operator()<64>();
   }
 }
 

@@ -394,34 +394,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
                 LoadCodebook<kLevels>(shared + p.at.library + book * Expand::kStride, table[i]);
               }
             }
-            const auto step = [&]<int kStep>() {
-              const uint4& two = x[2 * kHalf + kStep / 2];
-              const auto add = [&](int32_t (&to)[4], const uint32_t (&a)[2][2]) {
-                MultiplyAdd(to, a[0][0], a[1][0], a[0][1], a[1][1], kStep % 2 == 0 ? two.x : two.z,
-                            kStep % 2 == 0 ? two.y : two.w);
-              };
-              uint32_t centroids[2][2];
-              if constexpr (kPaired) {
-                uint32_t others[2][2];
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                  Expand::PairStep(table[0], words[i][kHalf * Expand::kLowBits + kStep], centroids[i], others[i]);
-                }
-                add(sum[0], centroids);
-                add(sum[1], others);
-              } else {
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                  Expand::template Step<kHalf, kStep>(table[kLibrary ? i : 0], words[i] + kHalf * Expand::kLowBits,
-                                                      words[i] + 2 * Expand::kLowBits, ternary_byte[i], digits[i], centroids[i]);
-                }
-                add(sum[kStep % 2], centroids);
-              }
-            };
-            step.template operator()<0>();
-            step.template operator()<1>();
-            step.template operator()<2>();
-            step.template operator()<3>();
+            const uint32_t* const tables[2] = {table[0], table[kLibrary ? 1 : 0]};
+            MultiplyHalf<kLevels, kHalf, kPaired>(tables, words, ternary_byte, digits, x, sum);
           };
           half.template operator()<0>();
           half.template operator()<1>();
@@ -438,18 +412,11 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
         const int tile = now.outer;
         const bool is_next = now.Step();
         if (is_next || now.left == 0) {
-          // Lane 4 g + 2 s + t has token t of row g of tile s, high and low sum: the first tile's in [0, 1], the second's in
-          // [2, 3].
-          int32_t total[2];
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            total[i] = q < 2 ? sum[0][i] + sum[1][i] : sum[0][2 + i] + sum[1][2 + i];
-            total[i] += __shfl_xor_sync(0xFFFFFFFFu, total[i], 2);
-          }
+          const int2 total = TileSums(sum, q);
           if (q < p.tokens) {
             int32_t* at = sums + ((tile * kTileRows + g) * p.tokens + q) * 2;
-            atomicAdd(at, total[0]);
-            atomicAdd(at + 1, total[1]);
+            atomicAdd(at, total.x);
+            atomicAdd(at + 1, total.y);
           }
 #pragma unroll
           for (int i = 0; i < 4; ++i) sum[0][i] = sum[1][i] = 0;

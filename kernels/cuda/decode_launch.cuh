@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/decode_kernel.cuh"
+#include "kernels/cuda/decode_token.cuh"
 
 namespace hproc::kernels::cuda {
 
@@ -64,6 +65,28 @@ void LaunchDecode(const DecodeParams& params, int token_tiles, dim3 grid, bool o
       return LaunchDecodeKernel<kLevels, 2, DecodeWork::kMatmul>(params, grid, overlap, stream);
     default:
       return LaunchDecodeKernel<kLevels, 4, DecodeWork::kMatmul>(params, grid, overlap, stream);
+  }
+}
+
+template <int kLevels, DecodeWork kWork, bool kGiven>
+void LaunchDecodeTokenKernel(const DecodeParams& params, dim3 grid, bool overlap, cudaStream_t stream) {
+  const auto kernel = DecodeTokenKernel<kLevels, kWork, kGiven>;
+  static std::atomic<uint64_t> raised{0};
+  RaiseSharedLimit(kernel, raised);
+  const int shared_bytes = DecodeTokenSharedOf(params, params.virtual_tiles, TokenSlotBytes(kLevels)).total;
+  LaunchWithShared(kernel, params, grid, kDecodeThreads, shared_bytes, overlap, stream);
+}
+
+template <int kLevels>
+void LaunchDecodeToken(const DecodeParams& params, dim3 grid, bool overlap, cudaStream_t stream) {
+  switch (params.work) {
+    case DecodeWork::kGateUp:
+      return LaunchDecodeTokenKernel<kLevels, DecodeWork::kGateUp, true>(params, grid, overlap, stream);
+    case DecodeWork::kDown:
+      return LaunchDecodeTokenKernel<kLevels, DecodeWork::kDown, false>(params, grid, overlap, stream);
+    case DecodeWork::kMatmul:
+      if (params.rounded == nullptr) return LaunchDecodeTokenKernel<kLevels, DecodeWork::kMatmul, false>(params, grid, overlap, stream);
+      return LaunchDecodeTokenKernel<kLevels, DecodeWork::kMatmul, true>(params, grid, overlap, stream);
   }
 }
 

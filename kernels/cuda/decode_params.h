@@ -150,6 +150,32 @@ inline DecodeShared DecodeSharedOf(const DecodeParams& p) {
   return s;
 }
 
+// The kernel of one token (decode_token.cuh): the largest |x| and the route weights as above, then these. Its ring's slots have the
+// tiles of an item, and the codebooks of the row tile that it begins.
+struct DecodeTokenShared {
+  int32_t sums, outlier_sums, headers, input, ring, total;
+};
+inline constexpr int kTokenFours = 5;  // of activations that a thread rounds
+constexpr int32_t TokenSlotBytes(int levels) {
+  return 2 * ((TileBytes(levels, 2) + 127) / 128 * 128) + (kTileRows * CodebookStride(levels) + 127) / 128 * 128;
+}
+// `tiles`: row tiles of a block with sums of their own.
+__host__ __device__ inline DecodeTokenShared DecodeTokenSharedOf(const DecodeParams& p, int32_t tiles, int32_t slot_bytes) {
+  DecodeTokenShared s{};
+  int32_t end = kSharedHeader;
+  s.sums = end, end += tiles * kTileRows * 8;
+  s.outlier_sums = end, end += tiles * kTileRows * 4;
+  s.headers = end, end += tiles * p.record_books;
+  s.input = end = (end + 127) / 128 * 128;
+  end += p.input_rows * p.input_row_bytes;
+  s.ring = end = (end + 127) / 128 * 128;
+  s.total = end + kDecodeWarps * p.slots * slot_bytes;
+  return s;
+}
+// Enqueues it, for a launch whose `virtual_tiles` are all that a block has. Instantiated likewise.
+template <int kLevels>
+void LaunchDecodeToken(const DecodeParams& params, dim3 grid, bool overlap, cudaStream_t stream);
+
 // Enqueues the kernel for kColumnPairTokens tokens where token_tiles is 1, for 4 * token_tiles where it is 2 or 4. Instantiated for
 // every K of quant::kLevelCounts in decode_launch_*.cu.
 template <int kLevels>

@@ -204,6 +204,54 @@ __device__ __forceinline__ void LoadHalfTile(const uint8_t* ring, int lane, uint
   for (int w = 0; w < Expand::kHalfWords; ++w) words[w < Expand::kLowBits ? w : w + Expand::kLowBits] = half[w];
 }
 
+// One half of an item's two tiles, neighbours in a row tile, with its activations `x` (of two steps each): centroids to the sums of
+// even and odd steps. tables[i]: the codebook of tile i; of pairs (expand.cuh), the first one's.
+template <int kLevels, int kHalf, bool kPaired>
+__device__ __forceinline__ void MultiplyHalf(const uint32_t* const (&tables)[2], const uint32_t (&words)[2][Expander<kLevels>::kWords],
+                                             const uint32_t (&ternary_byte)[2], typename Expander<kLevels>::Digits (&digits)[2],
+                                             const uint4 (&x)[4], int32_t (&sum)[2][4]) {
+  using Expand = Expander<kLevels>;
+  const auto step = [&]<int kStep>() {
+    const uint4& two = x[2 * kHalf + kStep / 2];
+    const auto add = [&](int32_t (&to)[4], const uint32_t (&a)[2][2]) {
+      MultiplyAdd(to, a[0][0], a[1][0], a[0][1], a[1][1], kStep % 2 == 0 ? two.x : two.z, kStep % 2 == 0 ? two.y : two.w);
+    };
+    uint32_t centroids[2][2];
+    if constexpr (kPaired) {
+      uint32_t others[2][2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        Expand::PairStep(tables[0], words[i][kHalf * Expand::kLowBits + kStep], centroids[i], others[i]);
+      }
+      add(sum[0], centroids);
+      add(sum[1], others);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        Expand::template Step<kHalf, kStep>(tables[i], words[i] + kHalf * Expand::kLowBits, words[i] + 2 * Expand::kLowBits,
+                                            ternary_byte[i], digits[i], centroids[i]);
+      }
+      add(sum[kStep % 2], centroids);
+    }
+  };
+  step.template operator()<0>();
+  step.template operator()<1>();
+  step.template operator()<2>();
+  step.template operator()<3>();
+}
+
+// The sums of an item's row tile, over its tiles, high and low: lane 4 g + t has those of row g and token t.
+__device__ __forceinline__ int2 TileSums(const int32_t (&sum)[2][4], int q) {
+  // Lane 4 g + 2 s + t has token t of row g of tile s: the first tile's in [0, 1], the second's in [2, 3].
+  int32_t total[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    total[i] = q < 2 ? sum[0][i] + sum[1][i] : sum[0][2 + i] + sum[1][2 + i];
+    total[i] += __shfl_xor_sync(0xFFFFFFFFu, total[i], 2);
+  }
+  return {total[0], total[1]};
+}
+
 // Whole numbers of 16 bits: high byte in [-127, 127], low byte in [-128, 127]. Adding 1.5 * 2^23 rounds to a whole number
 // and leaves it in the low mantissa bits.
 __device__ __forceinline__ void RoundFour(float4 x, float inverse, uint32_t& high, uint32_t& low) {

@@ -1,0 +1,309 @@
+// The decode kernel of one token, for what most of a model is: matrices of V2 whose columns are whole pairs of tiles. It computes what
+// decode_kernel.cuh does, to the bit, whose words and items it has; what is different is what stands before the first item. A warp has
+// the codebook of a row tile with the tile's first item, in the same group of copies, so that no barrier and no place of the block's
+// stands between them and it begins as its own weights are there; a block has all its rows in one batch; and what the one does by
+// cases is left out here, since instructions that run once cost as they are fetched.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "kernels/cuda/decode_parts.cuh"
+
+namespace hproc::kernels::cuda {
+
+template <int kLevels, DecodeWork kWork, bool kGiven>
+__global__ void __launch_bounds__(kDecodeThreads, 1) DecodeTokenKernel(const __grid_constant__ DecodeParams p) {
+  using Expand = Expander<kLevels>;
+  constexpr int kSlots = Expand::kSlots;
+  constexpr int kTileBytes = TileBytes(kLevels, 2);
+  constexpr int kTile = Expand::kRingBytes;
+  constexpr int kSlotBytes = TokenSlotBytes(kLevels);
+  constexpr int kBookPieces = kTileRows * Expand::kStride / 16;
+  extern __shared__ __align__(128) uint8_t shared[];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  const int token = static_cast<int>(blockIdx.y);
+  uint32_t* const largest = reinterpret_cast<uint32_t*>(shared);
+  float* const route_weights = reinterpret_cast<float*>(shared + kSharedWeights);
+  const DecodeTokenShared at = DecodeTokenSharedOf(p, p.virtual_tiles, kSlotBytes);
+
+  int own_at = 0;
+  if constexpr (kWork == DecodeWork::kMatmul) {
+    while (own_at + 1 < p.part_count && static_cast<int>(blockIdx.x) >= p.parts[own_at + 1].first_block) ++own_at;
+  }
+  const DecodePart& own = p.parts[own_at];
+  const int block = static_cast<int>(blockIdx.x) - own.first_block;
+  const int first = block * own.block_units + min(block, own.spare_units);
+  const int units = own.block_units + (block < own.spare_units ? 1 : 0);
+  const int tiles = units * (kWork == DecodeWork::kGateUp ? 2 : kWork == DecodeWork::kDown ? p.all : 1);
+
+  // The warp's items: pairs of column tiles, row tile by row tile.
+  const int pairs = p.column_tiles / 2;
+  const int items = pairs * tiles;
+  const int each = (items + kDecodeWarps - 1) / kDecodeWarps;
+  const int begin = min(warp * each, items);
+  int left = min(each, items - begin);
+  int tile = Quotient(begin, pairs);
+  int pair = begin - tile * pairs;
+
+  const bool weights_first = kWork != DecodeWork::kGateUp && p.weights_first;
+  if constexpr (kWork != DecodeWork::kGateUp) AllowNextKernel();
+  if (!weights_first) WaitForKernelInFront();
+  if constexpr (kWork == DecodeWork::kGateUp) AllowNextKernel();
+  const int my_expert = kWork != DecodeWork::kMatmul && lane < p.top ? p.experts[token * p.top + lane] : 0;
+
+  // Activations: given as rounded rows, sixteen bytes a thread first, or as float32, all of a thread's at once.
+  const int padded = p.column_tiles * kTileColumns;
+  const int given_pieces = padded / 8;
+  const uint4* const given_row = reinterpret_cast<const uint4*>(p.rounded) + (kWork == DecodeWork::kGateUp ? token * given_pieces : 0);
+  uint4 given_piece{};
+  float given_scale = 0;
+  float4 kept[kTokenFours];
+  const int fours_a_row = padded / 4;
+  const int fours = p.input_rows * fours_a_row;
+  const auto load_activations = [&] {
+    if constexpr (kGiven) {
+      if (thread < given_pieces) given_piece = given_row[thread];
+      given_scale = p.rounded_scales[token];
+    } else {
+      const float* input = p.input + token * (kWork == DecodeWork::kDown ? p.top : 1) * p.input_stride;
+#pragma unroll
+      for (int n = 0; n < kTokenFours; ++n) {
+        const int i = thread + n * kDecodeThreads;
+        const float4* from = reinterpret_cast<const float4*>(input) + i;
+        if (kWork == DecodeWork::kDown && i >= p.top * fours_a_row) {
+          from = reinterpret_cast<const float4*>(p.shared_input + token * p.input_stride) + (i - p.top * fours_a_row);
+        }
+        kept[n] = float4{0, 0, 0, 0};
+        if (i < fours) kept[n] = *from;
+      }
+    }
+    if (kWork == DecodeWork::kDown && thread < p.all) {
+      route_weights[thread] = thread < p.top           ? p.route_weights[token * p.top + thread]
+                              : p.shared_gate != nullptr ? 1 / (1 + expf(-p.shared_gate[token]))
+                                                         : 1.0f;
+    }
+  };
+  if (!weights_first) load_activations();
+
+  // Weights: the next item into a slot of the warp's ring, and with the first of a row tile that the warp has its codebooks. Who has a
+  // row tile's first item puts its scales and counts of outliers where the block reads them in the end.
+  uint8_t* const ring = shared + at.ring + warp * kSlots * kSlotBytes;
+  const uint32_t ring_address = SharedAddress(ring);
+  int ahead_left = left;
+  int ahead_tile = tile;
+  int ahead_pair = pair;
+  bool ahead_enters = true;
+  const uint8_t* source = nullptr;
+  bool has_asked = false;
+  const auto fetch = [&](int slot) {
+    if (ahead_left > 0) {
+      const uint32_t to = ring_address + slot * kSlotBytes;
+      if (ahead_enters) {
+        const TilePlace place = TilePlaceOf<kWork>(p, first, units, ahead_tile);
+        const DecodePart& part = PartOf<kWork>(p, own, place.chosen);
+        const int expert = kWork == DecodeWork::kMatmul ? 0 : __shfl_sync(0xFFFFFFFFu, my_expert, place.chosen);
+        const auto row_tile = static_cast<uint32_t>(RowTileOf<kWork>(p, first, place, expert));
+        source = part.tiles + uint64_t{row_tile} * p.row_tile_bytes + static_cast<uint32_t>(ahead_pair * 2 * kTileBytes);
+        const uint8_t* record = part.records + uint64_t{row_tile} * static_cast<uint32_t>(p.record_bytes);
+        if (place.is_up) {
+          source += part.second_tiles;
+          record += part.second_records;
+        }
+        CopyAsync<16>(to + 2 * kTile + lane * 16, record + p.record_books + lane * 16, lane < kBookPieces);
+        CopyAsync<16>(SharedAddress(shared) + at.headers + ahead_tile * p.record_books + lane * 16, record + lane * 16,
+                      ahead_pair == 0 && lane * 16 < p.record_books);
+      }
+      CopyTile<kLevels>(to, source, lane, true);
+      CopyTile<kLevels>(to + kTile, source + kTileBytes, lane, true);
+      source += 2 * kTileBytes;
+      --ahead_left;
+      ahead_enters = ++ahead_pair == pairs;
+      if (ahead_enters) {
+        ahead_pair = 0;
+        ++ahead_tile;
+      }
+    } else if constexpr (kWork == DecodeWork::kGateUp) {
+      if (!has_asked) {
+        has_asked = true;
+        PrefetchNext(p, my_expert, warp, lane);
+      }
+    }
+    CommitCopies();
+  };
+#pragma unroll 1
+  for (int s = 0; s < kSlots; ++s) fetch(s);
+
+  // While they are on their way.
+  if constexpr (kWork == DecodeWork::kMatmul) {  // what the convolution will ask for at the end
+    if (own_at == 0 && p.convolution.weight != nullptr) {
+#pragma unroll 1
+      for (int i = thread; i < units * kTileRows; i += kDecodeThreads) PrefetchConvolved(p.convolution, 0, first * kTileRows + i);
+    }
+  }
+#pragma unroll 1
+  for (int i = thread; i < (at.headers - at.sums) / 4; i += kDecodeThreads) reinterpret_cast<uint32_t*>(shared + at.sums)[i] = 0;
+  if constexpr (!kGiven) {
+    if (thread < kMaxDecodeTop) largest[thread] = 0;
+    __syncthreads();
+  }
+  if (weights_first) {
+    WaitForKernelInFront();
+    load_activations();
+  }
+  uint8_t* const input_rows = shared + at.input;
+  if constexpr (kGiven) {
+    if (thread < given_pieces) reinterpret_cast<uint4*>(input_rows)[thread] = given_piece;
+#pragma unroll 1
+    for (int i = thread + kDecodeThreads; i < given_pieces; i += kDecodeThreads) reinterpret_cast<uint4*>(input_rows)[i] = given_row[i];
+  } else {
+    // A warp's fours of one n are of one row.
+    const auto row_of = [&]([[maybe_unused]] int n) {
+      return kWork == DecodeWork::kDown ? min(Quotient(warp * 32 + n * kDecodeThreads, fours_a_row), p.input_rows - 1) : 0;
+    };
+    uint32_t most = 0;
+#pragma unroll
+    for (int n = 0; n < kTokenFours; ++n) {
+      most = max(most, LargestBits(kept[n]));
+      if (kWork != DecodeWork::kDown && n + 1 < kTokenFours) continue;
+      most = __reduce_max_sync(0xFFFFFFFFu, most);
+      if (lane == 0) atomicMax(largest + row_of(n), most);
+      most = 0;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < kTokenFours; ++n) {
+      const int i = thread + n * kDecodeThreads;
+      if (i >= fours) break;
+      const int row = row_of(n);
+      uint32_t high, low;
+      RoundFour(kept[n], InverseScale(largest[row]), high, low);
+      uint8_t* const to = input_rows + row * p.input_row_bytes + RoundedOffset((i - row * fours_a_row) * 4);
+      *reinterpret_cast<uint32_t*>(to) = high;
+      *reinterpret_cast<uint32_t*>(to + kLowOffset) = low;
+    }
+  }
+  __syncthreads();
+
+  const int g = lane / 4;
+  const int q = lane % 4;
+  const int lane_x = at.input + g / 4 * 512 + g % 2 * kLowOffset + q * 16;
+  const auto x_of = [&] {
+    const int row = kWork == DecodeWork::kDown ? TilePlaceOf<kWork>(p, first, units, tile).chosen : 0;
+    return lane_x + row * p.input_row_bytes + pair * 1024;
+  };
+  int32_t* const sums = reinterpret_cast<int32_t*>(shared + at.sums);
+  int32_t sum[2][4] = {};
+  uint32_t table[Expand::kTableWords];
+  bool is_paired = false;
+  bool enters = true;
+  int x_at = 0;
+  int slot = 0;
+#pragma unroll 1
+  while (left > 0) {
+    WaitForCopies<kSlots - 1>();
+    __syncwarp();  // lanes read what others copied
+    const uint8_t* const from = ring + slot * kSlotBytes;
+    uint32_t words[2][Expand::kWords];
+    uint32_t ternary_byte[2] = {0, 0};
+    LoadTile<kLevels>(from, lane, words[0], ternary_byte[0]);
+    LoadTile<kLevels>(from + kTile, lane, words[1], ternary_byte[1]);
+    if (enters) {
+      x_at = x_of();
+      LoadCodebook<kLevels>(from + 2 * kTile + g * Expand::kStride, table);
+      if constexpr (Expand::kPairs) {
+        uint32_t paired[Expand::kTableWords] = {table[0], table[1], table[2], table[3]};
+        bool exists = PairTables(paired[0], paired[2]);
+        exists = PairTables(paired[1], paired[3]) && exists;
+        is_paired = __all_sync(0xFFFFFFFFu, exists);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) table[i] = is_paired ? paired[i] : table[i];
+      }
+    }
+    uint4 x[4];  // of two steps each
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] = *reinterpret_cast<const uint4*>(shared + x_at + i * 128);
+    __syncwarp();
+    fetch(slot);
+    slot = slot + 1 == kSlots ? 0 : slot + 1;
+    typename Expand::Digits digits[2] = {};
+    const uint32_t* const tables[2] = {table, table};
+    if (Expand::kPairs && is_paired) {
+      MultiplyHalf<kLevels, 0, Expand::kPairs>(tables, words, ternary_byte, digits, x, sum);
+      MultiplyHalf<kLevels, 1, Expand::kPairs>(tables, words, ternary_byte, digits, x, sum);
+    } else {
+      MultiplyHalf<kLevels, 0, false>(tables, words, ternary_byte, digits, x, sum);
+      MultiplyHalf<kLevels, 1, false>(tables, words, ternary_byte, digits, x, sum);
+    }
+    x_at += 1024;
+    --left;
+    enters = ++pair == pairs;
+    if (enters || left == 0) {
+      const int2 total = TileSums(sum, q);
+      if (q == 0) {
+        int32_t* const to = sums + (tile * kTileRows + g) * 2;
+        atomicAdd(to, total.x);
+        atomicAdd(to + 1, total.y);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[0][i] = sum[1][i] = 0;
+      if (enters) {
+        pair = 0;
+        ++tile;
+      }
+    }
+  }
+  __syncthreads();
+
+  const uint8_t* const headers = shared + at.headers;
+  float* const outlier_sums = reinterpret_cast<float*>(shared + at.outlier_sums);
+  if (p.has_outliers) {
+#pragma unroll 1
+    for (int i = warp; i < tiles; i += kDecodeWarps) {
+      const TilePlace place = TilePlaceOf<kWork>(p, first, units, i);
+      const OutlierPlace outlier_place = OutliersOf<kWork>(p, own, place);
+      Outliers outliers;
+      outliers.Begin(p, headers + i * p.record_books, lane);
+      outliers.Fetch(p, outlier_place);
+      outliers.template Add<1>(p, outlier_place, reinterpret_cast<const int8_t*>(input_rows) + place.chosen * (kWork == DecodeWork::kDown ? p.input_row_bytes : 0),
+                               p.input_row_bytes, outlier_sums + i * kTileRows, lane);
+    }
+    __syncthreads();
+  }
+
+  const auto value = [&](int i, int r, float input_scale) {
+    const int index = i * kTileRows + r;
+    const float scale = __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(headers + i * p.record_books)[r]);
+    const int2 whole = reinterpret_cast<const int2*>(sums)[index];
+    return scale * input_scale * (static_cast<float>(whole.x) * 256.0f + static_cast<float>(whole.y) + outlier_sums[index]);
+  };
+#pragma unroll 1
+  for (int i = thread; i < units * kTileRows; i += kDecodeThreads) {
+    const int unit = i / kTileRows;
+    const int r = i % kTileRows;
+    const int row = first * kTileRows + i;
+    if constexpr (kWork == DecodeWork::kGateUp) {
+      const float gate = value(2 * unit, r, given_scale);
+      const float up = value(2 * unit + 1, r, given_scale);
+      const int routed = p.top * own.rows;  // row in [all, width)
+      float* const to = row < routed ? own.output + token * int64_t{routed} + row
+                                     : p.parts[1].output + token * int64_t{own.rows} + row - routed;
+      *to = gate / (1 + __expf(-gate)) * up;
+    } else if constexpr (kWork == DecodeWork::kDown) {
+      float result = 0;
+#pragma unroll 1
+      for (int e = 0; e < p.all; ++e) result += route_weights[e] * value(e * units + unit, r, ScaleOf(largest[e]));
+      float* const to = own.output + token * own.output_stride + row;
+      *to = p.accumulate ? *to + result : result;
+    } else {
+      float result = value(unit, r, kGiven ? given_scale : ScaleOf(largest[0]));
+      if (row >= own.rows) continue;
+      if (own_at == 0 && p.convolution.weight != nullptr) result = Convolved(p.convolution, 0, row, result);
+      float* const to = own.output + row;
+      *to = p.accumulate ? *to + result : result;
+    }
+  }
+}
+
+}  // namespace hproc::kernels::cuda
