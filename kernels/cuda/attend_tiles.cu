@@ -8,7 +8,7 @@
 
 #include "base/check.h"
 #include "kernels/cuda/attention_parts.cuh"
-#include "kernels/cuda/decode_launch.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
 #include "kernels/cuda/pair_products.cuh"

@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kAttendWarps * 32)
   const int kv_head = blockIdx.y / groups;
   const int row = blockIdx.z;
   const auto dim = static_cast<int>(cache.head_dim);
-  const auto shared = static_cast<int>(call.heads / cache.kv_heads);
+  const int shared = static_cast<int>(call.heads) / static_cast<int>(cache.kv_heads);
   const int64_t first_head = int64_t{kv_head} * shared + blockIdx.y % groups * kAttendHeads;
   const int heads = min(kAttendHeads, shared - static_cast<int>(blockIdx.y % groups) * kAttendHeads);
   const RowPlace at = PlaceOf(runs, run_count, row);
@@ -382,8 +382,9 @@ __global__ void __launch_bounds__(kMostHeadDim)
     JoinPartsKernel(const __grid_constant__ AttendCall call, const SequenceRun* runs, int run_count, int parts, int chunk) {
   __shared__ float weights[kMostParts];
   AllowNextKernel();
-  const int64_t row = blockIdx.x / call.heads;
-  const int64_t head = blockIdx.x % call.heads;
+  const auto heads = static_cast<int>(call.heads);
+  const int64_t row = static_cast<int>(blockIdx.x) / heads;
+  const int64_t head = static_cast<int>(blockIdx.x) % heads;
   const auto dim = static_cast<int>(call.cache.head_dim);
   const int lane = threadIdx.x % 32;
   const int positions = PlaceOf(runs, run_count, static_cast<int>(row)).position + 1;

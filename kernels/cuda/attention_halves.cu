@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
   const int kv_head = blockIdx.y / groups;
   const int row = blockIdx.z;
   const auto dim = static_cast<int>(cache.head_dim);
-  const auto shared = static_cast<int>(call.heads / cache.kv_heads);
+  const int shared = static_cast<int>(call.heads) / static_cast<int>(cache.kv_heads);
   const int first_head = kv_head * shared + static_cast<int>(blockIdx.y) % groups * kHalvesHeads;
   const int heads = min(kHalvesHeads, (kv_head + 1) * shared - first_head);
   const SequenceRun run = runs[RunOf(runs, run_count, row)];

@@ -2,43 +2,12 @@
 #pragma once
 
 #include <atomic>
-#include <type_traits>
 
-#include "kernels/cuda/check.h"
 #include "kernels/cuda/decode_kernel.cuh"
 #include "kernels/cuda/decode_token.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace hproc::kernels::cuda {
-
-// Raises the kernel's limit of dynamic shared memory to the device's, once a device; doing it twice does no harm.
-template <typename Params>
-void RaiseSharedLimit(void (*kernel)(Params), std::atomic<uint64_t>& raised) {
-  int device = 0;
-  HPROC_CUDA_CHECK(cudaGetDevice(&device));
-  const uint64_t bit = uint64_t{1} << (device % 64);
-  if ((raised.load(std::memory_order_acquire) & bit) != 0) return;
-  int limit = 0;
-  HPROC_CUDA_CHECK(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  HPROC_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit));
-  HPROC_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
-  raised.fetch_or(bit, std::memory_order_release);
-}
-
-template <typename Params>
-void LaunchWithShared(void (*kernel)(Params), const std::decay_t<Params>& params, dim3 grid, int threads, int shared_bytes, bool overlap,
-                      cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
-  HPROC_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
-}
 
 template <int kLevels, int kTokenTiles, DecodeWork kWork>
 void LaunchDecodeKernel(const DecodeParams& params, dim3 grid, bool overlap, cudaStream_t stream) {

@@ -305,7 +305,7 @@ __device__ __forceinline__ float Convolved(const DecodeConvolution& conv, int to
   };
   const auto tap = [&](uint32_t of) {
     const auto half = static_cast<uint16_t>(of);
-    return is_wide ? __uint_as_float(of) : conv.storage == Storage::kBfloat16 ? quant::Bfloat16ToFloat(half) : quant::HalfToFloat(half);
+    return is_wide ? __uint_as_float(of) : conv.storage == Storage::kBfloat16 ? quant::Bfloat16ToFloat(half) : __half2float(__ushort_as_half(half));
   };
 #pragma unroll
   for (int k = 0; k < kMostHistory; ++k) {
@@ -323,7 +323,7 @@ __device__ __forceinline__ float Convolved(const DecodeConvolution& conv, int to
   }
   if (history > 0) state[history - 1] = newest;
   const float x = fmaf(tap(newest_bits), newest, sum);
-  return x / (1.0f + expf(-x));
+  return __fdividef(x, 1.0f + expf(-x));
 }
 
 // Where the high bytes of columns [column, column + 4) stand in a rounded row (decode_params.h); the low ones come

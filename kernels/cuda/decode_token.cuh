@@ -11,8 +11,11 @@
 
 namespace hproc::kernels::cuda {
 
+// So that 16384 registers are left to a block of the next kernel.
+constexpr int kTokenRegisters = 96;
+
 template <int kLevels, DecodeWork kWork, bool kGiven>
-__global__ void __launch_bounds__(kDecodeThreads, 1) DecodeTokenKernel(const __grid_constant__ DecodeParams p) {
+__global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_constant__ DecodeParams p) {
   using Expand = Expander<kLevels>;
   constexpr int kSlots = Expand::kSlots;
   constexpr int kTileBytes = TileBytes(kLevels, 2);
@@ -81,7 +84,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeTokenKernel(const __g
     }
     if (kWork == DecodeWork::kDown && thread < p.all) {
       route_weights[thread] = thread < p.top           ? p.route_weights[token * p.top + thread]
-                              : p.shared_gate != nullptr ? 1 / (1 + expf(-p.shared_gate[token]))
+                              : p.shared_gate != nullptr ? __fdividef(1.0f, 1 + expf(-p.shared_gate[token]))
                                                          : 1.0f;
     }
   };
@@ -289,7 +292,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeTokenKernel(const __g
       const int routed = p.top * own.rows;  // row in [all, width)
       float* const to = row < routed ? own.output + token * int64_t{routed} + row
                                      : p.parts[1].output + token * int64_t{own.rows} + row - routed;
-      *to = gate / (1 + __expf(-gate)) * up;
+      *to = __fdividef(gate, 1 + __expf(-gate)) * up;
     } else if constexpr (kWork == DecodeWork::kDown) {
       float result = 0;
 #pragma unroll 1

@@ -13,7 +13,7 @@
 // Products are of bfloat16 pairs: high high + high low + low high, summed in float32. One is off by 3 x 2^-18 of its size at most:
 // 2^-18 of either factor is in neither part, and low low is as much.
 #include "base/check.h"
-#include "kernels/cuda/decode_launch.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
 #include "kernels/cuda/pair_products.cuh"

@@ -1,4 +1,7 @@
+#include <atomic>
+
 #include "base/check.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/op_kernels.h"
 #include "kernels/cuda/op_parts.cuh"
 
@@ -239,136 +242,135 @@ __global__ void __launch_bounds__(kRuleWarps * 32)
   }
 }
 
-// One token of each sequence, a block a (value head, run): the rule and the norm of the head. A warp has kWarpColumns value columns
-// and all keys, of which a lane has every eighth sixteen and two columns, so that nothing but the norm's sum crosses warps. The state,
-// the work of no kernel in front, is asked for before the wait.
-constexpr int kStepWarps = 16;
-constexpr int kStepKeys = 16;      // of a lane
+// One token of each sequence, a block a (value head, run): the rule and the norm of the head. The state, the work of no kernel in
+// front, is copied to shared memory before the wait, by few threads with few registers, so that the block has its place beside one of a
+// product (decode_token.cuh) and is ready as that ends. A warp has kStepKeys keys and all columns, a lane four of them.
+constexpr int kStepWarps = 8;
+constexpr int kStepKeys = 16;      // of a warp
 constexpr int kMostStepDim = 128;  // of keys and of values
-static_assert(kStepWarps * kWarpColumns == kMostStepDim && kStepKeys * 8 == kMostStepDim);
+static_assert(kStepWarps * kStepKeys == kMostStepDim && 32 * 4 == kMostStepDim);
+constexpr int kStepRegisters = 64;
 
 struct DeltaStep {
   DeltaRuleCall rule;
+  const SequenceRun* runs;
   PlainWeights a_log, dt_bias, norm;
   const float* gate;  // [rows, value_heads * value_dim]
+  int value_heads_a_key;
   float epsilon;
 };
 
-__global__ void __launch_bounds__(kStepWarps * 32) DeltaStepKernel(const __grid_constant__ DeltaStep p, const SequenceRun* runs) {
+__device__ __forceinline__ float4 Add(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+__device__ __forceinline__ float Dot(float4 a, float4 b) { return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, a.w * b.w))); }
+__device__ __forceinline__ float4 MultiplyAdd(float a, float4 b, float4 c) {
+  return {fmaf(a, b.x, c.x), fmaf(a, b.y, c.y), fmaf(a, b.z, c.z), fmaf(a, b.w, c.w)};
+}
+
+__global__ void __maxnreg__(kStepRegisters) DeltaStepKernel(const __grid_constant__ DeltaStep p) {
+  extern __shared__ float4 stepped[];                // [key][value_dim / 4]
+  __shared__ float4 parts[kStepWarps][32];           // of each warp: sums over its keys
+  __shared__ float4 keys_of_warp[kStepWarps][kStepKeys / 4];
+  __shared__ float4 queries_of_warp[kStepWarps][kStepKeys / 4];
   AllowNextKernel();
-  __shared__ __align__(16) float squares[kStepWarps];
   const DeltaRuleCall& call = p.rule;
   const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
   const int64_t head = blockIdx.x;
-  const SequenceRun run = runs[blockIdx.y];
+  const SequenceRun run = p.runs[blockIdx.y];
   const int64_t row = run.first_row;
-  const auto key_dim = static_cast<int>(call.key_dim);
-  const auto value_dim = static_cast<int>(call.value_dim);
-  const int column = static_cast<int>(threadIdx.x) / 32 * kWarpColumns + lane % 4 * 2;
-  const int first_key = lane / 4 * kStepKeys;
-  const bool exists = column < value_dim;  // both columns: dimensions are multiples of four
-  const int keys_here = exists ? min(kStepKeys, key_dim - first_key) : 0;
-  float* state = call.state + ((run.slot * call.value_heads + head) * key_dim + first_key) * value_dim + column;
+  const auto key_fours = static_cast<int>(call.key_dim) / 4;
+  const auto value_fours = static_cast<int>(call.value_dim) / 4;
+  auto* const state = reinterpret_cast<float4*>(call.state + (run.slot * call.value_heads + head) * call.key_dim * call.value_dim);
+#pragma unroll 4
+  for (int i = threadIdx.x; i < 4 * key_fours * value_fours; i += kStepWarps * 32) CopyAsync<16>(SharedAddress(stepped + i), state + i, true);
+  CommitCopies();
+  const bool has_keys = lane < key_fours;
+  const bool has_values = lane < value_fours;
   const uint32_t rate_bits = p.a_log.Bits(head);
   const uint32_t bias_bits = p.dt_bias.Bits(head);
-  const uint4 norm_bits = exists ? p.norm.FourBits(column / 4 * 4) : uint4{0, 0, 0, 0};
-  float2 s[kStepKeys];
-#pragma unroll
-  for (int i = 0; i < kStepKeys; ++i) {
-    s[i] = float2{0, 0};
-    if (i < keys_here) s[i] = *reinterpret_cast<const float2*>(state + i * value_dim);
-  }
-  const int64_t all_keys = call.key_heads * key_dim;
-  const float* query = call.qkv + row * (2 * all_keys + call.value_heads * value_dim) +
-                       head / (call.value_heads / call.key_heads) * key_dim + first_key;
-  const float* value = call.qkv + row * (2 * all_keys + call.value_heads * value_dim) + 2 * all_keys + head * value_dim + column;
-  const int64_t head_at = (row * call.value_heads + head) * value_dim + column;
+  const uint4 norm_bits = warp == 0 && has_values ? p.norm.FourBits(4 * lane) : uint4{0, 0, 0, 0};
+  const int64_t all_keys = call.key_heads * call.key_dim;
+  const float* const from = call.qkv + row * (2 * all_keys + call.value_heads * call.value_dim);
+  const float* const query_from = from + static_cast<int>(head) / p.value_heads_a_key * call.key_dim + 4 * lane;
+  const int64_t head_at = (row * call.value_heads + head) * call.value_dim + 4 * lane;
   WaitForKernelInFront();
 
   const float a = call.a[row * call.value_heads + head];
   const float b = call.b[row * call.value_heads + head];
-  float4 q[kStepKeys / 4];
-  float4 k[kStepKeys / 4];
-#pragma unroll
-  for (int i = 0; i < kStepKeys / 4; ++i) {
-    q[i] = k[i] = float4{0, 0, 0, 0};
-    if (first_key + 4 * i >= key_dim) continue;
-    q[i] = *reinterpret_cast<const float4*>(query + 4 * i);
-    k[i] = *reinterpret_cast<const float4*>(query + all_keys + 4 * i);
+  float4 query{0, 0, 0, 0};
+  float4 key{0, 0, 0, 0};
+  float4 value{0, 0, 0, 0};
+  float4 gate{0, 0, 0, 0};
+  if (has_keys) {
+    query = *reinterpret_cast<const float4*>(query_from);
+    key = *reinterpret_cast<const float4*>(query_from + all_keys);
   }
-  float2 v{0, 0};
-  float2 gate{0, 0};
-  if (exists) {
-    v = *reinterpret_cast<const float2*>(value);
-    gate = *reinterpret_cast<const float2*>(p.gate + head_at);
+  if (has_values) {
+    value = *reinterpret_cast<const float4*>(from + 2 * all_keys + head * call.value_dim + 4 * lane);
+    if (warp == 0) gate = *reinterpret_cast<const float4*>(p.gate + head_at);
   }
-
-  // Of keys as they are: what they are to be divided by comes out of the same exchange.
-  float query_square = 0;
-  float key_square = 0;
-  float2 remembered{0, 0};
-#pragma unroll
-  for (int i = 0; i < kStepKeys / 4; ++i) {
-    const float of_query[4] = {q[i].x, q[i].y, q[i].z, q[i].w};
-    const float of_key[4] = {k[i].x, k[i].y, k[i].z, k[i].w};
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      query_square = fmaf(of_query[j], of_query[j], query_square);
-      key_square = fmaf(of_key[j], of_key[j], key_square);
-      remembered = {fmaf(s[4 * i + j].x, of_key[j], remembered.x), fmaf(s[4 * i + j].y, of_key[j], remembered.y)};
-    }
+  if (lane / (kStepKeys / 4) == warp) {
+    queries_of_warp[warp][lane % (kStepKeys / 4)] = query;
+    keys_of_warp[warp][lane % (kStepKeys / 4)] = key;
   }
-#pragma unroll
-  for (int step = 4; step < 32; step *= 2) {
-    query_square += __shfl_xor_sync(kAllLanes, query_square, step);
-    key_square += __shfl_xor_sync(kAllLanes, key_square, step);
-    remembered.x += __shfl_xor_sync(kAllLanes, remembered.x, step);
-    remembered.y += __shfl_xor_sync(kAllLanes, remembered.y, step);
-  }
-  const float query_factor = 1.0f / sqrtf((query_square + 1e-6f) * static_cast<float>(key_dim));
-  const float key_factor = 1.0f / sqrtf(key_square + 1e-6f);
+  const float query_factor = 1.0f / sqrtf((WarpSum(Dot(query, query)) + 1e-6f) * static_cast<float>(call.key_dim));
+  const float key_factor = 1.0f / sqrtf(WarpSum(Dot(key, key)) + 1e-6f);
   const float decay = expf(-expf(p.a_log.Value(rate_bits)) * Softplus(a + p.dt_bias.Value(bias_bits)));
-  const float decayed = decay * key_factor;
   const float beta = Sigmoid(b) * key_factor;  // the keys' factor stands by what is added
-  const float2 delta{beta * (v.x - decayed * remembered.x), beta * (v.y - decayed * remembered.y)};
-  float2 output{0, 0};
+  WaitForCopies<0>();
+  __syncthreads();
+
+  // Of keys as they are. Keys that are not there are zero.
+  const int first_key = warp * kStepKeys;
+  const int keys_here = min(kStepKeys, 4 * key_fours - first_key);
+  const float4* const of_warp = stepped + first_key * value_fours + lane;
+  float4 remembered{0, 0, 0, 0};
+#pragma unroll 1
+  for (int i = 0; i < keys_here && has_values; i += 4) {
+    const float4 with = keys_of_warp[warp][i / 4];
+    remembered = MultiplyAdd(with.x, of_warp[i * value_fours], remembered);
+    remembered = MultiplyAdd(with.y, of_warp[(i + 1) * value_fours], remembered);
+    remembered = MultiplyAdd(with.z, of_warp[(i + 2) * value_fours], remembered);
+    remembered = MultiplyAdd(with.w, of_warp[(i + 3) * value_fours], remembered);
+  }
+  parts[warp][lane] = remembered;
+  __syncthreads();
+  remembered = float4{0, 0, 0, 0};
 #pragma unroll
-  for (int i = 0; i < kStepKeys / 4; ++i) {
-    const float of_query[4] = {q[i].x, q[i].y, q[i].z, q[i].w};
-    const float of_key[4] = {k[i].x, k[i].y, k[i].z, k[i].w};
+  for (int w = 0; w < kStepWarps; ++w) remembered = Add(remembered, parts[w][lane]);
+  const float decayed = decay * key_factor;
+  const float4 delta{beta * (value.x - decayed * remembered.x), beta * (value.y - decayed * remembered.y),
+                     beta * (value.z - decayed * remembered.z), beta * (value.w - decayed * remembered.w)};
+  float4 output{0, 0, 0, 0};
+#pragma unroll 1
+  for (int i = 0; i < keys_here && has_values; i += 4) {
+    const float4 keys_now = keys_of_warp[warp][i / 4];
+    const float4 queries_now = queries_of_warp[warp][i / 4];
+    const float with[4] = {keys_now.x, keys_now.y, keys_now.z, keys_now.w};
+    const float of[4] = {queries_now.x, queries_now.y, queries_now.z, queries_now.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      float2& at = s[4 * i + j];
-      at = {fmaf(of_key[j], delta.x, decay * at.x), fmaf(of_key[j], delta.y, decay * at.y)};
-      output = {fmaf(at.x, of_query[j], output.x), fmaf(at.y, of_query[j], output.y)};
+      const float4 before = of_warp[(i + j) * value_fours];
+      const float4 now = MultiplyAdd(with[j], delta, {decay * before.x, decay * before.y, decay * before.z, decay * before.w});
+      state[(first_key + i + j) * value_fours + lane] = now;
+      output = MultiplyAdd(of[j], now, output);
     }
   }
-#pragma unroll
-  for (int i = 0; i < kStepKeys; ++i) {
-    if (i < keys_here) *reinterpret_cast<float2*>(state + i * value_dim) = s[i];
-  }
-#pragma unroll
-  for (int step = 4; step < 32; step *= 2) {
-    output.x += __shfl_xor_sync(kAllLanes, output.x, step);
-    output.y += __shfl_xor_sync(kAllLanes, output.y, step);
-  }
-  output = {output.x * query_factor, output.y * query_factor};
-  float square = output.x * output.x + output.y * output.y;  // columns that are not there give zero
-  square += __shfl_xor_sync(kAllLanes, square, 1);
-  square += __shfl_xor_sync(kAllLanes, square, 2);
-  if (lane == 0) squares[threadIdx.x / 32] = square;
+  __syncthreads();  // the sums of the remembered are read
+  parts[warp][lane] = output;
   __syncthreads();
-  if (lane >= 4 || !exists) return;
-  float mean = 0;
+  if (warp != 0) return;
+  output = float4{0, 0, 0, 0};
 #pragma unroll
-  for (int w = 0; w < kStepWarps; w += 4) {
-    const float4 four = *reinterpret_cast<const float4*>(squares + w);
-    mean += four.x + four.y + four.z + four.w;
-  }
-  const float inverse = 1.0f / sqrtf(mean / static_cast<float>(value_dim) + p.epsilon);
-  const float4 norms = p.norm.FourValues(norm_bits);
-  const float2 norm = column % 4 == 0 ? float2{norms.x, norms.y} : float2{norms.z, norms.w};
-  *reinterpret_cast<float2*>(call.output + head_at) = {output.x * inverse * norm.x * Silu(gate.x), output.y * inverse * norm.y * Silu(gate.y)};
+  for (int w = 0; w < kStepWarps; ++w) output = Add(output, parts[w][lane]);
+  output = {output.x * query_factor, output.y * query_factor, output.z * query_factor, output.w * query_factor};
+  // Columns that are not there give zero.
+  const float inverse = 1.0f / sqrtf(WarpSum(Dot(output, output)) / static_cast<float>(call.value_dim) + p.epsilon);
+  if (!has_values) return;
+  const float4 norm = p.norm.FourValues(norm_bits);
+  *reinterpret_cast<float4*>(call.output + head_at) = {
+      output.x * inverse * norm.x * Silu(gate.x), output.y * inverse * norm.y * Silu(gate.y), output.z * inverse * norm.z * Silu(gate.z),
+      output.w * inverse * norm.w * Silu(gate.w)};
 }
 
 template <int kFours>
@@ -407,13 +409,17 @@ bool CanStepDelta(const DeltaRuleCall& rule) {
 void LaunchDeltaStep(const DeltaRuleCall& rule, const GatedRmsNormCall& norm, cudaStream_t stream) {
   HPROC_CHECK(CanStepDelta(rule), "a step of the delta rule");
   const DeltaStep step{.rule = rule,
+                       .runs = rule.runs.data(),
                        .a_log = PlainOf(*rule.a_log),
                        .dt_bias = PlainOf(*rule.dt_bias),
                        .norm = PlainOf(*norm.weight),
                        .gate = norm.gate,
+                       .value_heads_a_key = static_cast<int>(rule.value_heads / rule.key_heads),
                        .epsilon = norm.epsilon};
   const dim3 grid(static_cast<unsigned>(rule.value_heads), static_cast<unsigned>(rule.runs.size()));
-  LaunchOverlapped("DeltaStepKernel", DeltaStepKernel, grid, kStepWarps * 32, stream, step, rule.runs.data());
+  static std::atomic<uint64_t> raised{0};
+  RaiseSharedLimit(DeltaStepKernel, raised);
+  LaunchWithShared(DeltaStepKernel, step, grid, kStepWarps * 32, static_cast<int>(rule.key_dim * rule.value_dim * 4), true, stream);
 }
 
 }  // namespace hproc::kernels::cuda

@@ -15,6 +15,7 @@ namespace hproc::kernels::cuda {
 namespace {
 
 constexpr int kMostThreads = 512;
+constexpr int kMostRegisters = 40;  // so that 384 threads have their place beside a block of a product
 constexpr int kFours = 2;      // of a thread, of each row
 constexpr int kBlockRows = 2;  // of weights
 constexpr int kMostProducts = 2;
@@ -73,7 +74,7 @@ struct FourStored {
 
 // A row of the grid a token. The first block writes the norm; the last to be done chooses.
 template <Storage kStorage>
-__global__ void __launch_bounds__(kMostThreads) NormProductsKernel(const __grid_constant__ NormProducts p) {
+__global__ void __maxnreg__(kMostRegisters) NormProductsKernel(const __grid_constant__ NormProducts p) {
   __shared__ float4 parts[kMostThreads / 32];  // of each warp: the square, two products, the largest as bits
   AllowNextKernel();
   const int lane = threadIdx.x % 32;

@@ -1,6 +1,8 @@
 // What the kernels of the operations share: sums over lanes, the element functions, and where a row of a pass belongs.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include <cstdint>
 #include <string>
 
@@ -82,7 +84,7 @@ struct PlainWeights {
   __device__ __forceinline__ float Value(uint32_t bits) const {
     switch (storage) {
       case Storage::kBfloat16: return __uint_as_float(bits << 16);
-      case Storage::kFloat16: return quant::HalfToFloat(static_cast<uint16_t>(bits));
+      case Storage::kFloat16: return __half2float(__ushort_as_half(static_cast<uint16_t>(bits)));
       default: return __uint_as_float(bits);
     }
   }

@@ -1,0 +1,47 @@
+// Launches of kernels that want more shared memory than a launch gets unasked.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cuda/check.h"
+
+namespace hproc::kernels::cuda {
+
+// Raises the kernel's limit of dynamic shared memory to the device's, once a device; doing it twice does no harm.
+template <typename Params>
+void RaiseSharedLimit(void (*kernel)(Params), std::atomic<uint64_t>& raised) {
+  int device = 0;
+  HPROC_CUDA_CHECK(cudaGetDevice(&device));
+  const uint64_t bit = uint64_t{1} << (device % 64);
+  if ((raised.load(std::memory_order_acquire) & bit) != 0) return;
+  int limit = 0;
+  HPROC_CUDA_CHECK(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  cudaFuncAttributes attributes{};
+  HPROC_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
+  limit -= static_cast<int>(attributes.sharedSizeBytes);
+  HPROC_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit));
+  HPROC_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+  raised.fetch_or(bit, std::memory_order_release);
+}
+
+template <typename Params>
+void LaunchWithShared(void (*kernel)(Params), const std::decay_t<Params>& params, dim3 grid, int threads, int shared_bytes, bool overlap,
+                      cudaStream_t stream) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
+  HPROC_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
+}
+
+}  // namespace hproc::kernels::cuda
