@@ -63,7 +63,6 @@ DecodeParams ParamsOf(const DecodeMatrix& weight, DecodeWork work) {
   p.part_count = 1;
   p.row_tile_bytes = static_cast<uint32_t>(order.row_tile_bytes);
   p.tile_bytes = static_cast<int32_t>(order.tile_bytes);
-  p.last_tile_bytes = static_cast<int32_t>(order.last_tile_bytes);
   p.record_bytes = static_cast<int32_t>(order.record_bytes);
   p.record_books = static_cast<int32_t>(order.record_books);
   p.column_tiles = static_cast<int32_t>(order.column_tiles);
@@ -100,7 +99,7 @@ Shares ShareBlocks(DecodeParams& p, std::span<const int32_t> units, int multipro
   int32_t first = 0;
   for (size_t i = 0; i < units.size(); ++i) {
     DecodePart& part = p.parts[i];
-    part.first_block = first;
+    p.first_blocks[i] = first;
     part.block_units = units[i] / blocks[i];
     part.spare_units = units[i] % blocks[i];
     first += blocks[i];
@@ -117,7 +116,8 @@ bool CanDecodeToken(const DecodeParams& p, int32_t tiles, const DecodeMatrix& we
     constexpr int64_t kMost = int64_t{4} * cuda::kTokenFours * cuda::kDecodeThreads;
     if (p.columns % kTileColumns != 0 || int64_t{p.input_rows} * p.columns > kMost) return false;
   }
-  return cuda::DecodeTokenSharedOf(p, tiles, cuda::TokenSlotBytes(weight.format.levels)).total <= limits.shared_bytes;
+  const int slots = cuda::TokenSlots(weight.format.levels, p.work, p.slots);
+  return cuda::DecodeTokenSharedOf(p, tiles, slots, cuda::TokenSlotBytes(weight.format.levels)).total <= limits.shared_bytes;
 }
 
 // Settles the launch shape. One block an SM; the blocks of a part get its units evenly, so sizes differ by one at most.
@@ -152,6 +152,7 @@ void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t
   p.at = cuda::DecodeSharedOf(p);
   const dim3 grid(static_cast<unsigned>(shares.blocks), static_cast<unsigned>(grid_tokens));
   const bool one_token = CanDecodeToken(p, shares.most_units * virtual_per_unit, weight, limits);
+  HPROC_CHECK(one_token || p.norm.weight == nullptr, "a norm in a product");
   const auto launch = [&]<int kLevels> {
     if (one_token) {
       p.virtual_tiles = shares.most_units * virtual_per_unit;
@@ -188,7 +189,29 @@ bool CanShareLaunch(const DecodeMatrix& a, const DecodeMatrix& b) {
 
 void DecodeMatmul(const DecodeStream& stream, const DecodeMatmulCall& call) { DecodeMatmul(stream, {&call, 1}, nullptr); }
 
-void DecodeMatmul(const DecodeStream& stream, std::span<const DecodeMatmulCall> calls, const CausalConvCall* convolution) {
+bool CanNormInProduct(const DecodeNorm& norm, const DecodeMatrix& weight) {
+  const auto is_half = [](const Matrix& matrix) { return matrix.storage == Storage::kBfloat16 || matrix.storage == Storage::kFloat16; };
+  int64_t rows = 0;
+  for (const MatmulCall& product : norm.products) {
+    if (!is_half(*product.weight) || product.weight->storage != norm.products.front().weight->storage) return false;
+    rows += product.weight->rows;
+  }
+  DecodeParams p = ParamsOf(weight, DecodeWork::kMatmul);
+  const DeviceLimits limits = LimitsOfDevice();
+  p.slots = cuda::DecodeSlots(weight.format.levels, limits.major < 12);
+  p.input_rows = 1;
+  // A launch has no fewer blocks than this, and no block more row tiles, of this matrix and three like it.
+  const int64_t row_tiles = weight.order().row_tiles;
+  const int64_t blocks = std::min<int64_t>(limits.multiprocessors, row_tiles);
+  const auto tiles = static_cast<int32_t>(kMostDecodeProducts * ((row_tiles + blocks - 1) / blocks));
+  return weight.format.mode == quant::Mode::kV2 && is_half(*norm.weight) && norm.products.size() <= std::size(p.norm.plain) && rows <= blocks &&
+         weight.columns <= int64_t{4} * cuda::kNormFours * cuda::kDecodeThreads && CanDecodeToken(p, tiles, weight, limits);
+}
+
+namespace {
+
+void MatmulOf(const DecodeStream& stream, const DecodeNorm* norm, std::span<const DecodeMatmulCall> calls,
+              const CausalConvCall* convolution) {
   HPROC_CHECK(!calls.empty() && calls.size() <= kMostDecodeProducts, "products of a launch");
   const DecodeMatmulCall& call = calls.front();
   HPROC_CHECK(call.tokens >= 1 && call.tokens <= kMaxDecodeTokens, "tokens of a decode product");
@@ -219,7 +242,18 @@ void DecodeMatmul(const DecodeStream& stream, std::span<const DecodeMatmulCall> 
                      .channels = convolution->channels,
                      .state = convolution->state};
   }
-  if (call.rounded.values != nullptr) {
+  if (norm != nullptr) {
+    HPROC_CHECK(call.tokens == 1 && CanNormInProduct(*norm, call.weight), "a norm in a product");
+    p.input = norm->input;
+    p.norm = {.added = norm->added, .sum = norm->sum, .weight = norm->weight->data, .storage = norm->weight->storage,
+              .plain_storage = norm->products.empty() ? Storage::kBfloat16 : norm->products.front().weight->storage,
+              .offset = norm->offset, .epsilon = norm->epsilon, .plain = {}, .output = norm->output,
+              .rounded = reinterpret_cast<int8_t*>(norm->rounded), .scale = norm->scale};
+    for (size_t i = 0; i < norm->products.size(); ++i) {
+      const MatmulCall& product = norm->products[i];
+      p.norm.plain[i] = {.weight = product.weight->data, .output = product.output, .rows = static_cast<int32_t>(product.weight->rows)};
+    }
+  } else if (call.rounded.values != nullptr) {
     p.rounded = reinterpret_cast<const int8_t*>(call.rounded.values);
     p.rounded_scales = call.rounded.scales;
   } else if (!RoundsOnChip(call.tokens, call.weight.columns)) {
@@ -233,6 +267,16 @@ void DecodeMatmul(const DecodeStream& stream, std::span<const DecodeMatmulCall> 
   }
   p.weights_first = stream.overlap;
   Launch(p, call.weight, units, call.tokens, 1, stream);
+}
+
+}  // namespace
+
+void DecodeMatmul(const DecodeStream& stream, std::span<const DecodeMatmulCall> calls, const CausalConvCall* convolution) {
+  MatmulOf(stream, nullptr, calls, convolution);
+}
+void DecodeNormedMatmul(const DecodeStream& stream, const DecodeNorm& norm, std::span<const DecodeMatmulCall> calls,
+                        const CausalConvCall* convolution) {
+  MatmulOf(stream, &norm, calls, convolution);
 }
 
 void DecodeGateUp(const DecodeStream& stream, const DecodeGateUpCall& call) {
@@ -268,12 +312,6 @@ void DecodeGateUp(const DecodeStream& stream, const DecodeGateUpCall& call) {
   p.input_stride = call.input_stride;
   p.rounded = reinterpret_cast<const int8_t*>(call.rounded.values);
   p.rounded_scales = call.rounded.scales;
-  if (call.next_down != nullptr) {
-    const DecodeOrder down = call.next_down->order();
-    p.next.tiles[0] = PartOf(*call.next_down).tiles;
-    p.next.tiles[1] = shared && call.next_shared_down != nullptr ? PartOf(*call.next_shared_down).tiles : nullptr;
-    p.next.expert_bytes = call.weight.columns / kTileRows * down.row_tile_bytes;
-  }
   const int32_t units = p.all * p.expert_tiles;
   Launch(p, call.weight, {&units, 1}, 1, call.tokens, stream);
 }

@@ -68,11 +68,32 @@ struct DecodeMatmulCall {
 };
 void DecodeMatmul(const DecodeStream& stream, const DecodeMatmulCall& call);
 
+// A token that the products of a launch make for themselves, every block the whole of it, with what else reads the norm: what a
+// NormAndProjectCall (moe.h) of one row asks for, and the row as float32 and rounded, for others.
+struct DecodeNorm {
+  const float* input = nullptr;  // [columns]
+  const float* added = nullptr;  // [columns], or null
+  float* sum = nullptr;          // of both; where `added` is not null
+  const Matrix* weight = nullptr;
+  float offset = 0;
+  float epsilon = 0;
+  std::span<const MatmulCall> products;  // two at most, of one storage
+  float* output = nullptr;               // [columns]
+  std::byte* rounded = nullptr;          // RoundedRowBytes(columns)
+  float* scale = nullptr;
+};
+// Whether products with `weight` can: what is needed is 16 bits of every plain weight, no more rows of `products` than the device has
+// multiprocessors, whole pairs of tiles (V2) and not too many columns.
+bool CanNormInProduct(const DecodeNorm& norm, const DecodeMatrix& weight);
+
 // Several of the same input in one launch: each CanShareLaunch with the first, all accumulate or none. Where `convolution` is
 // given, every token is a sequence of its own, and the first call's outputs go through it before they are written.
 inline constexpr size_t kMostDecodeProducts = 4;
 bool CanShareLaunch(const DecodeMatrix& a, const DecodeMatrix& b);
 void DecodeMatmul(const DecodeStream& stream, std::span<const DecodeMatmulCall> calls, const CausalConvCall* convolution);
+// Of one token, whose input is what `norm` makes; CanNormInProduct.
+void DecodeNormedMatmul(const DecodeStream& stream, const DecodeNorm& norm, std::span<const DecodeMatmulCall> calls,
+                        const CausalConvCall* convolution);
 
 // The first half of a layer of experts: for token t and its k-th expert e = experts[t][k]
 //     output[t * top + k] = silu(gate_e x_t) * (up_e x_t)
@@ -92,9 +113,6 @@ struct DecodeGateUpCall {
   const DecodeMatrix* shared_gate = nullptr;  // both or neither
   const DecodeMatrix* shared_up = nullptr;
   float* shared_output = nullptr;  // [tokens, width]
-  // What DecodeDown will read next, asked for into the L2; or null.
-  const DecodeMatrix* next_down = nullptr;
-  const DecodeMatrix* next_shared_down = nullptr;
 };
 void DecodeGateUp(const DecodeStream& stream, const DecodeGateUpCall& call);
 

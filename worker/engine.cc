@@ -587,19 +587,24 @@ void Engine::RunBlocks(std::span<const SequenceRun> runs, int64_t rows, int64_t 
   const int64_t hidden = spec().hidden;
   residual_ = buffers_->Floats(buffers_->residual);
   pending_ = {};
+  // Layers with the same frequencies share their angles; the first ones are made where nothing waits for them.
+  int64_t angles_of = -1;
+  const auto make_angles = [&](size_t layer) {
+    const auto* attention = std::get_if<AttentionSpec>(&spec().layers[layer].mixer);
+    const int64_t frequencies = buffers_->frequencies[layer];
+    if (attention == nullptr || angles_of == frequencies) return;
+    RotaryAngles(context_, {.runs = runs, .rows = rows, .inverse_frequencies = buffers_->Floats(frequencies),
+                            .pairs = static_cast<int64_t>(attention->inverse_frequencies->size()),
+                            .cosines = buffers_->Floats(buffers_->cosines), .sines = buffers_->Floats(buffers_->sines)});
+    angles_of = frequencies;
+  };
+  for (size_t i = 0; i < spec().layers.size() && angles_of < 0; ++i) make_angles(i);
   EmbedTokens(context_, {.weight = &W(TensorRole::kEmbedding, -1), .tokens = buffers_->tokens,
                          .rows = rows, .output = residual_});
-  int64_t angles_of = -1;  // layers with the same frequencies share their angles
   for (int i = 0; i < static_cast<int>(spec().layers.size()); ++i) {
     const LayerSpec& layer = spec().layers[static_cast<size_t>(i)];
     if (const auto* attention = std::get_if<AttentionSpec>(&layer.mixer)) {
-      const int64_t frequencies = buffers_->frequencies[static_cast<size_t>(i)];
-      if (angles_of != frequencies) {
-        RotaryAngles(context_, {.runs = runs, .rows = rows, .inverse_frequencies = buffers_->Floats(frequencies),
-                                .pairs = static_cast<int64_t>(attention->inverse_frequencies->size()),
-                                .cosines = buffers_->Floats(buffers_->cosines), .sines = buffers_->Floats(buffers_->sines)});
-        angles_of = frequencies;
-      }
+      make_angles(static_cast<size_t>(i));
       Attention(i, *attention, runs, rows);
     } else {
       GatedDelta(i, std::get<GatedDeltaSpec>(layer.mixer), runs, rows);

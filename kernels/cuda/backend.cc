@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -76,17 +77,63 @@ struct CudaBackend::State {
     for (int64_t first = 0; first < rows; first += kMaxDecodeTokens) body(first, std::min<int64_t>(kMaxDecodeTokens, rows - first));
   }
 
-  DecodeStream decode() const { return {.stream = stream.get(), .overlap = true, .workspace = scratch()}; }
+  DecodeStream decode() const { return {.stream = behind(), .overlap = true, .workspace = scratch()}; }
+
+  // A norm of one row waits for the product that reads it, to become part of it; whatever else comes first goes behind the norm.
+  struct WaitingNorm {
+    CombineCall combine;
+    RmsNormCall norm;
+    Activations rounded;  // what norm.rounded points to
+    std::vector<MatmulCall> products;
+
+    NormAndProjectCall Call() const {
+      NormAndProjectCall call{.combine = combine, .norm = norm, .products = products};
+      call.norm.rounded = &rounded;
+      return call;
+    }
+    DecodeNorm InProduct() const {
+      const bool adds = combine.residual != nullptr;
+      return {.input = adds ? combine.residual : norm.input, .added = adds ? combine.shared : nullptr, .sum = combine.sum,
+              .weight = norm.weight, .offset = norm.weight_offset, .epsilon = norm.epsilon, .products = products, .output = norm.output,
+              .rounded = reinterpret_cast<std::byte*>(rounded.quantized), .scale = rounded.scales};
+    }
+  };
+  bool Waits(const NormAndProjectCall& call) const {
+    if (call.norm.rows != 1 || call.norm.rounded == nullptr || call.route != nullptr || !cuda::CanNormAndProject(call)) return false;
+    behind();
+    waiting = {.combine = call.combine, .norm = call.norm, .rounded = *call.norm.rounded,
+               .products = {call.products.begin(), call.products.end()}};
+    return true;
+  }
+  // The stream, behind all that was asked for.
+  cudaStream_t behind() const {
+    if (waiting) {
+      const WaitingNorm norm = *std::exchange(waiting, std::nullopt);
+      cuda::LaunchNormAndProject(norm.Call(), counters().data(), stream.get());
+    }
+    return stream.get();
+  }
+
+  static DecodeMatmulCall ProductOf(const MatmulCall& call, int64_t first, int64_t tokens) {
+    return {.weight = call.weight->decode, .input = call.input->values + first * call.input->columns,
+            .input_stride = call.input->columns, .rounded = RoundedOf(*call.input, first), .tokens = tokens,
+            .output = call.output + first * call.output_stride, .output_stride = call.output_stride};
+  }
 
   // Products in decode order that share launches; the first of them with `convolution`, where given.
   void Decode(std::span<const MatmulCall> calls, const CausalConvCall* convolution) const {
     HPROC_CHECK(convolution == nullptr || calls.front().tokens <= kMaxDecodeTokens, "a convolution of one launch");
+    if (waiting && calls.front().input->quantized == waiting->rounded.quantized &&
+        CanNormInProduct(waiting->InProduct(), calls.front().weight->decode)) {
+      const WaitingNorm norm = *std::exchange(waiting, std::nullopt);
+      std::vector<DecodeMatmulCall> products;
+      for (const MatmulCall& call : calls) products.push_back(ProductOf(call, 0, 1));
+      return DecodeNormedMatmul(decode(), norm.InProduct(), products, convolution);
+    }
     InPieces(calls.front().tokens, [&](int64_t first, int64_t tokens) {
       std::vector<DecodeMatmulCall> products;
       for (const MatmulCall& call : calls) {
-        products.push_back({.weight = call.weight->decode, .input = call.input->values + first * call.input->columns,
-                            .input_stride = call.input->columns, .rounded = RoundedOf(*call.input, first), .tokens = tokens,
-                            .output = call.output + first * call.output_stride, .output_stride = call.output_stride});
+        products.push_back(ProductOf(call, first, tokens));
       }
       DecodeMatmul(decode(), products, convolution);
     });
@@ -104,8 +151,8 @@ struct CudaBackend::State {
   PrefillRows PrefillRowsOf(const Activations& input, bool has_outliers, int16_t* transposed) const {
     PrefillRows rows{.values = reinterpret_cast<std::byte*>(input.quantized), .scales = input.scales, .rows = input.tokens,
                      .columns = input.columns, .transposed = has_outliers ? transposed : nullptr};
-    if (!input.rounded) RoundPrefillRows(stream.get(), input.values, input.columns, nullptr, rows);
-    if (has_outliers) TransposePrefillRows(stream.get(), rows);
+    if (!input.rounded) RoundPrefillRows(behind(), input.values, input.columns, nullptr, rows);
+    if (has_outliers) TransposePrefillRows(behind(), rows);
     return rows;
   }
 
@@ -117,7 +164,7 @@ struct CudaBackend::State {
     for (const MatmulCall& call : calls) {
       const DecodeMatrix& weight = call.weight->decode;
       const int64_t expanded = std::min<int64_t>(PrefillScratchBytes(rows.rows, weight.rows, weight.columns), std::ssize(room));
-      PrefillMatmul(stream.get(), {.weight = weight, .input = rows, .output = call.output, .output_stride = call.output_stride,
+      PrefillMatmul(behind(), {.weight = weight, .input = rows, .output = call.output, .output_stride = call.output_stride,
                                    .scratch = room.first(static_cast<size_t>(expanded))});
     }
   }
@@ -150,6 +197,7 @@ struct CudaBackend::State {
   std::function<void(std::chrono::milliseconds)> check;
   Stream stream;
   std::span<std::byte> workspace;
+  mutable std::optional<WaitingNorm> waiting;
   std::map<int64_t, std::optional<Graph>> graphs;  // by key; empty after the first time
 };
 
@@ -159,22 +207,26 @@ CudaBackend::~CudaBackend() = default;
 void CudaBackend::Upload(void* to, std::span<const std::byte> from) {
   if (from.empty()) return;
   // From pageable memory: staged before it returns.
-  HPROC_CUDA_CHECK(cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, state_->stream.get()));
+  HPROC_CUDA_CHECK(cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, state_->behind()));
 }
 
 void CudaBackend::Download(std::span<std::byte> to, const void* from) {
-  HPROC_CUDA_CHECK(cudaMemcpyAsync(to.data(), from, to.size(), cudaMemcpyDeviceToHost, state_->stream.get()));
+  HPROC_CUDA_CHECK(cudaMemcpyAsync(to.data(), from, to.size(), cudaMemcpyDeviceToHost, state_->behind()));
   state_->Wait();
 }
 
 void CudaBackend::Zero(void* data, int64_t bytes) {
-  if (bytes > 0) HPROC_CUDA_CHECK(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), state_->stream.get()));
+  if (bytes > 0) HPROC_CUDA_CHECK(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), state_->behind()));
 }
 
 void CudaBackend::Replay(int64_t key, FunctionRef<void()> body) {
   const auto [at, is_first] = state_->graphs.try_emplace(key);
-  if (is_first) return body();
-  if (!at->second) at->second.emplace(state_->stream, body);
+  const auto whole = [&] {
+    body();
+    state_->behind();
+  };
+  if (is_first) return whole();
+  if (!at->second) at->second.emplace(state_->stream, whole);
   at->second->Launch(state_->stream);
 }
 
@@ -207,7 +259,7 @@ void CudaBackend::Matmul(std::span<const MatmulCall> calls) {
     } else if (decodes) {
       state_->Decode(calls.first(count), nullptr);
     } else {
-      cuda::LaunchRowMatmul(calls.first(count), state_->stream.get());
+      cuda::LaunchRowMatmul(calls.first(count), state_->behind());
     }
     calls = calls.subspan(count);
   }
@@ -226,12 +278,10 @@ void CudaBackend::State::Routed(const ExpertsCall& call, bool with_shared_gate_u
                               .output = call.hidden.values + first * call.top * call.width,
                               .shared_gate = with_shared_gate_up ? &shared.gate->decode : nullptr,
                               .shared_up = with_shared_gate_up ? &shared.up->decode : nullptr,
-                              .shared_output = with_shared_gate_up ? shared.hidden.values + first * shared.width : nullptr,
-                              .next_down = InDecodeOrder(*call.down) && call.rows == 1 ? &call.down->decode : nullptr,
-                              .next_shared_down = with_shared_down ? &shared.down->decode : nullptr});
+                              .shared_output = with_shared_gate_up ? shared.hidden.values + first * shared.width : nullptr});
     });
   } else {
-    cuda::LaunchRowExpertsGateUp(call, stream.get());
+    cuda::LaunchRowExpertsGateUp(call, behind());
   }
   if (InDecodeOrder(*call.down)) {
     InPieces(call.rows, [&](int64_t first, int64_t tokens) {
@@ -246,7 +296,7 @@ void CudaBackend::State::Routed(const ExpertsCall& call, bool with_shared_gate_u
                             .experts_known = InDecodeOrder(*call.gate_up) && call.rows <= kMaxDecodeTokens});
     });
   } else {
-    cuda::LaunchRowExpertsDown(call, stream.get());
+    cuda::LaunchRowExpertsDown(call, behind());
   }
 }
 
@@ -255,14 +305,14 @@ void CudaBackend::State::PrefillRouted(const ExpertsCall& call) const {
   const int64_t routes = call.rows * call.top;
   const bool outliers = call.gate_up->decode.outliers > 0 || call.down->decode.outliers > 0;
   SortedPlaces places(scratch(), routes, call.experts, call.columns, std::max(call.columns, call.width));
-  SortRoutes(stream.get(), call.chosen, routes, call.top, call.experts, call.list_tokens, call.list_rows, places.tiles);
+  SortRoutes(behind(), call.chosen, routes, call.top, call.experts, call.list_tokens, call.list_rows, places.tiles);
   int16_t* const transposed = places.rows.transposed;
   if (!outliers) places.rows.transposed = nullptr;
-  RoundPrefillRows(stream.get(), call.input->values, call.columns, call.list_tokens, places.rows);
-  if (outliers) TransposePrefillRows(stream.get(), places.rows);
-  PrefillGateUp(stream.get(), {.weight = call.gate_up->decode, .width = call.width, .experts = call.experts, .input = places.rows,
+  RoundPrefillRows(behind(), call.input->values, call.columns, call.list_tokens, places.rows);
+  if (outliers) TransposePrefillRows(behind(), places.rows);
+  PrefillGateUp(behind(), {.weight = call.gate_up->decode, .width = call.width, .experts = call.experts, .input = places.rows,
                                .tiles = places.tiles, .output = call.hidden.values});
-  PrefillDown(stream.get(), {.weight = call.down->decode, .hidden = call.columns, .experts = call.experts,
+  PrefillDown(behind(), {.weight = call.down->decode, .hidden = call.columns, .experts = call.experts,
                              .input = PrefillRowsOf(call.hidden, outliers, transposed), .tiles = places.tiles,
                              .route_of = call.list_rows, .output = call.routed});
 }
@@ -344,14 +394,15 @@ void CudaBackend::GatedDeltaNet(const GatedDeltaCall& call) {
     CausalConvSilu(call.convolution);
   }
   Matmul(projections.subspan(2));
-  if (steps && cuda::CanStepDelta(call.rule)) return cuda::LaunchDeltaStep(call.rule, call.norm, state_->stream.get());
+  if (steps && cuda::CanStepDelta(call.rule)) return cuda::LaunchDeltaStep(call.rule, call.norm, state_->behind());
   GatedDeltaRule(call.rule);
   GatedRmsNorm(call.norm);
 }
 
 void CudaBackend::NormAndProject(const NormAndProjectCall& call) {
+  if (state_->Waits(call)) return;
   if (cuda::CanNormAndProject(call)) {
-    return cuda::LaunchNormAndProject(call, state_->counters().data(), state_->stream.get());
+    return cuda::LaunchNormAndProject(call, state_->counters().data(), state_->behind());
   }
   CombineAndNorm(call.combine, call.norm);
   Matmul(call.products);
@@ -359,40 +410,41 @@ void CudaBackend::NormAndProject(const NormAndProjectCall& call) {
 }
 
 void CudaBackend::Attend(const AttendCall& call) {
-  cuda::LaunchAttend(call, state_->stream.get());
+  cuda::LaunchAttend(call, state_->behind());
 }
 
-void CudaBackend::EmbedTokens(const EmbedCall& call) { cuda::LaunchEmbedTokens(call, state_->stream.get()); }
-void CudaBackend::AddBias(const BiasCall& call) { cuda::LaunchAddBias(call, state_->stream.get()); }
+void CudaBackend::EmbedTokens(const EmbedCall& call) { cuda::LaunchEmbedTokens(call, state_->behind()); }
+void CudaBackend::AddBias(const BiasCall& call) { cuda::LaunchAddBias(call, state_->behind()); }
 void CudaBackend::RmsNorm(const RmsNormCall& call) { CombineAndNorm({}, call); }
 void CudaBackend::CombineAndNorm(const CombineCall& combine, const RmsNormCall& norm) {
+  if (state_->Waits({.combine = combine, .norm = norm, .products = {}})) return;
   RmsNormCall call = norm;
   if (call.rows > kMaxDecodeTokens) call.rounded = nullptr;  // see RoundedOf
-  cuda::LaunchRmsNorm(call, combine, state_->stream.get());
+  cuda::LaunchRmsNorm(call, combine, state_->behind());
   if (norm.rounded == nullptr || !state_->Prefills(norm.rows)) return;
   Activations once = *norm.rounded;
   once.rounded = false;
   state_->PrefillRowsOf(once, false, nullptr);
 }
-void CudaBackend::GatedRmsNorm(const GatedRmsNormCall& call) { cuda::LaunchGatedRmsNorm(call, state_->stream.get()); }
-void CudaBackend::RotaryAngles(const RotaryCall& call) { cuda::LaunchRotaryAngles(call, state_->stream.get()); }
-void CudaBackend::Rotate(const RotateCall& call) { cuda::LaunchRotate(call, state_->stream.get()); }
-void CudaBackend::StoreKeysValues(const StoreKvCall& call) { cuda::LaunchStoreKeysValues(call, state_->stream.get()); }
-void CudaBackend::PrepareHeads(const PrepareHeadsCall& call) { cuda::LaunchPrepareHeads(call, state_->stream.get()); }
-void CudaBackend::CausalConvSilu(const CausalConvCall& call) { cuda::LaunchCausalConvSilu(call, state_->stream.get()); }
-void CudaBackend::GatedDeltaRule(const DeltaRuleCall& call) { cuda::LaunchGatedDeltaRule(call, state_->stream.get()); }
-void CudaBackend::Route(const RouteCall& call) { cuda::LaunchRoute(call, state_->stream.get()); }
-void CudaBackend::SwiGlu(const SwiGluCall& call) { cuda::LaunchSwiGlu(call, state_->stream.get()); }
-void CudaBackend::SigmoidGate(const SigmoidGateCall& call) { cuda::LaunchSigmoidGate(call, state_->stream.get()); }
+void CudaBackend::GatedRmsNorm(const GatedRmsNormCall& call) { cuda::LaunchGatedRmsNorm(call, state_->behind()); }
+void CudaBackend::RotaryAngles(const RotaryCall& call) { cuda::LaunchRotaryAngles(call, state_->behind()); }
+void CudaBackend::Rotate(const RotateCall& call) { cuda::LaunchRotate(call, state_->behind()); }
+void CudaBackend::StoreKeysValues(const StoreKvCall& call) { cuda::LaunchStoreKeysValues(call, state_->behind()); }
+void CudaBackend::PrepareHeads(const PrepareHeadsCall& call) { cuda::LaunchPrepareHeads(call, state_->behind()); }
+void CudaBackend::CausalConvSilu(const CausalConvCall& call) { cuda::LaunchCausalConvSilu(call, state_->behind()); }
+void CudaBackend::GatedDeltaRule(const DeltaRuleCall& call) { cuda::LaunchGatedDeltaRule(call, state_->behind()); }
+void CudaBackend::Route(const RouteCall& call) { cuda::LaunchRoute(call, state_->behind()); }
+void CudaBackend::SwiGlu(const SwiGluCall& call) { cuda::LaunchSwiGlu(call, state_->behind()); }
+void CudaBackend::SigmoidGate(const SigmoidGateCall& call) { cuda::LaunchSigmoidGate(call, state_->behind()); }
 void CudaBackend::PickGreedy(const GreedyCall& call) {
-  cuda::LaunchPickGreedy(call, state_->scratch(), state_->counters(), state_->stream.get());
+  cuda::LaunchPickGreedy(call, state_->scratch(), state_->counters(), state_->behind());
 }
 void CudaBackend::DrawTokens(const DrawCall& call) {
-  cuda::LaunchDrawTokens(call, state_->scratch(), state_->counters(), state_->multiprocessors, state_->stream.get());
+  cuda::LaunchDrawTokens(call, state_->scratch(), state_->counters(), state_->multiprocessors, state_->behind());
 }
 void CudaBackend::AllReduceSum(float* values, int64_t count) {
   HPROC_CHECK(state_->ranks != nullptr, "ranks to add up with");
-  state_->ranks->AllReduceSum(values, count, state_->stream.get());
+  state_->ranks->AllReduceSum(values, count, state_->behind());
 }
 
 void CudaBackend::JoinRanks(std::unique_ptr<NcclRanks> ranks, std::function<void(std::chrono::milliseconds)> check) {
@@ -400,6 +452,6 @@ void CudaBackend::JoinRanks(std::unique_ptr<NcclRanks> ranks, std::function<void
   state_->check = std::move(check);
 }
 
-void CudaBackend::Combine(const CombineCall& call) { cuda::LaunchCombine(call, state_->stream.get()); }
+void CudaBackend::Combine(const CombineCall& call) { cuda::LaunchCombine(call, state_->behind()); }
 
 }  // namespace hproc::kernels

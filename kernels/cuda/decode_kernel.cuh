@@ -44,10 +44,10 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   float* route_weights = reinterpret_cast<float*>(shared + kSharedWeights);
   int own_at = 0;
   if constexpr (kWork == DecodeWork::kMatmul) {
-    while (own_at + 1 < p.part_count && static_cast<int>(blockIdx.x) >= p.parts[own_at + 1].first_block) ++own_at;
+    while (own_at + 1 < p.part_count && static_cast<int>(blockIdx.x) >= p.first_blocks[own_at + 1]) ++own_at;
   }
   const DecodePart& own = p.parts[own_at];
-  const int block = static_cast<int>(blockIdx.x) - own.first_block;
+  const int block = static_cast<int>(blockIdx.x) - p.first_blocks[own_at];
   const int block_first = block * own.block_units + min(block, own.spare_units);
   const int block_end = block_first + own.block_units + (block < own.spare_units ? 1 : 0);
 
@@ -171,17 +171,10 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   };
   if (ahead.left > 0) find_source();
   const int64_t next_item = kColumnPairs ? int64_t{2 * kTileBytes} : 2 * int64_t{p.row_tile_bytes};
-  bool has_asked = false;
   const auto fetch = [&](int slot) {
     if (ahead.left == 0) {
       while (ahead.left == 0) {
         if (ahead.first + ahead.units >= block_end) {
-          if constexpr (kWork == DecodeWork::kGateUp) {
-            if (!has_asked) {
-              has_asked = true;
-              PrefetchNext(p, my_expert, warp, lane);
-            }
-          }
           CommitCopies();
           return;
         }

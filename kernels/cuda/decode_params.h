@@ -52,9 +52,8 @@ struct DecodePart {
   float* output;
   int64_t output_stride;
   int32_t rows;  // of the output: rows, width or hidden
-  // Block b of the part's own has units [b * block_units + min(b, spare_units), …), block_units of them and one more where
+  // Block b of the part's own, counted from DecodeParams::first_blocks, has units [b * block_units + min(b, spare_units), …), block_units of them and one more where
   // b < spare_units.
-  int32_t first_block;
   int32_t block_units;
   int32_t spare_units;
 };
@@ -69,31 +68,45 @@ struct DecodeConvolution {
   float* state;
 };
 
-// Weights of the down that comes behind a gate-up, asked for into the L2 by each warp that has asked for all of its own: those of
-// the token's experts, every block its share.
-struct DecodeNext {
-  const uint8_t* tiles[2];  // of the routed experts and of the shared one; null: nothing
-  int64_t expert_bytes;
+// What the token of a product is to be made of, for TokenInput::kNormed: (input + added) by their root mean square and the norm's
+// weights. All 16 bits a weight. See DecodeNorm in kernels/decode.h.
+struct DecodeNormParams {
+  struct Plain {
+    const void* weight;  // [rows, columns]
+    float* output;
+    int32_t rows;  // of both together, at most as many as blocks
+  };
+  const float* added;  // or null
+  float* sum;          // or null
+  const void* weight;  // null: the token is given otherwise
+  Storage storage;
+  Storage plain_storage;
+  float offset;
+  float epsilon;
+  Plain plain[2];
+  float* output;
+  int8_t* rounded;
+  float* scale;
 };
 
+// First what a kernel needs first: lines of parameters are fetched as they are read, and each is waited for.
 struct DecodeParams {
-  DecodeWork work;
-  // Products: one matrix each. Experts: the routed ones, then the shared one.
-  DecodePart parts[kMostDecodeParts];
   int32_t part_count;
+  int32_t first_blocks[kMostDecodeParts];  // of each part
+  int32_t column_tiles;
   uint32_t row_tile_bytes;
-  int32_t slots;  // DecodeSlots
-  int32_t tile_bytes;
-  int32_t last_tile_bytes;
   int32_t record_bytes;
   int32_t record_books;
-  int32_t column_tiles;
-  int32_t last_tile_halves;
-  int32_t whole_pairs;  // column tiles are even in number and none of a half
-  int32_t wide_counts;   // u16 instead of u8
-  int32_t wide_columns;  // u32 instead of u16
-  int32_t has_outliers;
-
+  int32_t weights_first;  // before the wait for the kernel in front
+  int32_t virtual_tiles;  // at most, in a batch
+  int32_t top;            // experts of a token: routed
+  int32_t all;            // with the shared one; 1 for matmul
+  int32_t expert_tiles;   // row tiles of one expert's output rows: width or hidden / kTileRows
+  int32_t tokens;         // rows of `input` that a block multiplies with every tile: 1 for experts
+  int32_t input_rows;     // held on chip; 0 where rounded ones are read through the L2
+  int32_t input_row_bytes;  // of one on chip
+  int32_t columns;
+  const int32_t* experts;
   // Activations: float32, or rounded by the kernel that made them where `rounded` is not null. A rounded row has 2 * padded
   // bytes, 512 a column tile: [half][two of four steps][high or low][quarter of the lanes][two steps x 8 columns], so that
   // the B operands of a lane for two steps are one 16-byte load.
@@ -101,29 +114,26 @@ struct DecodeParams {
   const int8_t* rounded;
   const float* rounded_scales;
   int64_t input_stride;
-  int32_t columns;
-  int32_t input_rows;  // held on chip; 0 where rounded ones are read through the L2
-  int32_t input_row_bytes;  // of one on chip
-  int32_t tokens;      // rows of `input` that a block multiplies with every tile: 1 for experts
+  // Products: one matrix each. Experts: the routed ones, then the shared one.
+  DecodePart parts[kMostDecodeParts];
 
-  // Experts.
-  const int32_t* experts;
+  int32_t has_outliers;
+  int32_t wide_counts;   // u16 instead of u8
+  int32_t wide_columns;  // u32 instead of u16
+  int32_t accumulate;
+  DecodeWork work;
+  int32_t slots;  // DecodeSlots
+  int32_t tile_bytes;
+  int32_t last_tile_halves;
+  int32_t whole_pairs;  // column tiles are even in number and none of a half
+  int32_t batch_units;    // at most, in a batch
+  int32_t library_bytes;  // 0 for V2
   const float* route_weights;
   const float* shared_input;  // down: of the shared expert
   const float* shared_gate;   // down: the logits of its weights; null: 1
-  int32_t top;                // routed
-  int32_t all;                // with the shared one; 1 for matmul
-  int32_t expert_tiles;       // row tiles of one expert's output rows: width or hidden / kTileRows
-
-  DecodeConvolution convolution;
-  DecodeNext next;
-  int32_t accumulate;
-
-  int32_t batch_units;    // at most, in a batch
-  int32_t virtual_tiles;  // at most, in a batch
-  int32_t library_bytes;  // 0 for V2
-  int32_t weights_first;  // before the wait for the kernel in front
   DecodeShared at;
+  DecodeConvolution convolution;
+  DecodeNormParams norm;
 };
 
 // Rows of rounded activations on chip have a whole number of pairs of column tiles, and are this much longer, so that tokens fall
@@ -156,11 +166,21 @@ struct DecodeTokenShared {
   int32_t sums, outlier_sums, headers, input, ring, total;
 };
 inline constexpr int kTokenFours = 5;  // of activations that a thread rounds
+inline constexpr int kNormFours = 2;   // or norms
+// Items of a warp's ring. What is asked for before the kernel in front is done is gained, and so many items as shared memory holds are;
+// experts' weights are asked for by all blocks at once, and the first of a large ring come when the last do: as much as the memory needs to
+// be kept busy.
+constexpr int TokenSlots(int levels, DecodeWork work, int most) {
+  if (work == DecodeWork::kMatmul) return most;
+  const int item_bytes = 2 * TileBytes(levels, 2);
+  const int slots = (4096 + item_bytes - 1) / item_bytes;
+  return slots < 2 ? 2 : slots > most ? most : slots;
+}
 constexpr int32_t TokenSlotBytes(int levels) {
   return 2 * ((TileBytes(levels, 2) + 127) / 128 * 128) + (kTileRows * CodebookStride(levels) + 127) / 128 * 128;
 }
 // `tiles`: row tiles of a block with sums of their own.
-__host__ __device__ inline DecodeTokenShared DecodeTokenSharedOf(const DecodeParams& p, int32_t tiles, int32_t slot_bytes) {
+__host__ __device__ inline DecodeTokenShared DecodeTokenSharedOf(const DecodeParams& p, int32_t tiles, int32_t slots, int32_t slot_bytes) {
   DecodeTokenShared s{};
   int32_t end = kSharedHeader;
   s.sums = end, end += tiles * kTileRows * 8;
@@ -169,7 +189,7 @@ __host__ __device__ inline DecodeTokenShared DecodeTokenSharedOf(const DecodePar
   s.input = end = (end + 127) / 128 * 128;
   end += p.input_rows * p.input_row_bytes;
   s.ring = end = (end + 127) / 128 * 128;
-  s.total = end + kDecodeWarps * p.slots * slot_bytes;
+  s.total = end + kDecodeWarps * slots * slot_bytes;
   return s;
 }
 // Enqueues it, for a launch whose `virtual_tiles` are all that a block has. Instantiated likewise.

@@ -87,28 +87,6 @@ __device__ __forceinline__ int RowTileOf(const DecodeParams& p, int first, const
   return (expert * 2 - place.chosen) * p.expert_tiles + first + place.unit;
 }
 
-// Asks for bytes [from, from + bytes) into the L2, both multiples of 16; where the device has no such instruction, does nothing.
-__device__ __forceinline__ void PrefetchToL2(const void* from, uint32_t bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-#endif
-}
-
-// A warp asks for one expert's share of this block; see DecodeNext. `my_expert`: lane k has the id of the token's kth.
-__device__ __forceinline__ void PrefetchNext(const DecodeParams& p, int my_expert, int warp, int lane) {
-  if (p.next.tiles[0] == nullptr) return;
-  for (int chosen = warp; chosen < p.all; chosen += kDecodeWarps) {
-    const int expert = __shfl_sync(0xFFFFFFFFu, my_expert, chosen);
-    const uint8_t* tiles = chosen < p.top ? p.next.tiles[0] + expert * p.next.expert_bytes : p.next.tiles[1];
-    if (tiles == nullptr) continue;
-    const auto bytes = static_cast<uint32_t>(p.next.expert_bytes);
-    const uint32_t share = (bytes / 128 + gridDim.x - 1) / gridDim.x * 128;
-    const uint32_t from = min(blockIdx.x * share, bytes);
-    const uint32_t count = min(share, bytes - from);
-    if (lane == 0 && count > 0) PrefetchToL2(tiles + from, count);
-  }
-}
-
 // Where a virtual tile's outliers are.
 struct OutlierPlace {
   const uint8_t* columns;
@@ -276,6 +254,16 @@ __device__ __forceinline__ float4 LoadFour(const float* row, int column, int col
   if (column + 2 >= columns) x.z = 0;
   if (column + 3 >= columns) x.w = 0;
   return x;
+}
+// Four weights of 16 bits.
+__device__ __forceinline__ float4 FourHalves(uint2 bits, Storage storage) {
+  if (storage == Storage::kBfloat16) {
+    return {__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xFFFF0000u), __uint_as_float(bits.y << 16),
+            __uint_as_float(bits.y & 0xFFFF0000u)};
+  }
+  const float2 first = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
+  const float2 second = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
+  return {first.x, first.y, second.x, second.y};
 }
 __device__ __forceinline__ uint32_t LargestBits(float4 x) {
   // As bits, so that NaN is larger than all and shows in the output.

@@ -14,10 +14,24 @@ namespace hproc::kernels::cuda {
 // So that 16384 registers are left to a block of the next kernel.
 constexpr int kTokenRegisters = 96;
 
-template <int kLevels, DecodeWork kWork, bool kGiven>
+// A token as products get it: rounded, as float32, or as what a norm is to be made of (DecodeNorm in kernels/decode.h).
+enum class TokenInput { kRounded, kFloat, kNormed };
+
+// Items that a warp asks for before the kernel in front is done. What a block makes its token of comes out of the L2 behind all that was
+// asked for, so that the more there is to make, the fewer items go ahead; the others follow what the token is made of.
+template <DecodeWork kWork, TokenInput kInput, int kSlots>
+constexpr int ItemsAhead() {
+  if (kInput == TokenInput::kRounded) return kSlots;
+  if (kInput == TokenInput::kNormed || kWork == DecodeWork::kDown) return 1;
+  return (kSlots + 1) / 2;
+}
+
+template <int kLevels, DecodeWork kWork, TokenInput kInput>
 __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_constant__ DecodeParams p) {
   using Expand = Expander<kLevels>;
-  constexpr int kSlots = Expand::kSlots;
+  constexpr int kSlots = TokenSlots(kLevels, kWork, Expand::kSlots);
+  constexpr bool kGiven = kInput == TokenInput::kRounded;
+  constexpr bool kNormed = kInput == TokenInput::kNormed;
   constexpr int kTileBytes = TileBytes(kLevels, 2);
   constexpr int kTile = Expand::kRingBytes;
   constexpr int kSlotBytes = TokenSlotBytes(kLevels);
@@ -29,14 +43,14 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   const int token = static_cast<int>(blockIdx.y);
   uint32_t* const largest = reinterpret_cast<uint32_t*>(shared);
   float* const route_weights = reinterpret_cast<float*>(shared + kSharedWeights);
-  const DecodeTokenShared at = DecodeTokenSharedOf(p, p.virtual_tiles, kSlotBytes);
+  const DecodeTokenShared at = DecodeTokenSharedOf(p, p.virtual_tiles, kSlots, kSlotBytes);
 
   int own_at = 0;
   if constexpr (kWork == DecodeWork::kMatmul) {
-    while (own_at + 1 < p.part_count && static_cast<int>(blockIdx.x) >= p.parts[own_at + 1].first_block) ++own_at;
+    while (own_at + 1 < p.part_count && static_cast<int>(blockIdx.x) >= p.first_blocks[own_at + 1]) ++own_at;
   }
   const DecodePart& own = p.parts[own_at];
-  const int block = static_cast<int>(blockIdx.x) - own.first_block;
+  const int block = static_cast<int>(blockIdx.x) - p.first_blocks[own_at];
   const int first = block * own.block_units + min(block, own.spare_units);
   const int units = own.block_units + (block < own.spare_units ? 1 : 0);
   const int tiles = units * (kWork == DecodeWork::kGateUp ? 2 : kWork == DecodeWork::kDown ? p.all : 1);
@@ -62,7 +76,9 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   const uint4* const given_row = reinterpret_cast<const uint4*>(p.rounded) + (kWork == DecodeWork::kGateUp ? token * given_pieces : 0);
   uint4 given_piece{};
   float given_scale = 0;
-  float4 kept[kTokenFours];
+  constexpr int kFours = kNormed ? kNormFours : kTokenFours;
+  float4 kept[kFours];
+  [[maybe_unused]] float4 added[kNormFours];
   const int fours_a_row = padded / 4;
   const int fours = p.input_rows * fours_a_row;
   const auto load_activations = [&] {
@@ -72,7 +88,7 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
     } else {
       const float* input = p.input + token * (kWork == DecodeWork::kDown ? p.top : 1) * p.input_stride;
 #pragma unroll
-      for (int n = 0; n < kTokenFours; ++n) {
+      for (int n = 0; n < kFours; ++n) {
         const int i = thread + n * kDecodeThreads;
         const float4* from = reinterpret_cast<const float4*>(input) + i;
         if (kWork == DecodeWork::kDown && i >= p.top * fours_a_row) {
@@ -80,6 +96,10 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
         }
         kept[n] = float4{0, 0, 0, 0};
         if (i < fours) kept[n] = *from;
+        if constexpr (kNormed) {
+          added[n] = float4{0, 0, 0, 0};
+          if (i < fours && p.norm.added != nullptr) added[n] = reinterpret_cast<const float4*>(p.norm.added)[i];
+        }
       }
     }
     if (kWork == DecodeWork::kDown && thread < p.all) {
@@ -90,6 +110,23 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   };
   if (!weights_first) load_activations();
 
+  // The norm's weights, and of the plain rows that read it, one a block, this block's.
+  [[maybe_unused]] uint2 norm_bits[kNormFours];
+  [[maybe_unused]] uint2 row_bits[kNormFours];
+  [[maybe_unused]] const int plain_at = kNormed && static_cast<int>(blockIdx.x) >= p.norm.plain[0].rows ? 1 : 0;
+  [[maybe_unused]] const int plain_row = static_cast<int>(blockIdx.x) - (plain_at == 1 ? p.norm.plain[0].rows : 0);
+  [[maybe_unused]] const bool has_plain_row = kNormed && plain_row < p.norm.plain[plain_at].rows;
+  if constexpr (kNormed) {
+#pragma unroll
+    for (int n = 0; n < kNormFours; ++n) {
+      const int i = thread + n * kDecodeThreads;
+      norm_bits[n] = row_bits[n] = uint2{0, 0};
+      if (i >= fours) continue;
+      norm_bits[n] = __ldg(reinterpret_cast<const uint2*>(p.norm.weight) + i);
+      if (has_plain_row) row_bits[n] = __ldg(reinterpret_cast<const uint2*>(p.norm.plain[plain_at].weight) + int64_t{plain_row} * fours + i);
+    }
+  }
+
   // Weights: the next item into a slot of the warp's ring, and with the first of a row tile that the warp has its codebooks. Who has a
   // row tile's first item puts its scales and counts of outliers where the block reads them in the end.
   uint8_t* const ring = shared + at.ring + warp * kSlots * kSlotBytes;
@@ -99,7 +136,6 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   int ahead_pair = pair;
   bool ahead_enters = true;
   const uint8_t* source = nullptr;
-  bool has_asked = false;
   const auto fetch = [&](int slot) {
     if (ahead_left > 0) {
       const uint32_t to = ring_address + slot * kSlotBytes;
@@ -127,16 +163,12 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
         ahead_pair = 0;
         ++ahead_tile;
       }
-    } else if constexpr (kWork == DecodeWork::kGateUp) {
-      if (!has_asked) {
-        has_asked = true;
-        PrefetchNext(p, my_expert, warp, lane);
-      }
     }
     CommitCopies();
   };
+  constexpr int kAhead = ItemsAhead<kWork, kInput, kSlots>();
 #pragma unroll 1
-  for (int s = 0; s < kSlots; ++s) fetch(s);
+  for (int s = 0; s < kAhead; ++s) fetch(s);
 
   // While they are on their way.
   if constexpr (kWork == DecodeWork::kMatmul) {  // what the convolution will ask for at the end
@@ -147,7 +179,7 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   }
 #pragma unroll 1
   for (int i = thread; i < (at.headers - at.sums) / 4; i += kDecodeThreads) reinterpret_cast<uint32_t*>(shared + at.sums)[i] = 0;
-  if constexpr (!kGiven) {
+  if constexpr (kInput == TokenInput::kFloat) {
     if (thread < kMaxDecodeTop) largest[thread] = 0;
     __syncthreads();
   }
@@ -155,11 +187,70 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
     WaitForKernelInFront();
     load_activations();
   }
+  if constexpr (kAhead < kSlots) {
+#pragma unroll 1
+    for (int s = kAhead; s < kSlots; ++s) fetch(s);
+  }
   uint8_t* const input_rows = shared + at.input;
   if constexpr (kGiven) {
     if (thread < given_pieces) reinterpret_cast<uint4*>(input_rows)[thread] = given_piece;
 #pragma unroll 1
     for (int i = thread + kDecodeThreads; i < given_pieces; i += kDecodeThreads) reinterpret_cast<uint4*>(input_rows)[i] = given_row[i];
+  } else if constexpr (kNormed) {
+    // Since a root divides a product as it divides what goes into it, one reduction gives the product, the root and the largest value.
+    float square = 0;
+    float dot = 0;
+    uint32_t most = 0;
+#pragma unroll
+    for (int n = 0; n < kFours; ++n) {
+      const int i = thread + n * kDecodeThreads;
+      float4& x = kept[n];
+      x = {x.x + added[n].x, x.y + added[n].y, x.z + added[n].z, x.w + added[n].w};
+      if (blockIdx.x == 0 && i < fours && p.norm.sum != nullptr) reinterpret_cast<float4*>(p.norm.sum)[i] = x;
+      square = fmaf(x.x, x.x, fmaf(x.y, x.y, fmaf(x.z, x.z, fmaf(x.w, x.w, square))));
+      const float4 norm = FourHalves(norm_bits[n], p.norm.storage);
+      x = {x.x * (norm.x + p.norm.offset), x.y * (norm.y + p.norm.offset), x.z * (norm.z + p.norm.offset), x.w * (norm.w + p.norm.offset)};
+      const float4 row = FourHalves(row_bits[n], p.norm.plain_storage);
+      dot = fmaf(row.x, x.x, fmaf(row.y, x.y, fmaf(row.z, x.z, fmaf(row.w, x.w, dot))));
+      most = max(most, LargestBits(x));
+    }
+    const auto over_lanes = [&](int from_step) {
+#pragma unroll
+      for (int step = 16; step > 0; step /= 2) {
+        if (step > from_step) continue;
+        square += __shfl_xor_sync(0xFFFFFFFFu, square, step);
+        dot += __shfl_xor_sync(0xFFFFFFFFu, dot, step);
+      }
+      most = __reduce_max_sync(0xFFFFFFFFu, most);
+    };
+    over_lanes(16);
+    float4* const parts = reinterpret_cast<float4*>(shared);  // of each warp
+    static_assert(kDecodeWarps * sizeof(float4) <= kSharedHeader && kDecodeWarps == 16);
+    if (lane == 0) parts[warp] = {square, dot, __uint_as_float(most), 0};
+    __syncthreads();
+    const float4 part = parts[lane % 16];
+    square = part.x, dot = part.y, most = __float_as_uint(part.z);
+    over_lanes(8);
+    const float inverse = rsqrtf(square / static_cast<float>(p.columns) + p.norm.epsilon);
+    if (thread == 0 && has_plain_row) p.norm.plain[plain_at].output[plain_row] = dot * inverse;
+    most = __float_as_uint(__uint_as_float(most) * inverse);
+    given_scale = ScaleOf(most);
+    if (blockIdx.x == 0 && thread == 0) *p.norm.scale = given_scale;
+#pragma unroll
+    for (int n = 0; n < kFours; ++n) {
+      const int i = thread + n * kDecodeThreads;
+      if (i >= fours) break;
+      const float4 x{kept[n].x * inverse, kept[n].y * inverse, kept[n].z * inverse, kept[n].w * inverse};
+      uint32_t high, low;
+      RoundFour(x, InverseScale(most), high, low);
+      const int to = RoundedOffset(i * 4);
+      *reinterpret_cast<uint32_t*>(input_rows + to) = high;
+      *reinterpret_cast<uint32_t*>(input_rows + to + kLowOffset) = low;
+      if (blockIdx.x != 0) continue;
+      reinterpret_cast<float4*>(p.norm.output)[i] = x;
+      *reinterpret_cast<uint32_t*>(p.norm.rounded + to) = high;
+      *reinterpret_cast<uint32_t*>(p.norm.rounded + to + kLowOffset) = low;
+    }
   } else {
     // A warp's fours of one n are of one row.
     const auto row_of = [&]([[maybe_unused]] int n) {
@@ -167,16 +258,16 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
     };
     uint32_t most = 0;
 #pragma unroll
-    for (int n = 0; n < kTokenFours; ++n) {
+    for (int n = 0; n < kFours; ++n) {
       most = max(most, LargestBits(kept[n]));
-      if (kWork != DecodeWork::kDown && n + 1 < kTokenFours) continue;
+      if (kWork != DecodeWork::kDown && n + 1 < kFours) continue;
       most = __reduce_max_sync(0xFFFFFFFFu, most);
       if (lane == 0) atomicMax(largest + row_of(n), most);
       most = 0;
     }
     __syncthreads();
 #pragma unroll
-    for (int n = 0; n < kTokenFours; ++n) {
+    for (int n = 0; n < kFours; ++n) {
       const int i = thread + n * kDecodeThreads;
       if (i >= fours) break;
       const int row = row_of(n);
@@ -300,7 +391,7 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
       float* const to = own.output + token * own.output_stride + row;
       *to = p.accumulate ? *to + result : result;
     } else {
-      float result = value(unit, r, kGiven ? given_scale : ScaleOf(largest[0]));
+      float result = value(unit, r, kInput == TokenInput::kFloat ? ScaleOf(largest[0]) : given_scale);
       if (row >= own.rows) continue;
       if (own_at == 0 && p.convolution.weight != nullptr) result = Convolved(p.convolution, 0, row, result);
       float* const to = own.output + row;

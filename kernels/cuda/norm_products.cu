@@ -15,7 +15,6 @@ namespace hproc::kernels::cuda {
 namespace {
 
 constexpr int kMostThreads = 512;
-constexpr int kMostRegisters = 40;  // so that 384 threads have their place beside a block of a product
 constexpr int kFours = 2;      // of a thread, of each row
 constexpr int kBlockRows = 2;  // of weights
 constexpr int kMostProducts = 2;
@@ -74,7 +73,7 @@ struct FourStored {
 
 // A row of the grid a token. The first block writes the norm; the last to be done chooses.
 template <Storage kStorage>
-__global__ void __maxnreg__(kMostRegisters) NormProductsKernel(const __grid_constant__ NormProducts p) {
+__global__ void __launch_bounds__(kMostThreads) NormProductsKernel(const __grid_constant__ NormProducts p) {
   __shared__ float4 parts[kMostThreads / 32];  // of each warp: the square, two products, the largest as bits
   AllowNextKernel();
   const int lane = threadIdx.x % 32;
@@ -235,10 +234,10 @@ void LaunchNormAndProject(const NormAndProjectCall& call, unsigned* counters, cu
   }
   if (call.route != nullptr) p.route = *call.route;
   const int64_t columns = std::max<int64_t>(p.columns, p.padded);
-  const dim3 grid(Blocks(rows, kBlockRows), static_cast<unsigned>(norm.rows));
+  const dim3 grid(std::max(Blocks(rows, kBlockRows), 1u), static_cast<unsigned>(norm.rows));
   const unsigned threads = Blocks(columns, kFours * 128) * 32;
   const auto launch = [&](auto kernel) { LaunchOverlapped("NormProductsKernel", kernel, grid, threads, stream, p); };
-  switch (call.products.front().weight->storage) {
+  switch (call.products.empty() ? Storage::kFloat32 : call.products.front().weight->storage) {
     case Storage::kBfloat16: return launch(NormProductsKernel<Storage::kBfloat16>);
     case Storage::kFloat16: return launch(NormProductsKernel<Storage::kFloat16>);
     default: return launch(NormProductsKernel<Storage::kFloat32>);
