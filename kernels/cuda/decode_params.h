@@ -165,6 +165,7 @@ inline DecodeShared DecodeSharedOf(const DecodeParams& p) {
 struct DecodeTokenShared {
   int32_t sums, outlier_sums, headers, input, ring, total;
 };
+inline constexpr int kTokenPieces = 4;  // of sixteen bytes of a rounded row, of a thread
 inline constexpr int kTokenFours = 5;  // of activations that a thread rounds
 inline constexpr int kNormFours = 2;   // or norms
 // Items of a warp's ring. What is asked for before the kernel in front is done is gained, and so many items as shared memory holds are;

@@ -70,11 +70,11 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   if constexpr (kWork == DecodeWork::kGateUp) AllowNextKernel();
   const int my_expert = kWork != DecodeWork::kMatmul && lane < p.top ? p.experts[token * p.top + lane] : 0;
 
-  // Activations: given as rounded rows, sixteen bytes a thread first, or as float32, all of a thread's at once.
+  // Activations, all of a thread's at once: rounded rows by sixteen bytes, or float32.
   const int padded = p.column_tiles * kTileColumns;
   const int given_pieces = padded / 8;
   const uint4* const given_row = reinterpret_cast<const uint4*>(p.rounded) + (kWork == DecodeWork::kGateUp ? token * given_pieces : 0);
-  uint4 given_piece{};
+  uint4 given[kTokenPieces];
   float given_scale = 0;
   constexpr int kFours = kNormed ? kNormFours : kTokenFours;
   float4 kept[kFours];
@@ -83,7 +83,11 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   const int fours = p.input_rows * fours_a_row;
   const auto load_activations = [&] {
     if constexpr (kGiven) {
-      if (thread < given_pieces) given_piece = given_row[thread];
+#pragma unroll
+      for (int n = 0; n < kTokenPieces; ++n) {
+        const int i = thread + n * kDecodeThreads;
+        if (i < given_pieces) given[n] = given_row[i];
+      }
       given_scale = p.rounded_scales[token];
     } else {
       const float* input = p.input + token * (kWork == DecodeWork::kDown ? p.top : 1) * p.input_stride;
@@ -193,9 +197,11 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   }
   uint8_t* const input_rows = shared + at.input;
   if constexpr (kGiven) {
-    if (thread < given_pieces) reinterpret_cast<uint4*>(input_rows)[thread] = given_piece;
-#pragma unroll 1
-    for (int i = thread + kDecodeThreads; i < given_pieces; i += kDecodeThreads) reinterpret_cast<uint4*>(input_rows)[i] = given_row[i];
+#pragma unroll
+    for (int n = 0; n < kTokenPieces; ++n) {
+      const int i = thread + n * kDecodeThreads;
+      if (i < given_pieces) reinterpret_cast<uint4*>(input_rows)[i] = given[n];
+    }
   } else if constexpr (kNormed) {
     // Since a root divides a product as it divides what goes into it, one reduction gives the product, the root and the largest value.
     float square = 0;
