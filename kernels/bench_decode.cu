@@ -137,6 +137,7 @@ class Bench {
     HPROC_CUDA_CHECK(cudaDriverGetVersion(&driver));
     std::printf("# %s, %d multiprocessors, CUDA %d, driver API %d; read limit %.0f GB/s\n", properties_.name,
                 properties_.multiProcessorCount, CUDART_VERSION, driver, read_limit_);
+    std::printf("# activations are rounded before, but in rows \"f32\" and in down\n");
     std::printf("%-34s %5s %6s %6s %13s %5s %5s %6s %7s | %6s %6s %7s  %s\n", "row", "bits", "MB", "us", "p10-p90", "GB/s",
                 "limit", "floor", "x floor", "us", "floor", "x floor", "(overlapped)  floor kernel");
   }

@@ -111,7 +111,8 @@ Shares ShareBlocks(DecodeParams& p, std::span<const int32_t> units, int multipro
 // Whether the kernel of one token (kernels/cuda/decode_token.cuh) can do it, with `tiles` row tiles in a block.
 bool CanDecodeToken(const DecodeParams& p, int32_t tiles, const DecodeMatrix& weight, const DeviceLimits& limits) {
   if (p.tokens != 1 || p.library_bytes != 0 || !p.whole_pairs || p.input_rows == 0) return false;
-  if ((p.rounded == nullptr) != (p.work == DecodeWork::kDown) && p.work != DecodeWork::kMatmul) return false;
+  if (p.work == DecodeWork::kGateUp && p.rounded == nullptr) return false;
+  if (p.work == DecodeWork::kDown && p.rounded != nullptr) return false;
   // Its few tiles' outliers are asked for when the products are done: 10.0 us for 8.6 at 3072x8192.
   if (p.has_outliers && p.work == DecodeWork::kMatmul && p.columns > 4096) return false;
   if (p.rounded != nullptr) {
@@ -193,23 +194,26 @@ bool CanShareLaunch(const DecodeMatrix& a, const DecodeMatrix& b) {
 
 void DecodeMatmul(const DecodeStream& stream, const DecodeMatmulCall& call) { DecodeMatmul(stream, {&call, 1}, nullptr); }
 
-bool CanNormInProduct(const DecodeNorm& norm, const DecodeMatrix& weight) {
+bool CanNormInProduct(const DecodeNorm& norm, std::span<const DecodeMatrix> weights) {
   const auto is_half = [](const Matrix& matrix) { return matrix.storage == Storage::kBfloat16 || matrix.storage == Storage::kFloat16; };
   int64_t rows = 0;
   for (const MatmulCall& product : norm.products) {
     if (!is_half(*product.weight) || product.weight->storage != norm.products.front().weight->storage) return false;
+    HPROC_CHECK(product.weight->columns == norm.columns, "columns of a norm");
     rows += product.weight->rows;
   }
+  const DecodeMatrix& weight = weights.front();
+  HPROC_CHECK(norm.weight->columns == norm.columns && weight.columns == norm.columns, "columns of a norm");
   DecodeParams p = ParamsOf(weight, DecodeWork::kMatmul);
+  std::vector<int32_t> units;
+  for (const DecodeMatrix& each : weights) units.push_back(static_cast<int32_t>(each.order().row_tiles));
   const DeviceLimits limits = LimitsOfDevice();
+  const Shares shares = ShareBlocks(p, units, limits.multiprocessors);
   p.slots = cuda::DecodeSlots(weight.format.levels, limits.major < 12);
   p.input_rows = 1;
-  // A launch has no fewer blocks than this, and no block more row tiles, of this matrix and three like it.
-  const int64_t row_tiles = weight.order().row_tiles;
-  const int64_t blocks = std::min<int64_t>(limits.multiprocessors, row_tiles);
-  const auto tiles = static_cast<int32_t>(kMostDecodeProducts * ((row_tiles + blocks - 1) / blocks));
-  return weight.format.mode == quant::Mode::kV2 && is_half(*norm.weight) && norm.products.size() <= std::size(p.norm.plain) && rows <= blocks &&
-         weight.columns <= int64_t{4} * cuda::kNormFours * cuda::kDecodeThreads && CanDecodeToken(p, tiles, weight, limits);
+  return weight.format.mode == quant::Mode::kV2 && is_half(*norm.weight) && norm.products.size() <= std::size(p.norm.plain) &&
+         rows <= shares.blocks && weight.columns <= int64_t{4} * cuda::kNormFours * cuda::kDecodeThreads &&
+         CanDecodeToken(p, shares.most_units, weight, limits);
 }
 
 namespace {
@@ -247,7 +251,7 @@ void MatmulOf(const DecodeStream& stream, const DecodeNorm* norm, std::span<cons
                      .state = convolution->state};
   }
   if (norm != nullptr) {
-    HPROC_CHECK(call.tokens == 1 && CanNormInProduct(*norm, call.weight), "a norm in a product");
+    HPROC_CHECK(call.tokens == 1, "a norm in a product");
     p.input = norm->input;
     p.norm = {.added = norm->added, .sum = norm->sum, .weight = norm->weight->data, .storage = norm->weight->storage,
               .plain_storage = norm->products.empty() ? Storage::kBfloat16 : norm->products.front().weight->storage,

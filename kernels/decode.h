@@ -69,29 +69,31 @@ struct DecodeMatmulCall {
 void DecodeMatmul(const DecodeStream& stream, const DecodeMatmulCall& call);
 
 // A token that the products of a launch make for themselves, every block the whole of it, with what else reads the norm: what a
-// NormAndProjectCall (moe.h) of one row asks for, and the row as float32 and rounded, for others.
+// NormAndProjectCall (moe.h) of one row asks for, and the row as float32 and rounded, for others. Nothing that is written, the products'
+// outputs among it, overlaps `input` or `added`; of the pointers only `added` and `sum` may be null.
 struct DecodeNorm {
   const float* input = nullptr;  // [columns]
   const float* added = nullptr;  // [columns], or null
-  float* sum = nullptr;          // of both; where `added` is not null
-  const Matrix* weight = nullptr;
+  float* sum = nullptr;          // [columns], of both; where `added` is not null
+  int64_t columns = 0;
+  const Matrix* weight = nullptr;  // [1, columns]
   float offset = 0;
   float epsilon = 0;
-  std::span<const MatmulCall> products;  // two at most, of one storage
+  std::span<const MatmulCall> products;  // of the row: two at most, of one storage; only weights and outputs are read
   float* output = nullptr;               // [columns]
   std::byte* rounded = nullptr;          // RoundedRowBytes(columns)
   float* scale = nullptr;
 };
-// Whether products with `weight` can: what is needed is 16 bits of every plain weight, no more rows of `products` than the device has
-// multiprocessors, whole pairs of tiles (V2) and not too many columns.
-bool CanNormInProduct(const DecodeNorm& norm, const DecodeMatrix& weight);
+// Whether a launch of products with `weights` can, which CanShareLaunch: what is needed is 16 bits of every plain weight, no more rows of
+// `products` than the launch has blocks, whole pairs of tiles (V2), not too many columns, and room for the sums in shared memory.
+bool CanNormInProduct(const DecodeNorm& norm, std::span<const DecodeMatrix> weights);
 
 // Several of the same input in one launch: each CanShareLaunch with the first, all accumulate or none. Where `convolution` is
 // given, every token is a sequence of its own, and the first call's outputs go through it before they are written.
 inline constexpr size_t kMostDecodeProducts = 4;
 bool CanShareLaunch(const DecodeMatrix& a, const DecodeMatrix& b);
 void DecodeMatmul(const DecodeStream& stream, std::span<const DecodeMatmulCall> calls, const CausalConvCall* convolution);
-// Of one token, whose input is what `norm` makes; CanNormInProduct.
+// Of one token, whose input is what `norm` makes: the calls' own inputs, equal in all, and rounded rows are not read. CanNormInProduct.
 void DecodeNormedMatmul(const DecodeStream& stream, const DecodeNorm& norm, std::span<const DecodeMatmulCall> calls,
                         const CausalConvCall* convolution);
 

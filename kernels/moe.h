@@ -89,7 +89,7 @@ inline constexpr int64_t kMostProjectedRows = 16;
 struct NormAndProjectCall {
   CombineCall combine;
   RmsNormCall norm;
-  std::span<const MatmulCall> products;  // at least one, whole
+  std::span<const MatmulCall> products;  // whole; at least one, but to a device
   const RouteCall* route = nullptr;
 };
 void NormAndProject(const Context& context, const NormAndProjectCall& call);

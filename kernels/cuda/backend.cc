@@ -79,7 +79,8 @@ struct CudaBackend::State {
 
   DecodeStream decode() const { return {.stream = behind(), .overlap = true, .workspace = scratch()}; }
 
-  // A norm of one row waits for the product that reads it, to become part of it; whatever else comes first goes behind the norm.
+  // A norm of one row waits for the product that reads it, to become part of it; whatever else comes first goes behind the norm. What
+  // the calls point to on the device, and the matrices, outlive the pass.
   struct WaitingNorm {
     CombineCall combine;
     RmsNormCall norm;
@@ -93,19 +94,44 @@ struct CudaBackend::State {
     }
     DecodeNorm InProduct() const {
       const bool adds = combine.residual != nullptr;
-      return {.input = adds ? combine.residual : norm.input, .added = adds ? combine.shared : nullptr, .sum = combine.sum,
+      return {.input = adds ? combine.residual : norm.input, .added = adds ? combine.shared : nullptr, .sum = combine.sum, .columns = norm.columns,
               .weight = norm.weight, .offset = norm.weight_offset, .epsilon = norm.epsilon, .products = products, .output = norm.output,
               .rounded = reinterpret_cast<std::byte*>(rounded.quantized), .scale = rounded.scales};
     }
   };
-  bool Waits(const NormAndProjectCall& call) const {
+  // Whether the norm waits now.
+  bool TryToWait(const NormAndProjectCall& call) const {
     if (call.norm.rows != 1 || call.norm.rounded == nullptr || call.route != nullptr || !cuda::CanNormAndProject(call)) return false;
     behind();
     waiting = {.combine = call.combine, .norm = call.norm, .rounded = *call.norm.rounded,
                .products = {call.products.begin(), call.products.end()}};
+    for (MatmulCall& product : waiting->products) product.input = nullptr;  // the norm's row
     return true;
   }
-  // The stream, behind all that was asked for.
+  // Whether products of the waiting norm may make it for themselves: every block of theirs reads what it is made of while others write.
+  bool MayTakeNorm(std::span<const MatmulCall> calls) const {
+    const MatmulCall& first = calls.front();
+    if (!waiting || first.tokens != 1 || first.input->quantized != waiting->rounded.quantized ||
+        first.input->columns != waiting->norm.columns) {
+      return false;
+    }
+    const DecodeNorm norm = waiting->InProduct();
+    const auto is_read = [&](const float* output, int64_t count) {
+      const auto overlaps = [&](const float* from) { return from != nullptr && output < from + norm.columns && from < output + count; };
+      return overlaps(norm.input) || overlaps(norm.added);
+    };
+    if (is_read(norm.output, norm.columns)) return false;
+    for (const MatmulCall& call : calls) {
+      if (is_read(call.output, call.rows)) return false;
+    }
+    for (const MatmulCall& product : waiting->products) {
+      if (is_read(product.output, product.rows)) return false;
+    }
+    std::vector<DecodeMatrix> weights;
+    for (const MatmulCall& call : calls) weights.push_back(call.weight->decode);
+    return CanNormInProduct(norm, weights);
+  }
+  // The stream, a waiting norm launched: behind all that was asked for.
   cudaStream_t behind() const {
     if (waiting) {
       const WaitingNorm norm = *std::exchange(waiting, std::nullopt);
@@ -123,8 +149,7 @@ struct CudaBackend::State {
   // Products in decode order that share launches; the first of them with `convolution`, where given.
   void Decode(std::span<const MatmulCall> calls, const CausalConvCall* convolution) const {
     HPROC_CHECK(convolution == nullptr || calls.front().tokens <= kMaxDecodeTokens, "a convolution of one launch");
-    if (waiting && calls.front().input->quantized == waiting->rounded.quantized &&
-        CanNormInProduct(waiting->InProduct(), calls.front().weight->decode)) {
+    if (MayTakeNorm(calls)) {
       const WaitingNorm norm = *std::exchange(waiting, std::nullopt);
       std::vector<DecodeMatmulCall> products;
       for (const MatmulCall& call : calls) products.push_back(ProductOf(call, 0, 1));
@@ -221,9 +246,15 @@ void CudaBackend::Zero(void* data, int64_t bytes) {
 
 void CudaBackend::Replay(int64_t key, FunctionRef<void()> body) {
   const auto [at, is_first] = state_->graphs.try_emplace(key);
+  state_->behind();
   const auto whole = [&] {
-    body();
-    state_->behind();
+    try {
+      body();
+      state_->behind();
+    } catch (...) {
+      state_->waiting.reset();
+      throw;
+    }
   };
   if (is_first) return whole();
   if (!at->second) at->second.emplace(state_->stream, whole);
@@ -232,6 +263,7 @@ void CudaBackend::Replay(int64_t key, FunctionRef<void()> body) {
 
 void CudaBackend::UseWorkspace(std::span<std::byte> workspace) {
   state_->graphs.clear();
+  state_->waiting.reset();
   state_->workspace = workspace;
   Zero(workspace.data(), std::min<int64_t>(kCounterBytes, static_cast<int64_t>(workspace.size())));
 }
@@ -400,7 +432,7 @@ void CudaBackend::GatedDeltaNet(const GatedDeltaCall& call) {
 }
 
 void CudaBackend::NormAndProject(const NormAndProjectCall& call) {
-  if (state_->Waits(call)) return;
+  if (state_->TryToWait(call)) return;
   if (cuda::CanNormAndProject(call)) {
     return cuda::LaunchNormAndProject(call, state_->counters().data(), state_->behind());
   }
@@ -417,7 +449,7 @@ void CudaBackend::EmbedTokens(const EmbedCall& call) { cuda::LaunchEmbedTokens(c
 void CudaBackend::AddBias(const BiasCall& call) { cuda::LaunchAddBias(call, state_->behind()); }
 void CudaBackend::RmsNorm(const RmsNormCall& call) { CombineAndNorm({}, call); }
 void CudaBackend::CombineAndNorm(const CombineCall& combine, const RmsNormCall& norm) {
-  if (state_->Waits({.combine = combine, .norm = norm, .products = {}})) return;
+  if (state_->TryToWait({.combine = combine, .norm = norm, .products = {}})) return;
   RmsNormCall call = norm;
   if (call.rows > kMaxDecodeTokens) call.rounded = nullptr;  // see RoundedOf
   cuda::LaunchRmsNorm(call, combine, state_->behind());

@@ -1,4 +1,4 @@
-// The decode kernel: one for products, gate-up and down; see kernels/decode.h for what it computes and decode_params.h
+// The decode kernel of any number of tokens (decode_token.cuh has one token's): one for products, gate-up and down; see kernels/decode.h for what it computes and decode_params.h
 // for its words.
 //
 // One block of 16 warps an SM. A block has its rows whole: no sums cross blocks, so there is no workspace, no counter and

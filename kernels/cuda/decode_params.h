@@ -1,4 +1,4 @@
-// What a decode kernel is told; made by decode.cc, read by decode_kernel.cuh.
+// What a decode kernel is told; made by decode.cc, read by decode_kernel.cuh and decode_token.cuh.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -160,14 +160,14 @@ inline DecodeShared DecodeSharedOf(const DecodeParams& p) {
   return s;
 }
 
-// The kernel of one token (decode_token.cuh): the largest |x| and the route weights as above, then these. Its ring's slots have the
+// The kernel of one token (decode_token.cuh): the largest |x| and the route weights as above, or what a norm's warps have found, then these. Its ring's slots have the
 // tiles of an item, and the codebooks of the row tile that it begins.
 struct DecodeTokenShared {
   int32_t sums, outlier_sums, headers, input, ring, total;
 };
 inline constexpr int kTokenPieces = 4;  // of sixteen bytes of a rounded row, of a thread
 inline constexpr int kTokenFours = 5;  // of activations that a thread rounds
-inline constexpr int kNormFours = 2;   // or norms
+inline constexpr int kNormFours = 2;   // likewise, of a norm
 // Items of a warp's ring. What is asked for before the kernel in front is done is gained, and so many items as shared memory holds are;
 // experts' weights are asked for by all blocks at once, and the first of a large ring come when the last do: as much as the memory needs to
 // be kept busy.
@@ -175,7 +175,7 @@ constexpr int TokenSlots(int levels, DecodeWork work, int most) {
   if (work == DecodeWork::kMatmul) return most;
   const int item_bytes = 2 * TileBytes(levels, 2);
   const int slots = (4096 + item_bytes - 1) / item_bytes;
-  return slots < 2 ? 2 : slots > most ? most : slots;
+  return slots < most ? slots : most;
 }
 constexpr int32_t TokenSlotBytes(int levels) {
   return 2 * ((TileBytes(levels, 2) + 127) / 128 * 128) + (kTileRows * CodebookStride(levels) + 127) / 128 * 128;

@@ -1,4 +1,4 @@
-// The parts of the decode kernel (decode_kernel.cuh): how items are walked, how codebooks, words, activations and outliers
+// The parts of the decode kernels (decode_kernel.cuh, decode_token.cuh): how items are walked, how codebooks, words, activations and outliers
 // are read.
 #pragma once
 

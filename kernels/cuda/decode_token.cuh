@@ -1,5 +1,5 @@
-// The decode kernel of one token, for what most of a model is: matrices of V2 whose columns are whole pairs of tiles. It computes what
-// decode_kernel.cuh does, to the bit, whose words and items it has; what is different is what stands before the first item. A warp has
+// The decode kernel of one token, for what most of a model is: matrices of V2 whose columns are whole pairs of tiles. Its sums are those of
+// decode_kernel.cuh, to the bit, whose words and items it has; what is different is what stands before the first item. A warp has
 // the codebook of a row tile with the tile's first item, in the same group of copies, so that no barrier and no place of the block's
 // stands between them and it begins as its own weights are there; a block has all its rows in one batch; and what the one does by
 // cases is left out here, since instructions that run once cost as they are fetched.

@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(kRuleWarps * 32)
 
 // One token of each sequence, a block a (value head, run): the rule and the norm of the head. The state, the work of no kernel in
 // front, is copied to shared memory before the wait, by few threads with few registers, so that the block has its place beside one of a
-// product (decode_token.cuh) and is ready as that ends. A warp has kStepKeys keys and all columns, a lane four of them.
+// product (decode_token.cuh) and is ready as that ends, where 227 KB of shared memory have room for both: up to K = 32. A warp has kStepKeys keys and all columns, a lane four of them.
 constexpr int kStepWarps = 8;
 constexpr int kStepKeys = 16;      // of a warp
 constexpr int kMostStepDim = 128;  // of keys and of values

@@ -20,7 +20,7 @@ void LaunchCombine(const CombineCall& call, cudaStream_t stream);
 void LaunchRmsNorm(const RmsNormCall& call, const CombineCall& combine, cudaStream_t stream);
 void LaunchGatedRmsNorm(const GatedRmsNormCall& call, cudaStream_t stream);
 
-// norm_products.cu: NormAndProject in one launch, for weights of one plain storage. `counters`: kMostProjectedRows, which are zero
+// norm_products.cu: NormAndProject in one launch, for weights of one plain storage; of no products, too. `counters`: kMostProjectedRows, which are zero
 // before and after.
 bool CanNormAndProject(const NormAndProjectCall& call);
 void LaunchNormAndProject(const NormAndProjectCall& call, unsigned* counters, cudaStream_t stream);

@@ -92,21 +92,23 @@ TEST_F(DecodeGpu, ShowsNonFiniteInputsAndKeepsZeros) {
 }
 
 TEST_F(DecodeGpu, AddsToTheOutputWhereAsked) {
-  const Weight weight(17, 128, {.mode = Mode::kV2, .levels = 4}, 0, 1);
-  const std::vector<float> x = RandomFloats(128, 1, 4);
-  const std::vector<float> plain = Product(weight, x, 1);
-  const DeviceArray<float> input(x);
-  const DeviceArray<float> output(std::vector<float>(17, 2.0f));
-  DecodeMatmul({.stream = stream_}, {.weight = weight.matrix,
-                                     .input = input.get(),
-                                     .input_stride = 128,
-                                     .tokens = 1,
-                                     .output = output.get(),
-                                     .output_stride = 17,
-                                     .accumulate = true});
-  HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
-  const std::vector<float> sum = output.ToHost();
-  for (size_t r = 0; r < 17; ++r) EXPECT_EQ(sum[r], 2.0f + plain[r]);
+  for (const int64_t columns : {128, 512}) {
+    const Weight weight(17, columns, {.mode = Mode::kV2, .levels = 4}, 0, 1);
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(columns), 1, 4);
+    const std::vector<float> plain = Product(weight, x, 1);
+    const DeviceArray<float> input(x);
+    const DeviceArray<float> output(std::vector<float>(17, 2.0f));
+    DecodeMatmul({.stream = stream_}, {.weight = weight.matrix,
+                                       .input = input.get(),
+                                       .input_stride = columns,
+                                       .tokens = 1,
+                                       .output = output.get(),
+                                       .output_stride = 17,
+                                       .accumulate = true});
+    HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    const std::vector<float> sum = output.ToHost();
+    for (size_t r = 0; r < 17; ++r) EXPECT_EQ(sum[r], 2.0f + plain[r]);
+  }
 }
 
 TEST_F(DecodeGpu, MatricesOfOneInputShareALaunchAndGiveTheBitsTheyGiveAlone) {
@@ -141,45 +143,47 @@ TEST_F(DecodeGpu, MatricesOfOneInputShareALaunchAndGiveTheBitsTheyGiveAlone) {
 
 // The convolution of the first product's rows, each token of a sequence of its own, in the launch of the products.
 TEST_F(DecodeGpu, ConvolvesTheFirstProductOfALaunch) {
-  constexpr int64_t kRows = 300, kColumns = 512, kTokens = 3, kKernel = 4;
-  const quant::XfpFormat format{.mode = Mode::kV2, .levels = 16};
-  const Weight convolved(kRows, kColumns, format, 0, 1);
-  const Weight plain(80, kColumns, format, 0, 2);
-  const std::vector<float> x = RandomFloats(kTokens * kColumns, 1, 3);
-  const std::vector<float> state = RandomFloats(4 * kRows * (kKernel - 1), 1, 4);
-  const std::vector<float> taps = RandomFloats(kRows * kKernel, 1, 5);
-  const std::vector<SequenceRun> runs = {{.slot = 2, .first_position = 9, .first_row = 0, .tokens = 1},
-                                         {.slot = 0, .first_position = 4, .first_row = 1, .tokens = 1},
-                                         {.slot = 3, .first_position = 0, .first_row = 2, .tokens = 1}};
-  const DeviceArray<float> input(x), device_state(state), device_taps(taps);
-  const DeviceArray<SequenceRun> device_runs(runs);
-  const DeviceArray<float> output(size_t{kTokens * kRows}), other(size_t{kTokens * 80});
-  const Matrix weight{.storage = Storage::kFloat32, .rows = 1, .columns = kRows * kKernel, .data = device_taps.get(), .xfp = {}, .decode = {}};
-  const CausalConvCall convolution{.runs = {device_runs.get(), runs.size()}, .rows = kTokens, .values = output.get(), .channels = kRows,
-                                   .kernel = kKernel, .weight = &weight, .state = device_state.get()};
-  const DecodeMatmulCall calls[] = {{.weight = convolved.matrix, .input = input.get(), .input_stride = kColumns, .tokens = kTokens,
-                                     .output = output.get(), .output_stride = kRows},
-                                    {.weight = plain.matrix, .input = input.get(), .input_stride = kColumns, .tokens = kTokens,
-                                     .output = other.get(), .output_stride = 80}};
-  DecodeMatmul({.stream = stream_, .overlap = true}, calls, &convolution);
-  HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
-  const std::vector<float> products = Product(convolved, x, kTokens);
-  const std::vector<float> got = output.ToHost();
-  const std::vector<float> got_state = device_state.ToHost();
-  EXPECT_EQ(other.ToHost(), Product(plain, x, kTokens));
-  for (size_t t = 0; t < kTokens; ++t) {
-    for (size_t r = 0; r < kRows; ++r) {
-      const size_t at = (static_cast<size_t>(runs[t].slot) * kRows + r) * 3;
-      const float newest = products[t * kRows + r];
-      double sum = static_cast<double>(taps[r * 4 + 3]) * newest;
-      for (size_t k = 0; k < 3; ++k) sum += static_cast<double>(taps[r * 4 + k]) * state[at + k];
-      ASSERT_NEAR(got[t * kRows + r], Silu(sum), 1e-5 * (1 + std::abs(sum))) << t << " " << r;
-      EXPECT_EQ(got_state[at], state[at + 1]);
-      EXPECT_EQ(got_state[at + 1], state[at + 2]);
-      EXPECT_EQ(got_state[at + 2], newest);
+  constexpr int64_t kRows = 300, kColumns = 512, kKernel = 4;
+  for (const int64_t tokens : {1, 3}) {
+    const quant::XfpFormat format{.mode = Mode::kV2, .levels = 16};
+    const Weight convolved(kRows, kColumns, format, 0, 1);
+    const Weight plain(80, kColumns, format, 0, 2);
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(tokens * kColumns), 1, 3);
+    const std::vector<float> state = RandomFloats(4 * kRows * (kKernel - 1), 1, 4);
+    const std::vector<float> taps = RandomFloats(kRows * kKernel, 1, 5);
+    const std::vector<SequenceRun> runs = {{.slot = 2, .first_position = 9, .first_row = 0, .tokens = 1},
+                                           {.slot = 0, .first_position = 4, .first_row = 1, .tokens = 1},
+                                           {.slot = 3, .first_position = 0, .first_row = 2, .tokens = 1}};
+    const DeviceArray<float> input(x), device_state(state), device_taps(taps);
+    const DeviceArray<SequenceRun> device_runs(runs);
+    const DeviceArray<float> output(static_cast<size_t>(tokens * kRows)), other(static_cast<size_t>(tokens * 80));
+    const Matrix weight{.storage = Storage::kFloat32, .rows = 1, .columns = kRows * kKernel, .data = device_taps.get(), .xfp = {}, .decode = {}};
+    const CausalConvCall convolution{.runs = {device_runs.get(), static_cast<size_t>(tokens)}, .rows = tokens, .values = output.get(),
+                                     .channels = kRows, .kernel = kKernel, .weight = &weight, .state = device_state.get()};
+    const DecodeMatmulCall calls[] = {{.weight = convolved.matrix, .input = input.get(), .input_stride = kColumns, .tokens = tokens,
+                                       .output = output.get(), .output_stride = kRows},
+                                      {.weight = plain.matrix, .input = input.get(), .input_stride = kColumns, .tokens = tokens,
+                                       .output = other.get(), .output_stride = 80}};
+    DecodeMatmul({.stream = stream_, .overlap = true}, calls, &convolution);
+    HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    const std::vector<float> products = Product(convolved, x, tokens);
+    const std::vector<float> got = output.ToHost();
+    const std::vector<float> got_state = device_state.ToHost();
+    EXPECT_EQ(other.ToHost(), Product(plain, x, tokens));
+    for (size_t t = 0; t < static_cast<size_t>(tokens); ++t) {
+      for (size_t r = 0; r < kRows; ++r) {
+        const size_t at = (static_cast<size_t>(runs[t].slot) * kRows + r) * 3;
+        const float newest = products[t * kRows + r];
+        double sum = static_cast<double>(taps[r * 4 + 3]) * newest;
+        for (size_t k = 0; k < 3; ++k) sum += static_cast<double>(taps[r * 4 + k]) * state[at + k];
+        ASSERT_NEAR(got[t * kRows + r], Silu(sum), 1e-5 * (1 + std::abs(sum))) << t << " " << r;
+        EXPECT_EQ(got_state[at], state[at + 1]);
+        EXPECT_EQ(got_state[at + 1], state[at + 2]);
+        EXPECT_EQ(got_state[at + 2], newest);
+      }
     }
+    for (size_t i = 0; i < 3 * kRows; ++i) EXPECT_EQ(got_state[3 * kRows + i], state[3 * kRows + i]) << "slot 1 has no token";
   }
-  for (size_t i = 0; i < 3 * kRows; ++i) EXPECT_EQ(got_state[3 * kRows + i], state[3 * kRows + i]) << "slot 1 has no token";
 }
 
 struct ExpertCase {

@@ -50,6 +50,9 @@ TEST_F(DecodeTokenGpu, ShowsNonFiniteInputsAndKeepsZeros) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     x[317] = bad;
     for (const float y : Product(weight, x, 1)) EXPECT_FALSE(std::isfinite(y));
+    const DeviceArray<float> input(x);
+    const Rounded rounded(input.get(), 1, 512, 512, stream_);
+    for (const float y : Given(weight, rounded.rows(), input.get())) EXPECT_FALSE(std::isfinite(y));
   }
 }
 
@@ -83,22 +86,26 @@ TEST_F(DecodeTokenGpu, MakesTheNormThatItReads) {
       for (const size_t plain : {0, 1, 2}) {
         const bool adds = plain != 1;
         const float offset = plain == 2 ? 1.0f : 0.0f;
-        const Weight weight(1500, columns, {.mode = Mode::kV2, .levels = 16}, 5, 5);
-        const Halves norm_weight(1, columns, storage, 6), first(64, columns, storage, 7), second(48, columns, storage, 8);
+        const Weight weight(1500, columns, {.mode = Mode::kV2, .levels = 16}, 5, 5), beside(700, columns, {.mode = Mode::kV2, .levels = 16}, 5, 9);
+        const Halves norm_weight(1, columns, storage, 6), first(24, columns, storage, 7), second(16, columns, storage, 8);
         const std::vector<float> x = RandomFloats(static_cast<size_t>(columns), 3, 1), y = RandomFloats(static_cast<size_t>(columns), 3, 2);
         const DeviceArray<float> input(x), added(y), sum(x.size()), output(x.size()), scale(size_t{1});
-        const DeviceArray<float> of_first(size_t{64}), of_second(size_t{48}), products(std::vector<float>(1500, std::nanf("")));
+        const DeviceArray<float> of_first(size_t{24}), of_second(size_t{16}), products(std::vector<float>(1500, std::nanf("")));
+        const DeviceArray<float> of_beside(std::vector<float>(700, std::nanf("")));
         const DeviceArray<std::byte> rounded(static_cast<size_t>(RoundedRowBytes(columns)));
-        const MatmulCall plain_calls[] = {{.weight = &first.matrix, .rows = 64, .output = of_first.get(), .output_stride = 64},
-                                          {.weight = &second.matrix, .rows = 48, .output = of_second.get(), .output_stride = 48}};
-        const DecodeNorm norm{.input = input.get(), .added = adds ? added.get() : nullptr, .sum = adds ? sum.get() : nullptr,
+        const MatmulCall plain_calls[] = {{.weight = &first.matrix, .rows = 24, .output = of_first.get(), .output_stride = 24},
+                                          {.weight = &second.matrix, .rows = 16, .output = of_second.get(), .output_stride = 16}};
+        const DecodeNorm norm{.input = input.get(), .added = adds ? added.get() : nullptr, .sum = adds ? sum.get() : nullptr, .columns = columns,
                               .weight = &norm_weight.matrix, .offset = offset, .epsilon = static_cast<float>(kEpsilon),
                               .products = std::span(plain_calls).first(plain), .output = output.get(), .rounded = rounded.get(),
                               .scale = scale.get()};
-        ASSERT_TRUE(CanNormInProduct(norm, weight.matrix));
-        const DecodeMatmulCall call{.weight = weight.matrix, .input = output.get(), .input_stride = columns, .tokens = 1,
-                                    .output = products.get(), .output_stride = 1500};
-        DecodeNormedMatmul({.stream = stream_, .overlap = true}, norm, {&call, 1}, nullptr);
+        const DecodeMatrix matrices[] = {weight.matrix, beside.matrix};
+        ASSERT_TRUE(CanNormInProduct(norm, matrices));
+        const DecodeMatmulCall calls[] = {{.weight = weight.matrix, .input = output.get(), .input_stride = columns, .tokens = 1,
+                                           .output = products.get(), .output_stride = 1500},
+                                          {.weight = beside.matrix, .input = output.get(), .input_stride = columns, .tokens = 1,
+                                           .output = of_beside.get(), .output_stride = 700}};
+        DecodeNormedMatmul({.stream = stream_, .overlap = true}, norm, calls, nullptr);
         HPROC_CUDA_CHECK(cudaStreamSynchronize(stream_));
 
         std::vector<float> total = x;
@@ -128,6 +135,7 @@ TEST_F(DecodeTokenGpu, MakesTheNormThatItReads) {
         if (plain > 1) expect_plain(second, of_second.ToHost());
         // What others read is what it read itself.
         const std::vector<float> got = products.ToHost();
+        EXPECT_EQ(Given(beside, {.values = rounded.get(), .scales = scale.get()}, output.get()), of_beside.ToHost());
         EXPECT_EQ(Given(weight, {.values = rounded.get(), .scales = scale.get()}, output.get()), got);
         for (int64_t r = 0; r < 1500; ++r) {
           const Expected product = DotOf(weight.container.view, r, row.data());
@@ -142,10 +150,15 @@ TEST_F(DecodeTokenGpu, RefusesNormsThatItCannotMake) {
   const Halves norm_weight(1, 512, Storage::kBfloat16, 6), many(512, 512, Storage::kBfloat16, 7), other(8, 512, Storage::kFloat16, 8);
   const MatmulCall too_many[] = {{.weight = &many.matrix, .rows = 512}};
   const MatmulCall mixed[] = {{.weight = &norm_weight.matrix, .rows = 1}, {.weight = &other.matrix, .rows = 8}};
-  const DecodeNorm norm{.weight = &norm_weight.matrix, .products = {}};
+  const DecodeNorm norm{.columns = 512, .weight = &norm_weight.matrix, .products = {}};
   const auto can = [&](Mode mode, int64_t columns, const DecodeNorm& of) {
     const DecodeMatrix matrix{.rows = 800, .columns = columns, .format = {.mode = mode, .levels = 8}};
-    return CanNormInProduct(of, matrix);
+    Matrix as_long = *of.weight;
+    as_long.columns = columns;
+    DecodeNorm norm_of = of;
+    norm_of.weight = &as_long;
+    norm_of.columns = columns;
+    return CanNormInProduct(norm_of, {&matrix, 1});
   };
   EXPECT_TRUE(can(Mode::kV2, 512, norm));
   EXPECT_FALSE(can(Mode::kV2a, 512, norm)) << "codebooks of a library";
@@ -159,7 +172,7 @@ TEST_F(DecodeTokenGpu, RefusesNormsThatItCannotMake) {
   EXPECT_FALSE(can(Mode::kV2, 512, rows)) << "plain weights of two storages";
   Matrix wide = norm_weight.matrix;
   wide.storage = Storage::kFloat32;
-  EXPECT_FALSE(can(Mode::kV2, 512, {.weight = &wide, .products = {}})) << "float32";
+  EXPECT_FALSE(can(Mode::kV2, 512, {.columns = 512, .weight = &wide, .products = {}})) << "float32";
 }
 
 }  // namespace
