@@ -1,5 +1,7 @@
 #include "web/run_control.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -45,11 +47,28 @@ RunControl::RunControl(std::filesystem::path program, std::filesystem::path db, 
 
 bool RunControl::RunsLocked() const { return child_ && !child_->exit_code(); }
 
-bool RunControl::HeldLocked() const {
-  return !queue_.empty() && !released_ && child_ && child_->exit_code() == controller::kExitInterrupted;
+bool RunControl::HeldLocked() const { return held_ && !queue_.empty() && !RunsLocked(); }
+
+// What the end of the child says of the queue; once. One that fails leaves the next its turn; why it did is kept.
+void RunControl::NoteEndLocked() {
+  if (end_noted_ || RunsLocked()) return;
+  end_noted_ = true;
+  const int exit_code = *child_->exit_code();
+  if (exit_code == controller::kExitInterrupted || (stopped_ && exit_code == 128 + SIGKILL)) {
+    held_ = true;
+  } else if (!of_queue_.empty() && exit_code != 0 && exit_code != controller::kExitNoFeasiblePoint) {
+    KeepFailureLocked(of_queue_, LastLine(child_->LogTail(kMessageBytes)));
+  }
+  of_queue_.clear();
+}
+
+void RunControl::KeepFailureLocked(const std::string& what, const std::string& message) {
+  failed_.push_back(what + ": " + message);
+  if (failed_.size() > kMaxFailed) failed_.pop_front();
 }
 
 RunAnswer RunControl::StartLocked(const std::string& command, std::vector<std::string> arguments) {
+  NoteEndLocked();
   if (closed_) return {503, "the server is about to end"};
   if (RunsLocked()) return {409, "a search is running already: pause it first"};
   if (const auto holder = controller::HolderOf(db_)) return {409, "the study file is in use by " + holder->text};
@@ -63,23 +82,16 @@ RunAnswer RunControl::StartLocked(const std::string& command, std::vector<std::s
   if (!started.ok()) return {500, started.error().message};
   command_ = command;
   child_ = *std::move(started);
-  of_queue_.clear();
-  released_ = false;
+  end_noted_ = false;
+  stopped_ = false;
+  held_ = false;
   return {202, {}};
 }
 
-// One that fails leaves the next its turn; why it did is kept.
 void RunControl::ServeQueue(const std::stop_token& ending) {
   std::unique_lock lock(mutex_);
   while (!ending.stop_requested()) {
-    if (!of_queue_.empty() && !RunsLocked()) {
-      const int exit_code = *child_->exit_code();
-      if (exit_code != 0 && exit_code != controller::kExitInterrupted && exit_code != controller::kExitNoFeasiblePoint) {
-        failed_.push_back(of_queue_ + ": " + LastLine(child_->LogTail(kMessageBytes)));
-        if (failed_.size() > kMaxFailed) failed_.pop_front();
-      }
-      of_queue_.clear();
-    }
+    NoteEndLocked();
     if (!queue_.empty() && !closed_ && !HeldLocked() && !RunsLocked() && !controller::HolderOf(db_)) {
       if (StartLocked("tune", queue_.front().arguments).status == 202) {
         of_queue_ = std::move(queue_.front().waiting.what);
@@ -92,9 +104,10 @@ void RunControl::ServeQueue(const std::stop_token& ending) {
 
 RunAnswer RunControl::Enqueue(std::string what, std::vector<std::string> arguments) {
   const std::scoped_lock lock(mutex_);
+  NoteEndLocked();
   if (closed_) return {503, "the server is about to end"};
   if (queue_.size() >= kMaxWaiting) return {409, "no more searches can wait"};
-  if (queue_.empty() && !RunsLocked()) released_ = true;  // whoever asks now does not mean: after what was paused before
+  if (queue_.empty() && !RunsLocked()) held_ = false;  // whoever asks now does not mean: after what was paused before
   queue_.push_back({.waiting = {.id = ++last_id_, .what = PrintableLine(what)}, .arguments = std::move(arguments)});
   return {202, {}};
 }
@@ -109,8 +122,9 @@ RunAnswer RunControl::Withdraw(int64_t id) {
 
 RunAnswer RunControl::Release() {
   const std::scoped_lock lock(mutex_);
+  NoteEndLocked();
   if (!HeldLocked()) return {409, "nothing holds the queue"};
-  released_ = true;
+  held_ = false;
   return {202, {}};
 }
 
@@ -129,25 +143,27 @@ RunAnswer RunControl::Begin(const std::string& command, std::vector<std::string>
   return {422, LastLine(child->LogTail(kMessageBytes))};
 }
 
+// Under the lock, so that nothing of the queue begins between the interrupt and the hold.
 RunAnswer RunControl::Pause() {
-  std::shared_ptr<controller::TuneProcess> child;
-  {
-    const std::scoped_lock lock(mutex_);
-    if (RunsLocked()) child = child_;
+  const std::scoped_lock lock(mutex_);
+  if (RunsLocked()) {
+    child_->Interrupt();
+  } else if (const Result<void> interrupted = controller::InterruptHolder(db_); !interrupted.ok()) {
+    return {409, interrupted.error().message};
   }
-  if (child) {
-    child->Interrupt();
-    return {202, {}};
-  }
-  const Result<void> interrupted = controller::InterruptHolder(db_);
-  return interrupted.ok() ? RunAnswer{202, {}} : RunAnswer{409, interrupted.error().message};
+  held_ = true;
+  return {202, {}};
 }
 
 RunAnswer RunControl::Stop() {
   std::shared_ptr<controller::TuneProcess> child;
   {
     const std::scoped_lock lock(mutex_);
-    if (RunsLocked()) child = child_;
+    if (RunsLocked()) {
+      child = child_;
+      stopped_ = true;
+      held_ = true;
+    }
   }
   if (child) {
     child->EndNow();

@@ -1,9 +1,9 @@
 // RunControl: begins, interrupts and ends the searches of one study file: one at a time, each a supervised child
 // (controller/tune_process.h) that takes the file's lock. It also sees the ones begun elsewhere, and can interrupt those.
 //
-// Searches may wait in a queue: the first begins when nobody holds the study file. One that was interrupted holds the queue,
-// since whoever paused it wants the machine: until a search is begun or resumed, or the queue is released. The queue is in
-// memory alone and ends with the server.
+// Searches may wait in a queue: the first begins when nobody holds the study file. One that was paused or stopped from here,
+// wherever it was begun, or begun here and interrupted, holds the queue, since whoever did it wants the machine: until a search
+// is begun or resumed here, or the queue is released. The queue is in memory alone and ends with the server.
 #pragma once
 
 #include <chrono>
@@ -82,6 +82,8 @@ class RunControl {
 
   bool RunsLocked() const;
   bool HeldLocked() const;
+  void NoteEndLocked();
+  void KeepFailureLocked(const std::string& what, const std::string& message);
   // Starts the child, or says why not.
   RunAnswer StartLocked(const std::string& command, std::vector<std::string> arguments);
   void ServeQueue(const std::stop_token& ending);
@@ -97,7 +99,9 @@ class RunControl {
   int64_t last_id_ = 0;
   std::string of_queue_;  // what the child is called, where it came from the queue and is not yet known to have ended
   std::deque<std::string> failed_;
-  bool released_ = false;  // since the child was interrupted
+  bool end_noted_ = true;  // what the child's end says of the queue is noted, or there is no child
+  bool stopped_ = false;   // the child, by Stop
+  bool held_ = false;      // a search was interrupted, and nobody has begun another or released the queue since
   std::condition_variable_any changed_;
   std::jthread queue_thread_;  // last: it uses the rest
 };

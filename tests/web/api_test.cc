@@ -61,6 +61,13 @@ class ApiTest : public ServiceTest {
   void BlockAt(const std::string& step) {
     fake_.SetScript({{step, {{{"do", "write_file"}, {"file", fake_.File("blocked")}, {"text", "here"}}, {{"do", "hang"}}}}});
   }
+  // A shell script in hproc's place.
+  std::filesystem::path WriteProgram(const std::string& script) const {
+    const std::filesystem::path file = fake_.File("program");
+    std::ofstream(file) << "#!/bin/sh\n" << script << "\n";
+    std::filesystem::permissions(file, std::filesystem::perms::owner_all);
+    return file;
+  }
   bool IsBlocked() const { return std::filesystem::exists(fake_.File("blocked")); }
 };
 
@@ -380,6 +387,50 @@ TEST_F(ApiTest, APausedSearchHoldsTheQueueUntilItIsReleased) {
     return all.size() == 2 && all[1]["state"] == "done";
   }));
   EXPECT_EQ(GetJson("/api/v1/studies")[0]["state"], "interrupted");
+}
+
+TEST_F(ApiTest, ASearchOfElsewhereThatIsPausedHoldsTheQueue) {
+  Start();
+  BlockAt("generate");
+  std::vector<std::string> argv = *StartArguments(StartBody({{"study", "elsewhere"}}), *ModelRoots::Create({fake_.File("")}));
+  argv.insert(argv.begin(), {HPROC_BINARY, "tune"});
+  argv.push_back("--db=" + db());
+  const auto elsewhere = *controller::TuneProcess::Start(std::move(argv), fake_.File("elsewhere.log"));
+  ASSERT_TRUE(Eventually([&] { return IsBlocked(); }));
+  ASSERT_EQ(Post("/api/v1/queue", StartBody({{"study", "waits"}})).status, 202);
+  fake_.SetScript(json::object());
+  ASSERT_EQ(Post("/api/v1/run/pause").status, 202);
+  ASSERT_TRUE(Eventually([&] { return elsewhere->exit_code().has_value(); }));
+  std::this_thread::sleep_for(3 * RunControl::kQueuePeriod);
+  EXPECT_EQ(GetJson("/api/v1/state")["queue"]["held"], true);
+  EXPECT_EQ(GetJson("/api/v1/studies").size(), 1U);
+  ASSERT_EQ(Post("/api/v1/queue/release").status, 202);
+  EXPECT_TRUE(Eventually([&] {
+    const json all = GetJson("/api/v1/studies");
+    return all.size() == 2 && all[1]["state"] == "done";
+  }));
+}
+
+// A script stands for the search: one that ends well when interrupted, and one that only SIGKILL ends.
+TEST_F(ApiTest, WhatIsPausedOrStoppedHoldsTheQueueHoweverItEnds) {
+  for (const char* trap : {"trap 'exit 0' INT", "trap '' INT"}) {
+    SCOPED_TRACE(trap);
+    const std::filesystem::path begun = fake_.File("begun");
+    std::filesystem::remove(begun);
+    RunControl control(WriteProgram(std::string(trap) + "; : > " + begun.string() + "; while :; do sleep 0.05; done"), db(),
+                       fake_.File("logs"));
+    EXPECT_EQ(control.Enqueue("first", {}).status, 202);
+    ASSERT_TRUE(Eventually([&] { return std::filesystem::exists(begun); }));
+    EXPECT_EQ(control.Enqueue("second", {}).status, 202);
+    const bool deaf = std::string_view(trap).ends_with("'' INT");
+    EXPECT_EQ((deaf ? control.Stop() : control.Pause()).status, 202);
+    ASSERT_TRUE(Eventually([&] { return control.Look().exit_code.has_value(); }));
+    EXPECT_EQ(control.Look().exit_code, deaf ? 128 + SIGKILL : 0);
+    std::this_thread::sleep_for(3 * RunControl::kQueuePeriod);
+    EXPECT_TRUE(control.Look().held);
+    EXPECT_EQ(control.Look().waiting.size(), 1U);
+    EXPECT_THAT(control.Look().failed, testing::IsEmpty());
+  }
 }
 
 TEST_F(ApiTest, StopsAtOnceAndTheStudyCanBeResumed) {
