@@ -89,7 +89,8 @@ Api::Api(ApiOptions options)
     : options_(std::move(options)),
       reader_(options_.db),
       forecaster_(options_.worker, options_.table_folder, hub_),
-      runs_(std::make_unique<RunControl>(options_.program, options_.db, options_.log_folder)),
+      runs_(std::make_unique<RunControl>(options_.program, options_.db, options_.log_folder,
+                                         [this] { hub_.Publish("changed", "{}"); })),
       feed_(reader_, hub_) {}
 
 ApiResponse Api::Handle(const ApiRequest& request) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "base/printable.h"
 #include "controller/cli/exit_codes.h"
@@ -39,10 +40,12 @@ bool HasBegun(const std::filesystem::path& db, const std::string& journal_before
 
 }  // namespace
 
-RunControl::RunControl(std::filesystem::path program, std::filesystem::path db, std::filesystem::path log_folder)
+RunControl::RunControl(std::filesystem::path program, std::filesystem::path db, std::filesystem::path log_folder,
+                       std::function<void()> on_queue_changed)
     : program_(std::move(program)),
       db_(std::move(db)),
       log_folder_(std::move(log_folder)),
+      on_queue_changed_(std::move(on_queue_changed)),
       queue_thread_([this](const std::stop_token& ending) { ServeQueue(ending); }) {}
 
 bool RunControl::RunsLocked() const { return child_ && !child_->exit_code(); }
@@ -65,6 +68,7 @@ void RunControl::NoteEndLocked() {
 void RunControl::KeepFailureLocked(const std::string& what, const std::string& message) {
   failed_.push_back(what + ": " + message);
   if (failed_.size() > kMaxFailed) failed_.pop_front();
+  untold_ = true;
 }
 
 RunAnswer RunControl::StartLocked(const std::string& command, std::vector<std::string> arguments) {
@@ -96,7 +100,13 @@ void RunControl::ServeQueue(const std::stop_token& ending) {
       if (StartLocked("tune", queue_.front().arguments).status == 202) {
         of_queue_ = std::move(queue_.front().waiting.what);
         queue_.pop_front();
+        untold_ = true;
       }
+    }
+    if (std::exchange(untold_, false)) {
+      lock.unlock();
+      on_queue_changed_();
+      lock.lock();
     }
     changed_.wait_for(lock, ending, kQueuePeriod, [] { return false; });
   }

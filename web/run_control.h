@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -34,8 +35,10 @@ struct RunAnswer {
 // Thread-safe.
 class RunControl {
  public:
-  // program: hproc. The run's output goes to log_folder/run.log.
-  RunControl(std::filesystem::path program, std::filesystem::path db, std::filesystem::path log_folder);
+  // program: hproc. The run's output goes to log_folder/run.log. `on_queue_changed` is called, without a lock and on a thread of
+  // this object's own, after a search of the queue has begun by itself or failed.
+  RunControl(std::filesystem::path program, std::filesystem::path db, std::filesystem::path log_folder,
+             std::function<void()> on_queue_changed);
   // Interrupts what it began and waits for its end (TuneProcess); what waits is forgotten.
   ~RunControl() = default;
 
@@ -91,6 +94,7 @@ class RunControl {
   const std::filesystem::path program_;
   const std::filesystem::path db_;
   const std::filesystem::path log_folder_;
+  const std::function<void()> on_queue_changed_;
   mutable std::mutex mutex_;
   std::string command_;
   std::shared_ptr<controller::TuneProcess> child_;  // kept after its end, for its last words
@@ -101,6 +105,7 @@ class RunControl {
   std::deque<std::string> failed_;
   bool end_noted_ = true;  // what the child's end says of the queue is noted, or there is no child
   bool stopped_ = false;   // the child, by Stop
+  bool untold_ = false;    // on_queue_changed_ is yet to be called
   bool held_ = false;      // a search was interrupted, and nobody has begun another or released the queue since
   std::condition_variable_any changed_;
   std::jthread queue_thread_;  // last: it uses the rest

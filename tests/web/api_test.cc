@@ -411,6 +411,22 @@ TEST_F(ApiTest, ASearchOfElsewhereThatIsPausedHoldsTheQueue) {
   }));
 }
 
+// What the study says of itself is told by the live feed; what only the queue knows is not in the study file.
+TEST_F(ApiTest, TellsWhenTheQueueMovesByItself) {
+  std::atomic<int> told{0};
+  const std::filesystem::path go_on = fake_.File("go on");
+  RunControl control(WriteProgram("while [ ! -e '" + go_on.string() + "' ]; do sleep 0.05; done; echo nothing good; exit 4"), db(),
+                     fake_.File("logs"), [&told] { ++told; });
+  EXPECT_EQ(control.Enqueue("fails", {}).status, 202);
+  ASSERT_TRUE(Eventually([&] { return told == 1; })) << "it began";
+  EXPECT_THAT(control.Look().waiting, testing::IsEmpty());
+  std::this_thread::sleep_for(2 * RunControl::kQueuePeriod);
+  EXPECT_EQ(told, 1) << "nothing changed";
+  std::ofstream{go_on};
+  ASSERT_TRUE(Eventually([&] { return told == 2; })) << "it failed";
+  EXPECT_THAT(control.Look().failed, testing::ElementsAre("fails: nothing good"));
+}
+
 // A script stands for the search: one that ends well when interrupted, and one that only SIGKILL ends.
 TEST_F(ApiTest, WhatIsPausedOrStoppedHoldsTheQueueHoweverItEnds) {
   for (const char* trap : {"trap 'exit 0' INT", "trap '' INT"}) {
@@ -418,7 +434,7 @@ TEST_F(ApiTest, WhatIsPausedOrStoppedHoldsTheQueueHoweverItEnds) {
     const std::filesystem::path begun = fake_.File("begun");
     std::filesystem::remove(begun);
     RunControl control(WriteProgram(std::string(trap) + "; : > " + begun.string() + "; while :; do sleep 0.05; done"), db(),
-                       fake_.File("logs"));
+                       fake_.File("logs"), [] {});
     EXPECT_EQ(control.Enqueue("first", {}).status, 202);
     ASSERT_TRUE(Eventually([&] { return std::filesystem::exists(begun); }));
     EXPECT_EQ(control.Enqueue("second", {}).status, 202);
