@@ -97,8 +97,13 @@ void RunControl::ServeQueue(const std::stop_token& ending) {
   while (!ending.stop_requested()) {
     NoteEndLocked();
     if (!queue_.empty() && !closed_ && !HeldLocked() && !RunsLocked() && !controller::HolderOf(db_)) {
-      if (StartLocked("tune", queue_.front().arguments).status == 202) {
-        of_queue_ = std::move(queue_.front().waiting.what);
+      const RunAnswer started = StartLocked("tune", queue_.front().arguments);
+      if (started.status != 409) {  // that is tried again: whoever holds the study file came between
+        if (started.status == 202) {
+          of_queue_ = queue_.front().waiting.what;
+        } else {
+          KeepFailureLocked(queue_.front().waiting.what, started.message);
+        }
         queue_.pop_front();
         untold_ = true;
       }

@@ -427,6 +427,16 @@ TEST_F(ApiTest, TellsWhenTheQueueMovesByItself) {
   EXPECT_THAT(control.Look().failed, testing::ElementsAre("fails: nothing good"));
 }
 
+TEST_F(ApiTest, WhatCannotBeStartedLeavesTheQueue) {
+  RunControl control(fake_.File("no program"), db(), fake_.File("logs"), [] {});
+  EXPECT_EQ(control.Enqueue("first", {}).status, 202);
+  EXPECT_EQ(control.Enqueue("second", {}).status, 202);
+  ASSERT_TRUE(Eventually([&] { return control.Look().failed.size() == 2; }));
+  EXPECT_THAT(control.Look().failed, testing::ElementsAre(testing::StartsWith("first: cannot start "),
+                                                          testing::StartsWith("second: cannot start ")));
+  EXPECT_THAT(control.Look().waiting, testing::IsEmpty());
+}
+
 // A script stands for the search: one that ends well when interrupted, and one that only SIGKILL ends.
 TEST_F(ApiTest, WhatIsPausedOrStoppedHoldsTheQueueHoweverItEnds) {
   for (const char* trap : {"trap 'exit 0' INT", "trap '' INT"}) {
