@@ -437,6 +437,14 @@ TEST_F(ApiTest, WhatCannotBeStartedLeavesTheQueue) {
   EXPECT_THAT(control.Look().waiting, testing::IsEmpty());
 }
 
+TEST_F(ApiTest, AFailureOfTheQueueIsKeptThoughAnotherSearchBeginsAtOnce) {
+  RunControl control(WriteProgram("echo nothing good; exit 4"), db(), fake_.File("logs"), [] {});
+  EXPECT_EQ(control.Enqueue("fails", {}).status, 202);
+  while (!control.Look().exit_code) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(control.Begin("tune", {}).status, 422);
+  EXPECT_THAT(control.Look().failed, testing::ElementsAre("fails: nothing good"));
+}
+
 // A script stands for the search: one that ends well when interrupted, and one that only SIGKILL ends.
 TEST_F(ApiTest, WhatIsPausedOrStoppedHoldsTheQueueHoweverItEnds) {
   for (const char* trap : {"trap 'exit 0' INT", "trap '' INT"}) {
