@@ -86,9 +86,10 @@ function Phases({ trial }: { trial: Trial }) {
   const phases = trial.measured.phase_seconds;
   const last = trial.attempts[trial.attempts.length - 1];
   const counted = phases.reduce((a, p) => a + p.seconds, 0);
-  // The worker times what it does before the first question; answers and rates are the rest of the attempt.
+  // The worker times what it does before the first question. The rest of the attempt is what comes after, and the worker's start
+  // and end; where a scheduler starts it, also its wait for a node.
   const rest = last?.ended_utc && phases.some((p) => p.phase === "warmup") ? (Date.parse(last.ended_utc) - Date.parse(last.started_utc)) / 1000 - counted : 0;
-  const shown = rest > 0.05 ? [...phases, { phase: "answers, rates", seconds: rest }] : phases;
+  const shown = rest > 0.05 ? [...phases, { phase: "everything else", seconds: rest }] : phases;
   const sum = shown.reduce((a, p) => a + p.seconds, 0);
   const rates = Object.entries(trial.throughput);
   return (
