@@ -105,13 +105,16 @@ function headers(): Record<string, string> {
 
 // ---- requests ----
 
+export class Refused extends Error {
+  constructor(readonly status: number, message: string) { super(message); }
+}
 async function answer<T>(response: Response): Promise<T> {
   const text = await response.text();
   let json: unknown = null;
   try { json = JSON.parse(text); } catch { /* said below */ }
   if (!response.ok) {
     const said = json && typeof json === "object" && "error" in json ? String((json as { error: unknown }).error) : response.statusText;
-    throw new Error(said);
+    throw new Refused(response.status, said);
   }
   return json as T;
 }

@@ -52,7 +52,7 @@ function Sides({ data, study, recommended }: { data: Comparison; study: Study; r
   ];
   // Of rates in per cent the difference, of the rest the ratio.
   const change = (x: number | null | undefined, y: number | null | undefined, points: boolean) => {
-    if (x === null || x === undefined || y === null || y === undefined || x === 0) return "";
+    if (x === null || x === undefined || y === null || y === undefined || (!points && x === 0)) return "";
     const by = (100 * (points ? y - x : y / x - 1)).toFixed(1);
     return `${/^-?0\.0$/.test(by) ? "0.0" : by.startsWith("-") ? by.replace("-", "−") : `+${by}`} ${points ? "points" : "%"}`;
   };

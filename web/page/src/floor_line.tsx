@@ -9,6 +9,8 @@ import { byteTicks } from "./scales";
 import { AsTable, DataTable } from "./tables";
 import { trialColumns } from "./trials";
 
+const capLabelWidth = 150;  // pixels, about, with its margin
+
 export function FloorLine({ study, frontier, ladder, recommended }:
     { study: number; frontier: Frontier; ladder: number[]; recommended: number | null }) {
   const [box, width] = useWidth();
@@ -114,7 +116,7 @@ export function FloorLine({ study, frontier, ladder, recommended }:
               <path class="cap" d={`M${margin.left} ${sy(cap)}H${right}`} />
               {asked !== null && <path class="asked" d={`M${sx(rungOf(ladder, asked))} ${margin.top}V${bottom}`} />}
             </g>
-            <text class="cap-label" x={(babble !== null ? Math.max(margin.left, sx(babble)) : margin.left) + 8} y={sy(cap) - 6}>what a point may hold</text>
+            <text class="cap-label" x={Math.max(margin.left, Math.min(babble !== null ? sx(babble) : margin.left, right - capLabelWidth)) + 8} y={sy(cap) - 6}>what a point may hold</text>
             <path class="axis" d={`M${margin.left} ${margin.top}V${bottom}H${right}`} />
             {ticks.map(({ floor, rung }) => <text key={rung} class="tick" x={sx(rung)} y={bottom + 17} text-anchor="middle">{f.floor(floor)}</text>)}
             {bytes.map(({ at, text }) => <text key={at} class="tick" x={margin.left - 8} y={sy(at) + 4} text-anchor="end">{text}</text>)}

@@ -1,6 +1,6 @@
 // Begins, pauses, stops and resumes searches; what a new one would find to choose from is shown before anything is loaded.
 import { useEffect, useState } from "preact/hooks";
-import { post, type Forecast, type StudyRow } from "./api";
+import { post, Refused, type Forecast, type StudyRow } from "./api";
 import { useApi, type Live } from "./app";
 import * as f from "./format";
 import { stateOf } from "./studies";
@@ -52,7 +52,7 @@ export function Waiting({ live }: { live: Live }) {
   return (
     <section class="card waiting" aria-label="Searches that wait">
       {broke && !queue.failed.some((line) => line.endsWith(broke)) && <p class="error" role="alert">The last search begun here failed: {broke}</p>}
-      {queue.failed.map((line) => <p key={line} class="error">Failed when its turn came: {line}</p>)}
+      {queue.failed.map((line, i) => <p key={i} class="error">Failed when its turn came: {line}</p>)}
       {queue.waiting.length > 0 && <>
         <h2>{queue.waiting.length === 1 ? "One search waits" : `${queue.waiting.length} searches wait`}</h2>
         <p class="faint">{queue.held ? "The last search was paused, so none begins by itself. Resume it, or go on with these." : "The first begins when the one that runs is done. They are forgotten when this server ends."}</p>
@@ -104,9 +104,17 @@ export function Start({ live }: { live: Live }) {
     setError("");
     try {
       if (what === "forecast") setForecast(await post<Forecast>("forecast", bodyOf(form)));
-      else if (state?.running) { await post("queue", bodyOf(form)); setQueued(form.study || `${f.modelName(form.model)} under ${form.memory}`); }
+      else if (state?.running) {
+        await post("queue", bodyOf(form));
+        setQueued(form.study || `${f.modelName(form.model)} under ${form.memory}`);
+        setForm((now) => (kept = { ...now, study: "" }));  // a name is of one study
+      }
       else { await post("studies", bodyOf(form)); setBegun(true); }
-    } catch (e) { setError((e as Error).message); }
+    } catch (e) {
+      // Another began since the page looked: what it offers below is the queue.
+      const late = what === "start" && !state?.running && e instanceof Refused && e.status === 409;
+      setError(late ? `${e.message}. This one can start when its turn comes.` : (e as Error).message);
+    }
     setBusy("");
     live.refresh();
   };
