@@ -126,7 +126,7 @@ test("the form forecasts bytes before anything is loaded, and starts a search", 
   await page.context().close();
 }, true);
 
-test("a second search waits for its turn, and can be withdrawn", async () => {
+test("a second search waits for its turn", async () => {
   const page = await open(fresh, { hash: "#/start" });
   await page.getByText("One search at a time").waitFor();
   await field(page, "Model").locator("option", { hasText: "wordmath" }).waitFor({ state: "attached" });
@@ -140,14 +140,10 @@ test("a second search waits for its turn, and can be withdrawn", async () => {
   await page.getByText("another waits for its turn").waitFor();
   await page.getByRole("link", { name: "what waits" }).click();
   await page.getByRole("heading", { name: "One search waits" }).waitFor();
-  await axe(page, "queue");
-  await photograph(page, "queue");
-  await page.getByRole("button", { name: "Withdraw another" }).click();
-  await page.getByRole("heading", { name: "One search waits" }).waitFor({ state: "detached" });
   await page.context().close();
 }, true);
 
-test("the run is watched, paused and resumed", async () => {
+test("the run is watched, paused and resumed; what waits is held meanwhile, and can be withdrawn", async () => {
   const page = await open(fresh, { hash: "#/study/1/live" });
   await page.getByText(/questions: \d+ of 40/).waitFor({ timeout: 240_000 });
   await page.locator(".u-wrap").first().waitFor();
@@ -155,6 +151,13 @@ test("the run is watched, paused and resumed", async () => {
   await photograph(page, "live");
   await page.getByRole("button", { name: "Pause" }).click();
   await page.locator(".badge", { hasText: "interrupted" }).waitFor();
+  await page.goto(`${fresh.url}#/`);
+  await page.getByText("The last search was paused, so none begins by itself").waitFor();
+  await axe(page, "queue");
+  await photograph(page, "queue");
+  await page.getByRole("button", { name: "Withdraw another" }).click();
+  await page.getByRole("heading", { name: "One search waits" }).waitFor({ state: "detached" });
+  await page.goto(`${fresh.url}#/study/1/live`);
   await page.getByRole("button", { name: "Resume" }).click();
   await page.locator(".badge", { hasText: "running" }).waitFor();
   await page.locator(".badge", { hasText: "done" }).waitFor({ timeout: 420_000 });
