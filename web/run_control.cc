@@ -62,6 +62,7 @@ void RunControl::NoteEndLocked() {
   } else if (!of_queue_.empty() && exit_code != 0 && exit_code != controller::kExitNoFeasiblePoint) {
     KeepFailureLocked(of_queue_, LastLine(child_->LogTail(kMessageBytes)));
   }
+  if (HeldLocked()) untold_ = true;
   of_queue_.clear();
 }
 

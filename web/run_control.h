@@ -36,7 +36,8 @@ struct RunAnswer {
 class RunControl {
  public:
   // program: hproc. The run's output goes to log_folder/run.log. `on_queue_changed` is called, without a lock and on a thread of
-  // this object's own, after a search of the queue has begun by itself or failed.
+  // this object's own, after a search of the queue has begun by itself or failed, or one
+  // that ended holds the queue.
   RunControl(std::filesystem::path program, std::filesystem::path db, std::filesystem::path log_folder,
              std::function<void()> on_queue_changed);
   // Interrupts what it began and waits for its end (TuneProcess); what waits is forgotten.

@@ -435,6 +435,18 @@ TEST_F(ApiTest, TellsWhenTheQueueMovesByItself) {
   EXPECT_THAT(control.Look().failed, testing::ElementsAre("fails: nothing good"));
 }
 
+TEST_F(ApiTest, TellsThatTheQueueIsHeldOnceTheSearchHasEnded) {
+  std::atomic<int> told{0};
+  RunControl control(WriteProgram("trap 'exit 130' INT; while :; do sleep 0.05; done"), db(), fake_.File("logs"),
+                     [&told] { ++told; });
+  EXPECT_EQ(control.Enqueue("first", {}).status, 202);
+  ASSERT_TRUE(Eventually([&] { return told == 1; })) << "it began";
+  EXPECT_EQ(control.Enqueue("second", {}).status, 202);
+  EXPECT_EQ(control.Pause().status, 202);
+  EXPECT_TRUE(Eventually([&] { return told == 2; }));
+  EXPECT_TRUE(control.Look().held);
+}
+
 TEST_F(ApiTest, WhatCannotBeStartedLeavesTheQueue) {
   RunControl control(fake_.File("no program"), db(), fake_.File("logs"), [] {});
   EXPECT_EQ(control.Enqueue("first", {}).status, 202);
