@@ -93,6 +93,11 @@ RunAnswer RunControl::StartLocked(const std::string& command, std::vector<std::s
   return {202, {}};
 }
 
+void RunControl::LookAgainLocked() {
+  look_ = true;
+  changed_.notify_all();
+}
+
 void RunControl::ServeQueue(const std::stop_token& ending) {
   std::unique_lock lock(mutex_);
   while (!ending.stop_requested()) {
@@ -114,7 +119,7 @@ void RunControl::ServeQueue(const std::stop_token& ending) {
       on_queue_changed_();
       lock.lock();
     }
-    changed_.wait_for(lock, ending, kQueuePeriod, [] { return false; });
+    changed_.wait_for(lock, ending, kQueuePeriod, [this] { return std::exchange(look_, false); });
   }
 }
 
@@ -125,6 +130,7 @@ RunAnswer RunControl::Enqueue(std::string what, std::vector<std::string> argumen
   if (queue_.size() >= kMaxWaiting) return {409, "no more searches can wait"};
   if (queue_.empty() && !RunsLocked()) held_ = false;  // whoever asks now does not mean: after what was paused before
   queue_.push_back({.waiting = {.id = ++last_id_, .what = PrintableLine(what)}, .arguments = std::move(arguments)});
+  LookAgainLocked();
   return {202, {}};
 }
 
@@ -141,6 +147,7 @@ RunAnswer RunControl::Release() {
   NoteEndLocked();
   if (!HeldLocked()) return {409, "nothing holds the queue"};
   held_ = false;
+  LookAgainLocked();
   return {202, {}};
 }
 
@@ -195,6 +202,7 @@ void RunControl::Close() {
   const std::scoped_lock lock(mutex_);
   closed_ = true;
   queue_.clear();
+  LookAgainLocked();
   if (RunsLocked()) child_->Interrupt();
 }
 

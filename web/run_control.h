@@ -57,7 +57,7 @@ class RunControl {
 
   RunAnswer Pause();  // the interrupt of the command line: the study can be resumed
   RunAnswer Stop();   // the same, and does not wait for a polite end
-  // From now on Begin is refused; what runs is interrupted.
+  // From now on Begin and Enqueue are refused; what waits is forgotten, what runs is interrupted.
   void Close();
   // Until what runs has ended, politely or not (TuneProcess); after Close.
   void AwaitEnd();
@@ -90,6 +90,7 @@ class RunControl {
   void KeepFailureLocked(const std::string& what, const std::string& message);
   // Starts the child, or says why not.
   RunAnswer StartLocked(const std::string& command, std::vector<std::string> arguments);
+  void LookAgainLocked();  // now, not at the end of kQueuePeriod
   void ServeQueue(const std::stop_token& ending);
 
   const std::filesystem::path program_;
@@ -108,6 +109,7 @@ class RunControl {
   bool stopped_ = false;   // the child, by Stop
   bool untold_ = false;    // on_queue_changed_ is yet to be called
   bool held_ = false;      // a search was interrupted, and nobody has begun another or released the queue since
+  bool look_ = false;
   std::condition_variable_any changed_;
   std::jthread queue_thread_;  // last: it uses the rest
 };
