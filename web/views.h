@@ -20,7 +20,7 @@ std::string StudiesView(const std::vector<controller::Study>& studies,
                         const std::vector<std::vector<controller::Trial>>& trials);
 
 // One study: its row, its whole spec, what it was measured to need beside the weights, and whether it has routed experts (none:
-// not measured yet).
+// not measured, or its rate table cannot be read).
 std::string StudyView(const controller::Study& study, const std::vector<controller::Trial>& trials,
                       std::optional<bool> has_lazy);
 
