@@ -435,6 +435,15 @@ TEST_F(ApiTest, TellsWhenTheQueueMovesByItself) {
   EXPECT_THAT(control.Look().failed, testing::ElementsAre("fails: nothing good"));
 }
 
+TEST_F(ApiTest, StreamsThatASearchOfTheQueueFailedBeforeItOpenedTheStudyFile) {
+  Start();
+  ASSERT_EQ(Post("/api/v1/queue", StartBody({{"study", "never"}, {"headroom", 2'000'000}})).status, 202);
+  ASSERT_TRUE(Eventually([&] { return !GetJson("/api/v1/state")["queue"]["failed"].empty(); }));
+  EXPECT_FALSE(std::filesystem::exists(db()));
+  EXPECT_TRUE(Eventually([&] { return std::ranges::count(api_->hub().Await(0, {}).events, "changed", &HubEvent::type) >= 3; }))
+      << "asked for, begun, failed";
+}
+
 TEST_F(ApiTest, TellsThatTheQueueIsHeldOnceTheSearchHasEnded) {
   std::atomic<int> told{0};
   RunControl control(WriteProgram("trap 'exit 130' INT; while :; do sleep 0.05; done"), db(), fake_.File("logs"),
