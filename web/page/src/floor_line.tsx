@@ -8,6 +8,7 @@ import { Asked, facts, rungOf, ticksBetween, Tip, useWidth } from "./plane";
 import { byteTicks } from "./scales";
 import { AsTable, DataTable } from "./tables";
 import { trialColumns } from "./trials";
+import { ZoomButtons } from "./zoom";
 
 const capLabelWidth = 150;  // pixels, about, with its margin
 
@@ -83,11 +84,7 @@ export function FloorLine({ study, frontier, ladder, recommended }:
     <section class="plane line" aria-label="The floor">
       <div class="bar">
         <p class="hint">This model has no routed experts, so one floor decides. Press a trial to open it, a free place to see what it would cost.</p>
-        <span class="buttons" role="group" aria-label="Zoom">
-          <button type="button" aria-label="Zoom in" onClick={() => zoom(0.6)}>+</button>
-          <button type="button" aria-label="Zoom out" onClick={() => zoom(1 / 0.6)}>−</button>
-          <button type="button" disabled={!view} onClick={() => setView(null)}>All of it</button>
-        </span>
+        <ZoomButtons step={0.6} zoom={zoom} whole={view && (() => setView(null))} />
       </div>
       <div class="plot" ref={box}>
         {width > 0 && (

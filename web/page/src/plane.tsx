@@ -6,6 +6,7 @@ import * as f from "./format";
 import { GlyphMark, Legend, lookOf, LOOKS, SHAPES, verdictText } from "./glyphs";
 import { AsTable, DataTable } from "./tables";
 import { trialColumns } from "./trials";
+import { ZoomButtons } from "./zoom";
 
 export const TICKS = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.997, 0.999, 0.9995, 0.9999, 1];
 
@@ -181,12 +182,9 @@ export function Plane({ study, frontier, ladder, recommended }:
     <section class="plane" aria-label="The floor plane">
       <div class="bar">
         <p class="hint">Drag to zoom in, press a trial to open it, press a free place to see what it would cost.</p>
-        <span class="buttons" role="group" aria-label="Zoom">
-          <button type="button" aria-label="Zoom in" onClick={() => zoom(0.7)}>+</button>
-          <button type="button" aria-label="Zoom out" onClick={() => zoom(1 / 0.7)}>−</button>
+        <ZoomButtons step={0.7} zoom={zoom} whole={view && (() => setView(null))}>
           {nearBest && <button type="button" onClick={() => setView(nearBest)}>Best point</button>}
-          <button type="button" disabled={!view} onClick={() => setView(null)}>All of it</button>
-        </span>
+        </ZoomButtons>
       </div>
       <div class="plot" ref={box}>
         {width > 0 && (
