@@ -1,6 +1,8 @@
 #include "kernels/decode.h"
 
 #include <algorithm>
+#include <limits>
+#include <optional>
 #include <vector>
 
 #include "base/check.h"
@@ -60,11 +62,11 @@ DecodeParams ParamsOf(const DecodeMatrix& weight, DecodeWork work) {
   DecodeParams p{};
   p.work = work;
   p.parts[0] = PartOf(weight);
-  p.part_count = 1;
   p.row_tile_bytes = static_cast<uint32_t>(order.row_tile_bytes);
   p.tile_bytes = static_cast<int32_t>(order.tile_bytes);
-  p.record_bytes = static_cast<int32_t>(order.record_bytes);
-  p.record_books = static_cast<int32_t>(order.record_books);
+  HPROC_CHECK(order.record_bytes <= std::numeric_limits<uint16_t>::max(), "bytes of a record");
+  p.record_bytes = static_cast<uint16_t>(order.record_bytes);
+  p.record_books = static_cast<uint16_t>(order.record_books);
   p.column_tiles = static_cast<int32_t>(order.column_tiles);
   p.last_tile_halves = order.last_tile_halves;
   p.whole_pairs = order.column_tiles % 2 == 0 && order.last_tile_halves == 2;
@@ -97,9 +99,10 @@ Shares ShareBlocks(DecodeParams& p, std::span<const int32_t> units, int multipro
     ++blocks[fullest];
   }
   int32_t first = 0;
+  std::ranges::fill(p.first_blocks, std::numeric_limits<int32_t>::max());
   for (size_t i = 0; i < units.size(); ++i) {
     DecodePart& part = p.parts[i];
-    p.first_blocks[i] = first;
+    if (i > 0) p.first_blocks[i - 1] = first;
     part.block_units = units[i] / blocks[i];
     part.spare_units = units[i] % blocks[i];
     first += blocks[i];
@@ -108,21 +111,23 @@ Shares ShareBlocks(DecodeParams& p, std::span<const int32_t> units, int multipro
   return shares;
 }
 
-// Whether the kernel of one token (kernels/cuda/decode_token.cuh) can do it, with `tiles` row tiles in a block.
-bool CanDecodeToken(const DecodeParams& p, int32_t tiles, const DecodeMatrix& weight, const DeviceLimits& limits) {
-  if (p.tokens != 1 || p.library_bytes != 0 || !p.whole_pairs || p.input_rows == 0) return false;
-  if (p.work == DecodeWork::kGateUp && p.rounded == nullptr) return false;
-  if (p.work == DecodeWork::kDown && p.rounded != nullptr) return false;
+// How the kernel of one token (kernels/cuda/decode_token.cuh) does it with `tiles` row tiles in a block; none where it cannot.
+std::optional<cuda::DecodeTokenLayout> TokenLayoutOf(const DecodeParams& p, int32_t tiles, const DecodeMatrix& weight,
+                                                     const DeviceLimits& limits) {
+  if (p.tokens != 1 || p.library_bytes != 0 || !p.whole_pairs || p.input_rows == 0) return std::nullopt;
+  if (p.work == DecodeWork::kGateUp && p.rounded == nullptr) return std::nullopt;
+  if (p.work == DecodeWork::kDown && p.rounded != nullptr) return std::nullopt;
   // Its few tiles' outliers are asked for when the products are done: 10.0 us for 8.6 at 3072x8192.
-  if (p.has_outliers && p.work == DecodeWork::kMatmul && p.columns > 4096) return false;
+  if (p.has_outliers && p.work == DecodeWork::kMatmul && p.columns > 4096) return std::nullopt;
   if (p.rounded != nullptr) {
-    if (p.column_tiles * kTileColumns > 8 * cuda::kTokenPieces * cuda::kDecodeThreads) return false;
+    if (p.column_tiles * kTileColumns > 8 * cuda::kTokenPieces * cuda::kDecodeThreads) return std::nullopt;
   } else {
     constexpr int64_t kMost = int64_t{4} * cuda::kTokenFours * cuda::kDecodeThreads;
-    if (p.columns % kTileColumns != 0 || int64_t{p.input_rows} * p.columns > kMost) return false;
+    if (p.columns % kTileColumns != 0 || int64_t{p.input_rows} * p.columns > kMost) return std::nullopt;
   }
   const int slots = cuda::TokenSlots(weight.format.levels, p.work, p.slots);
-  return cuda::DecodeTokenSharedOf(p, tiles, slots, cuda::TokenSlotBytes(weight.format.levels)).total <= limits.shared_bytes;
+  const auto layout = cuda::DecodeTokenLayoutOf(p, tiles, slots, cuda::TokenSlotBytes(weight.format.levels));
+  return layout.total_bytes <= limits.shared_bytes ? std::optional(layout) : std::nullopt;
 }
 
 // Settles the launch shape. One block an SM; the blocks of a part get its units evenly, so sizes differ by one at most.
@@ -156,12 +161,15 @@ void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t
   }
   p.at = cuda::DecodeSharedOf(p);
   const dim3 grid(static_cast<unsigned>(shares.blocks), static_cast<unsigned>(grid_tokens));
-  const bool one_token = CanDecodeToken(p, shares.most_units * virtual_per_unit, weight, limits);
-  HPROC_CHECK(one_token || p.norm.weight == nullptr, "a norm in a product");
+  const auto token = TokenLayoutOf(p, shares.most_units * virtual_per_unit, weight, limits);
+  HPROC_CHECK(token || p.norm.weight == nullptr, "a norm in a product");
   const auto launch = [&]<int kLevels> {
-    if (one_token) {
+    if (token) {
+      p.token = token->at;
       p.virtual_tiles = shares.most_units * virtual_per_unit;
-      return cuda::LaunchDecodeToken<kLevels>(p, grid, stream.overlap, stream.stream);
+      p.pair_reciprocal = cuda::ReciprocalOf(static_cast<uint32_t>(p.column_tiles / 2));
+      p.four_reciprocal = cuda::ReciprocalOf(static_cast<uint32_t>(p.column_tiles * kTileColumns / 4));
+      return cuda::LaunchDecodeToken<kLevels>(p, token->total_bytes, grid, stream.overlap, stream.stream);
     }
     cuda::LaunchDecode<kLevels>(p, token_tiles, grid, stream.overlap, stream.stream);
   };
@@ -213,7 +221,7 @@ bool CanNormInProduct(const DecodeNorm& norm, std::span<const DecodeMatrix> weig
   p.input_rows = 1;
   return weight.format.mode == quant::Mode::kV2 && is_half(*norm.weight) && norm.products.size() <= std::size(p.norm.plain) &&
          rows <= shares.blocks && weight.columns <= int64_t{4} * cuda::kNormFours * cuda::kDecodeThreads &&
-         CanDecodeToken(p, shares.most_units, weight, limits);
+         TokenLayoutOf(p, shares.most_units, weight, limits).has_value();
 }
 
 namespace {
@@ -237,7 +245,6 @@ void MatmulOf(const DecodeStream& stream, const DecodeNorm* norm, std::span<cons
     part.output_stride = each.output_stride;
     units.push_back(static_cast<int32_t>(each.weight.order().row_tiles));
   }
-  p.part_count = static_cast<int32_t>(units.size());
   p.tokens = static_cast<int32_t>(call.tokens);
   p.input = call.input;
   p.input_stride = call.input_stride;

@@ -42,12 +42,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
   const int token_row = static_cast<int>(blockIdx.y);  // experts: one token a row of the grid
   uint32_t* largest = reinterpret_cast<uint32_t*>(shared);
   float* route_weights = reinterpret_cast<float*>(shared + kSharedWeights);
-  int own_at = 0;
-  if constexpr (kWork == DecodeWork::kMatmul) {
-    while (own_at + 1 < p.part_count && static_cast<int>(blockIdx.x) >= p.first_blocks[own_at + 1]) ++own_at;
-  }
+  const auto [own_at, block] = PartPlaceOf<kWork>(p);
   const DecodePart& own = p.parts[own_at];
-  const int block = static_cast<int>(blockIdx.x) - p.first_blocks[own_at];
   const int block_first = block * own.block_units + min(block, own.spare_units);
   const int block_end = block_first + own.block_units + (block < own.spare_units ? 1 : 0);
 
@@ -556,7 +552,11 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) DecodeKernel(const __grid_c
         for (int t = 0; t < p.tokens; ++t) {
           float result = value(unit, r, t, input_scale(t));
           if (row >= own.rows) continue;
-          if (own_at == 0 && p.convolution.weight != nullptr) result = Convolved(p.convolution, t, row, result);
+          if (own_at == 0 && p.convolution.weight != nullptr) {
+            ConvolvedChannel channel;
+            channel.Ask(p.convolution, t, row);
+            result = channel.Convolved(p.convolution, t, row, result);
+          }
           float* to = own.output + t * own.output_stride + row;
           *to = p.accumulate ? *to + result : result;
         }

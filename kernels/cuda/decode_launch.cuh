@@ -38,32 +38,30 @@ void LaunchDecode(const DecodeParams& params, int token_tiles, dim3 grid, bool o
 }
 
 template <int kLevels, DecodeWork kWork, TokenInput kInput>
-void LaunchDecodeTokenKernel(const DecodeParams& params, dim3 grid, bool overlap, cudaStream_t stream) {
+void LaunchDecodeTokenKernel(const DecodeParams& params, int shared_bytes, dim3 grid, bool overlap, cudaStream_t stream) {
   const auto kernel = DecodeTokenKernel<kLevels, kWork, kInput>;
   static std::atomic<uint64_t> raised{0};
   RaiseSharedLimit(kernel, raised);
-  const int slots = TokenSlots(kLevels, kWork, params.slots);
-  const int shared_bytes = DecodeTokenSharedOf(params, params.virtual_tiles, slots, TokenSlotBytes(kLevels)).total;
   LaunchWithShared(kernel, params, grid, kDecodeThreads, shared_bytes, overlap, stream);
 }
 
 template <int kLevels>
-void LaunchDecodeToken(const DecodeParams& params, dim3 grid, bool overlap, cudaStream_t stream) {
+void LaunchDecodeToken(const DecodeParams& params, int shared_bytes, dim3 grid, bool overlap, cudaStream_t stream) {
   switch (params.work) {
     case DecodeWork::kGateUp:
-      return LaunchDecodeTokenKernel<kLevels, DecodeWork::kGateUp, TokenInput::kRounded>(params, grid, overlap, stream);
+      return LaunchDecodeTokenKernel<kLevels, DecodeWork::kGateUp, TokenInput::kRounded>(params, shared_bytes, grid, overlap, stream);
     case DecodeWork::kDown:
-      return LaunchDecodeTokenKernel<kLevels, DecodeWork::kDown, TokenInput::kFloat>(params, grid, overlap, stream);
+      return LaunchDecodeTokenKernel<kLevels, DecodeWork::kDown, TokenInput::kFloat>(params, shared_bytes, grid, overlap, stream);
     case DecodeWork::kMatmul:
       break;
   }
   if (params.norm.weight != nullptr) {
-    return LaunchDecodeTokenKernel<kLevels, DecodeWork::kMatmul, TokenInput::kNormed>(params, grid, overlap, stream);
+    return LaunchDecodeTokenKernel<kLevels, DecodeWork::kMatmul, TokenInput::kNormed>(params, shared_bytes, grid, overlap, stream);
   }
   if (params.rounded == nullptr) {
-    return LaunchDecodeTokenKernel<kLevels, DecodeWork::kMatmul, TokenInput::kFloat>(params, grid, overlap, stream);
+    return LaunchDecodeTokenKernel<kLevels, DecodeWork::kMatmul, TokenInput::kFloat>(params, shared_bytes, grid, overlap, stream);
   }
-  LaunchDecodeTokenKernel<kLevels, DecodeWork::kMatmul, TokenInput::kRounded>(params, grid, overlap, stream);
+  LaunchDecodeTokenKernel<kLevels, DecodeWork::kMatmul, TokenInput::kRounded>(params, shared_bytes, grid, overlap, stream);
 }
 
 }  // namespace hproc::kernels::cuda

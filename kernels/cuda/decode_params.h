@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/decode_order.h"
@@ -35,27 +36,30 @@ struct DecodeShared {
 inline constexpr int32_t kSharedWeights = 128;
 inline constexpr int32_t kSharedHeader = 256;
 
+// So that QuotientBy (decode_parts.cuh) divides by b.
+constexpr uint32_t ReciprocalOf(uint32_t b) { return (uint32_t{1} << 31) / b + 1; }
+
 // A matrix of a launch: sections of kernels/decode_order.h, where its products go, and which blocks do them. All of a launch have
-// one format and one number of columns.
+// one format and one number of columns. What a kernel begins with comes first, see DecodeParams.
 struct DecodePart {
-  const uint8_t* library;
-  const uint8_t* records;
   const uint8_t* tiles;
-  const uint8_t* outlier_columns;
-  const uint16_t* outlier_values;
+  const uint8_t* records;
+  // Block b of the part's own has units [b * block_units + min(b, spare_units), …), block_units of them and one more where
+  // b < spare_units.
+  int32_t block_units;
+  int32_t spare_units;
+  float* output;
+  int64_t output_stride;
+  int32_t rows;  // of the output: rows, width or hidden
   // The second tile of a pair, and of a gate's and an up's, is so many bytes behind the first; a shared expert's up is a matrix
   // of its own, with outliers of its own.
   int64_t second_tiles;
   int64_t second_records;
+  const uint8_t* outlier_columns;
+  const uint16_t* outlier_values;
   const uint8_t* second_outlier_columns;
   const uint16_t* second_outlier_values;
-  float* output;
-  int64_t output_stride;
-  int32_t rows;  // of the output: rows, width or hidden
-  // Block b of the part's own, counted from DecodeParams::first_blocks, has units [b * block_units + min(b, spare_units), …), block_units of them and one more where
-  // b < spare_units.
-  int32_t block_units;
-  int32_t spare_units;
+  const uint8_t* library;
 };
 
 // What is done with the first part's products where every token is a sequence of its own: see CausalConvCall.
@@ -89,38 +93,53 @@ struct DecodeNormParams {
   float* scale;
 };
 
-// First what a kernel needs first: lines of parameters are fetched as they are read, and each is waited for.
+// Where everything of the kernel of one token (decode_token.cuh) lies in the block's shared memory, as byte offsets. Before them: the
+// largest |x| and the route weights as above, or what a norm's warps have found. Its ring's slots have the tiles of an item, and the
+// codebooks of the row tile that it begins. The sums stand at kSharedHeader.
+struct DecodeTokenShared {
+  int32_t ring, headers, input, outlier_sums;
+};
+
+// Parameters are fetched by lines as they are read, and a warp waits for each. They begin 16 bytes into a line of 256; what a block needs
+// before it can ask for its first weights and for its activations is in it, by lines of 64.
 struct DecodeParams {
-  int32_t part_count;
-  int32_t first_blocks[kMostDecodeParts];  // of each part
+  int32_t first_blocks[kMostDecodeParts - 1];  // of the parts but the first; no block's where there is none
   int32_t column_tiles;
+  uint32_t pair_reciprocal;  // of column_tiles / 2, see ReciprocalOf; 0 for the kernel of any number of tokens
   uint32_t row_tile_bytes;
-  int32_t record_bytes;
-  int32_t record_books;
+  uint16_t record_bytes;
+  uint16_t record_books;
   int32_t weights_first;  // before the wait for the kernel in front
-  int32_t virtual_tiles;  // at most, in a batch
-  int32_t top;            // experts of a token: routed
-  int32_t all;            // with the shared one; 1 for matmul
-  int32_t expert_tiles;   // row tiles of one expert's output rows: width or hidden / kTileRows
-  int32_t tokens;         // rows of `input` that a block multiplies with every tile: 1 for experts
-  int32_t input_rows;     // held on chip; 0 where rounded ones are read through the L2
-  int32_t input_row_bytes;  // of one on chip
-  int32_t columns;
-  const int32_t* experts;
+  DecodeTokenShared token;
+
   // Activations: float32, or rounded by the kernel that made them where `rounded` is not null. A rounded row has 2 * padded
   // bytes, 512 a column tile: [half][two of four steps][high or low][quarter of the lanes][two steps x 8 columns], so that
   // the B operands of a lane for two steps are one 16-byte load.
-  const float* input;
   const int8_t* rounded;
   const float* rounded_scales;
+  const float* input;
+  const float* shared_input;  // down: of the shared expert
   int64_t input_stride;
+  const int32_t* experts;
+  int32_t top;               // experts of a token: routed
+  int32_t all;               // with the shared one; 1 for matmul
+  int32_t expert_tiles;      // row tiles of one expert's output rows: width or hidden / kTileRows
+  uint32_t four_reciprocal;  // of fours of a row on chip, see ReciprocalOf
+
   // Products: one matrix each. Experts: the routed ones, then the shared one.
   DecodePart parts[kMostDecodeParts];
 
+  const float* route_weights;
+  const float* shared_gate;  // down: the logits of its weights; null: 1
+  int32_t tokens;            // rows of `input` that a block multiplies with every tile: 1 for experts
+  int32_t input_rows;        // held on chip; 0 where rounded ones are read through the L2
+  int32_t input_row_bytes;   // of one on chip
+  int32_t columns;
+  int32_t virtual_tiles;  // at most, in a batch
   int32_t has_outliers;
+  int32_t accumulate;
   int32_t wide_counts;   // u16 instead of u8
   int32_t wide_columns;  // u32 instead of u16
-  int32_t accumulate;
   DecodeWork work;
   int32_t slots;  // DecodeSlots
   int32_t tile_bytes;
@@ -128,13 +147,11 @@ struct DecodeParams {
   int32_t whole_pairs;  // column tiles are even in number and none of a half
   int32_t batch_units;    // at most, in a batch
   int32_t library_bytes;  // 0 for V2
-  const float* route_weights;
-  const float* shared_input;  // down: of the shared expert
-  const float* shared_gate;   // down: the logits of its weights; null: 1
   DecodeShared at;
   DecodeConvolution convolution;
   DecodeNormParams norm;
 };
+static_assert(offsetof(DecodeParams, rounded) == 48 && offsetof(DecodeParams, parts) == 112);
 
 // Rows of rounded activations on chip have a whole number of pairs of column tiles, and are this much longer, so that tokens fall
 // on other banks.
@@ -160,11 +177,6 @@ inline DecodeShared DecodeSharedOf(const DecodeParams& p) {
   return s;
 }
 
-// The kernel of one token (decode_token.cuh): the largest |x| and the route weights as above, or what a norm's warps have found, then these. Its ring's slots have the
-// tiles of an item, and the codebooks of the row tile that it begins.
-struct DecodeTokenShared {
-  int32_t sums, outlier_sums, headers, input, ring, total;
-};
 inline constexpr int kTokenPieces = 4;  // of sixteen bytes of a rounded row, of a thread
 inline constexpr int kTokenFours = 5;  // of activations that a thread rounds
 inline constexpr int kNormFours = 2;   // likewise, of a norm
@@ -181,21 +193,25 @@ constexpr int32_t TokenSlotBytes(int levels) {
   return 2 * ((TileBytes(levels, 2) + 127) / 128 * 128) + (kTileRows * CodebookStride(levels) + 127) / 128 * 128;
 }
 // `tiles`: row tiles of a block with sums of their own.
-__host__ __device__ inline DecodeTokenShared DecodeTokenSharedOf(const DecodeParams& p, int32_t tiles, int32_t slots, int32_t slot_bytes) {
-  DecodeTokenShared s{};
-  int32_t end = kSharedHeader;
-  s.sums = end, end += tiles * kTileRows * 8;
-  s.outlier_sums = end, end += tiles * kTileRows * 4;
-  s.headers = end, end += tiles * p.record_books;
-  s.input = end = (end + 127) / 128 * 128;
+struct DecodeTokenLayout {
+  DecodeTokenShared at;
+  int32_t total_bytes;
+};
+inline DecodeTokenLayout DecodeTokenLayoutOf(const DecodeParams& p, int32_t tiles, int32_t slots, int32_t slot_bytes) {
+  DecodeTokenLayout layout{};
+  int32_t end = kSharedHeader + tiles * kTileRows * 8;
+  layout.at.outlier_sums = end, end += tiles * kTileRows * 4;
+  layout.at.headers = end, end += tiles * p.record_books;
+  layout.at.input = end = (end + 127) / 128 * 128;
   end += p.input_rows * p.input_row_bytes;
-  s.ring = end = (end + 127) / 128 * 128;
-  s.total = end + kDecodeWarps * slots * slot_bytes;
-  return s;
+  layout.at.ring = end = (end + 127) / 128 * 128;
+  layout.total_bytes = end + kDecodeWarps * slots * slot_bytes;
+  return layout;
 }
-// Enqueues it, for a launch whose `virtual_tiles` are all that a block has. Instantiated likewise.
+// Enqueues it, for a launch whose `virtual_tiles` are all that a block has; `token` and `shared_bytes` are of that layout. Instantiated
+// likewise.
 template <int kLevels>
-void LaunchDecodeToken(const DecodeParams& params, dim3 grid, bool overlap, cudaStream_t stream);
+void LaunchDecodeToken(const DecodeParams& params, int shared_bytes, dim3 grid, bool overlap, cudaStream_t stream);
 
 // Enqueues the kernel for kColumnPairTokens tokens where token_tiles is 1, for 4 * token_tiles where it is 2 or 4. Instantiated for
 // every K of quant::kLevelCounts in decode_launch_*.cu.

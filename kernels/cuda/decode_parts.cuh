@@ -17,6 +17,11 @@ __device__ __forceinline__ int Quotient(int a, int b) {
   return static_cast<int>((static_cast<float>(a) + 0.5f) * Reciprocal(static_cast<float>(b)));
 }
 
+// The same for a * b < 2^31, by what the host has made of b: what its reciprocal is too large by comes to less than 1 / b.
+__device__ __forceinline__ int QuotientBy(int a, uint32_t reciprocal) {
+  return static_cast<int>(__umulhi(2 * static_cast<uint32_t>(a), reciprocal));
+}
+
 // Walks a warp's items, batch by batch. An item is a pair of tiles: neighbours in a row tile (kColumnPairs; virtual tile outer, so
 // that sums stay in registers), or of two row tiles and one column tile (column tile outer). A last pair may lack its second.
 template <DecodeWork kWork, bool kColumnPairs>
@@ -85,6 +90,22 @@ __device__ __forceinline__ int RowTileOf(const DecodeParams& p, int first, const
   if constexpr (kWork == DecodeWork::kMatmul) return first + place.unit;
   if constexpr (kWork == DecodeWork::kDown) return expert * p.expert_tiles + first + place.unit;
   return (expert * 2 - place.chosen) * p.expert_tiles + first + place.unit;
+}
+
+// Which part this block is of, and its number there.
+struct PartPlace {
+  int part, block;
+};
+template <DecodeWork kWork>
+__device__ __forceinline__ PartPlace PartPlaceOf(const DecodeParams& p) {
+  const auto block = static_cast<int>(blockIdx.x);
+  if constexpr (kWork != DecodeWork::kMatmul) return {0, block};
+  PartPlace place{0, block};
+#pragma unroll
+  for (int i = 0; i + 1 < kMostDecodeParts; ++i) {
+    if (block >= p.first_blocks[i]) place = {i + 1, block - p.first_blocks[i]};
+  }
+  return place;
 }
 
 // Where a virtual tile's outliers are.
@@ -231,12 +252,13 @@ __device__ __forceinline__ int2 TileSums(const int32_t (&sum)[2][4], int q) {
 }
 
 // Whole numbers of 16 bits: high byte in [-127, 127], low byte in [-128, 127]. Adding 1.5 * 2^23 rounds to a whole number
-// and leaves it in the low mantissa bits.
+// and leaves it in the low mantissa bits; 128 more are added for the high byte, which the low one has too much then.
 __device__ __forceinline__ void RoundFour(float4 x, float inverse, uint32_t& high, uint32_t& low) {
-  const auto whole = [&](float value) { return __float_as_uint(fmaf(value, inverse, 12582912.0f)); };
-  const uint32_t a = whole(x.x), b = whole(x.y), c = whole(x.z), d = whole(x.w);
-  low = Permute(Permute(a, b, 0x0040u), Permute(c, d, 0x0040u), 0x5410u);
-  high = Permute(Permute(a + 128, b + 128, 0x0051u), Permute(c + 128, d + 128, 0x0051u), 0x5410u);
+  const auto whole = [&](float value) { return __float_as_uint(fmaf(value, inverse, 12582912.0f + 128.0f)); };
+  const uint32_t first = Permute(whole(x.x), whole(x.y), 0x4051u);
+  const uint32_t second = Permute(whole(x.z), whole(x.w), 0x4051u);
+  high = Permute(first, second, 0x5410u);
+  low = Permute(first, second, 0x7632u) ^ 0x80808080u;
 }
 // 0 for rows of (nearly) nothing, and for non-finite ones, whose scale makes every product non-finite.
 __device__ __forceinline__ float InverseScale(uint32_t largest) {
@@ -279,40 +301,47 @@ __device__ __forceinline__ void PrefetchConvolved(const DecodeConvolution& conv,
   asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(conv.weight) + int64_t{channel} * conv.kernel * bytes));
 }
 
-// A channel's convolution of its newest input and the ones before it, which move on by one. All of them are asked for at once.
-__device__ __forceinline__ float Convolved(const DecodeConvolution& conv, int token, int channel, float newest) {
-  constexpr int kMostHistory = 7;
-  const int history = conv.kernel - 1;
-  float* state = conv.state + (conv.runs[token].slot * conv.channels + channel) * history;
-  const int64_t taps = int64_t{channel} * conv.kernel;
-  const bool is_wide = conv.storage == Storage::kFloat32;
+// A channel's convolution of its newest input and the ones before it, which move on by one. All that is there before the newest input is
+// asked for at once, by Ask.
+struct ConvolvedChannel {
+  static constexpr int kMostHistory = 7;
   float inputs[kMostHistory];
-  uint32_t bits[kMostHistory];
-  const auto tap_bits = [&](int k) {
-    return is_wide ? __ldg(static_cast<const uint32_t*>(conv.weight) + taps + k) : __ldg(static_cast<const uint16_t*>(conv.weight) + taps + k);
-  };
-  const auto tap = [&](uint32_t of) {
-    const auto half = static_cast<uint16_t>(of);
-    return is_wide ? __uint_as_float(of) : conv.storage == Storage::kBfloat16 ? quant::Bfloat16ToFloat(half) : __half2float(__ushort_as_half(half));
-  };
-#pragma unroll
-  for (int k = 0; k < kMostHistory; ++k) {
-    if (k >= history) break;
-    inputs[k] = state[k];
-    bits[k] = tap_bits(k);
+  uint32_t taps[kMostHistory + 1];
+
+  static __device__ __forceinline__ float* StateOf(const DecodeConvolution& conv, int token, int channel) {
+    return conv.state + (conv.runs[token].slot * conv.channels + channel) * (conv.kernel - 1);
   }
-  const uint32_t newest_bits = tap_bits(history);
-  float sum = 0;
+  __device__ __forceinline__ void Ask(const DecodeConvolution& conv, int token, int channel) {
+    const float* state = StateOf(conv, token, channel);
+    const int64_t first = int64_t{channel} * conv.kernel;
 #pragma unroll
-  for (int k = 0; k < kMostHistory; ++k) {
-    if (k >= history) break;
-    sum = fmaf(tap(bits[k]), inputs[k], sum);
-    if (k > 0) state[k - 1] = inputs[k];
+    for (int k = 0; k <= kMostHistory; ++k) {
+      if (k >= conv.kernel) break;
+      taps[k] = conv.storage == Storage::kFloat32 ? __ldg(static_cast<const uint32_t*>(conv.weight) + first + k)
+                                                  : __ldg(static_cast<const uint16_t*>(conv.weight) + first + k);
+      if (k < kMostHistory && k + 1 < conv.kernel) inputs[k] = state[k];
+    }
   }
-  if (history > 0) state[history - 1] = newest;
-  const float x = fmaf(tap(newest_bits), newest, sum);
-  return __fdividef(x, 1.0f + expf(-x));
-}
+  __device__ __forceinline__ float Convolved(const DecodeConvolution& conv, int token, int channel, float newest) const {
+    const auto tap = [&](uint32_t bits) {
+      const auto half = static_cast<uint16_t>(bits);
+      return conv.storage == Storage::kFloat32    ? __uint_as_float(bits)
+             : conv.storage == Storage::kBfloat16 ? quant::Bfloat16ToFloat(half)
+                                                  : __half2float(__ushort_as_half(half));
+    };
+    float* state = StateOf(conv, token, channel);
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k <= kMostHistory; ++k) {
+      if (k >= conv.kernel) break;
+      const bool is_newest = k + 1 == conv.kernel;
+      const float input = is_newest || k == kMostHistory ? newest : inputs[k];
+      sum = fmaf(tap(taps[k]), input, sum);
+      if (k > 0) state[k - 1] = input;
+    }
+    return __fdividef(sum, 1.0f + expf(-sum));
+  }
+};
 
 // Where the high bytes of columns [column, column + 4) stand in a rounded row (decode_params.h); the low ones come
 // kLowOffset later.
@@ -343,6 +372,14 @@ struct Outliers {
     for (int r = 0; r < lane / 4; ++r) before += count_of(r);
     next = before + lane % 4;
     end = before + count_of(lane / 4);
+  }
+  // Has the L2 fetch them, sector by sector.
+  __device__ __forceinline__ void Prefetch(const DecodeParams& p, const OutlierPlace& place, int lane) const {
+#pragma unroll 1
+    for (uint32_t i = next + lane % 4 * 15; i < end; i += 64) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(place.columns + i * (p.wide_columns ? 4 : 2)));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(place.values + i));
+    }
   }
   __device__ __forceinline__ void Fetch(const DecodeParams& p, const OutlierPlace& place) {
 #pragma unroll

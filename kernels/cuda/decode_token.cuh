@@ -43,26 +43,7 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   const int token = static_cast<int>(blockIdx.y);
   uint32_t* const largest = reinterpret_cast<uint32_t*>(shared);
   float* const route_weights = reinterpret_cast<float*>(shared + kSharedWeights);
-  const DecodeTokenShared at = DecodeTokenSharedOf(p, p.virtual_tiles, kSlots, kSlotBytes);
-
-  int own_at = 0;
-  if constexpr (kWork == DecodeWork::kMatmul) {
-    while (own_at + 1 < p.part_count && static_cast<int>(blockIdx.x) >= p.first_blocks[own_at + 1]) ++own_at;
-  }
-  const DecodePart& own = p.parts[own_at];
-  const int block = static_cast<int>(blockIdx.x) - p.first_blocks[own_at];
-  const int first = block * own.block_units + min(block, own.spare_units);
-  const int units = own.block_units + (block < own.spare_units ? 1 : 0);
-  const int tiles = units * (kWork == DecodeWork::kGateUp ? 2 : kWork == DecodeWork::kDown ? p.all : 1);
-
-  // The warp's items: pairs of column tiles, row tile by row tile.
-  const int pairs = p.column_tiles / 2;
-  const int items = pairs * tiles;
-  const int each = (items + kDecodeWarps - 1) / kDecodeWarps;
-  const int begin = min(warp * each, items);
-  int left = min(each, items - begin);
-  int tile = Quotient(begin, pairs);
-  int pair = begin - tile * pairs;
+  const DecodeTokenShared& at = p.token;
 
   const bool weights_first = kWork != DecodeWork::kGateUp && p.weights_first;
   if constexpr (kWork != DecodeWork::kGateUp) AllowNextKernel();
@@ -80,7 +61,8 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   float4 kept[kFours];
   [[maybe_unused]] float4 added[kNormFours];
   const int fours_a_row = padded / 4;
-  const int fours = p.input_rows * fours_a_row;
+  const int fours = p.all * fours_a_row;
+  [[maybe_unused]] float route_weight = 1;  // of expert `thread`, or what the shared one's is made of
   const auto load_activations = [&] {
     if constexpr (kGiven) {
 #pragma unroll
@@ -107,12 +89,29 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
       }
     }
     if (kWork == DecodeWork::kDown && thread < p.all) {
-      route_weights[thread] = thread < p.top           ? p.route_weights[token * p.top + thread]
-                              : p.shared_gate != nullptr ? __fdividef(1.0f, 1 + expf(-p.shared_gate[token]))
-                                                         : 1.0f;
+      if (thread < p.top) {
+        route_weight = p.route_weights[token * p.top + thread];
+      } else if (p.shared_gate != nullptr) {
+        route_weight = p.shared_gate[token];
+      }
     }
   };
-  if (!weights_first) load_activations();
+  if (!weights_first) load_activations();  // a multiprocessor's loads are answered in order
+
+  const auto [own_at, block] = PartPlaceOf<kWork>(p);
+  const DecodePart& own = p.parts[own_at];
+  const int first = block * own.block_units + min(block, own.spare_units);
+  const int units = own.block_units + (block < own.spare_units ? 1 : 0);
+  const int tiles = units * (kWork == DecodeWork::kGateUp ? 2 : kWork == DecodeWork::kDown ? p.all : 1);
+
+  // The warp's items: pairs of column tiles, row tile by row tile.
+  const int pairs = p.column_tiles / 2;
+  const int items = pairs * tiles;
+  const int each = (items + kDecodeWarps - 1) / kDecodeWarps;
+  const int begin = min(warp * each, items);
+  int left = min(each, items - begin);
+  int tile = QuotientBy(begin, p.pair_reciprocal);
+  int pair = begin - tile * pairs;
 
   // The norm's weights, and of the plain rows that read it, one a block, this block's.
   [[maybe_unused]] uint2 norm_bits[kNormFours];
@@ -131,8 +130,20 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
     }
   }
 
-  // Weights: the next item into a slot of the warp's ring, and with the first of a row tile that the warp has its codebooks. Who has a
-  // row tile's first item puts its scales and counts of outliers where the block reads them in the end.
+  // Weights: the next item into a slot of the warp's ring, and with the first of a row tile that the warp has its codebooks.
+  struct StoredTile {
+    const uint8_t* words;
+    const uint8_t* record;
+  };
+  const auto stored_tile = [&](int i) -> StoredTile {
+    const TilePlace place = TilePlaceOf<kWork>(p, first, units, i);
+    const DecodePart& part = PartOf<kWork>(p, own, place.chosen);
+    const int expert = kWork == DecodeWork::kMatmul ? 0 : __shfl_sync(0xFFFFFFFFu, my_expert, place.chosen);
+    const auto row_tile = static_cast<uint32_t>(RowTileOf<kWork>(p, first, place, expert));
+    StoredTile stored{part.tiles + uint64_t{row_tile} * p.row_tile_bytes, part.records + uint64_t{row_tile} * uint32_t{p.record_bytes}};
+    if (place.is_up) stored.words += part.second_tiles, stored.record += part.second_records;
+    return stored;
+  };
   uint8_t* const ring = shared + at.ring + warp * kSlots * kSlotBytes;
   const uint32_t ring_address = SharedAddress(ring);
   int ahead_left = left;
@@ -140,23 +151,13 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   int ahead_pair = pair;
   bool ahead_enters = true;
   const uint8_t* source = nullptr;
-  const auto fetch = [&](int slot) {
+  const auto ask = [&](int slot) {
     if (ahead_left > 0) {
       const uint32_t to = ring_address + slot * kSlotBytes;
       if (ahead_enters) {
-        const TilePlace place = TilePlaceOf<kWork>(p, first, units, ahead_tile);
-        const DecodePart& part = PartOf<kWork>(p, own, place.chosen);
-        const int expert = kWork == DecodeWork::kMatmul ? 0 : __shfl_sync(0xFFFFFFFFu, my_expert, place.chosen);
-        const auto row_tile = static_cast<uint32_t>(RowTileOf<kWork>(p, first, place, expert));
-        source = part.tiles + uint64_t{row_tile} * p.row_tile_bytes + static_cast<uint32_t>(ahead_pair * 2 * kTileBytes);
-        const uint8_t* record = part.records + uint64_t{row_tile} * static_cast<uint32_t>(p.record_bytes);
-        if (place.is_up) {
-          source += part.second_tiles;
-          record += part.second_records;
-        }
-        CopyAsync<16>(to + 2 * kTile + lane * 16, record + p.record_books + lane * 16, lane < kBookPieces);
-        CopyAsync<16>(SharedAddress(shared) + at.headers + ahead_tile * p.record_books + lane * 16, record + lane * 16,
-                      ahead_pair == 0 && lane * 16 < p.record_books);
+        const StoredTile stored = stored_tile(ahead_tile);
+        source = stored.words + static_cast<uint32_t>(ahead_pair * 2 * kTileBytes);
+        CopyAsync<16>(to + 2 * kTile + lane * 16, stored.record + p.record_books + lane * 16, lane < kBookPieces);
       }
       CopyTile<kLevels>(to, source, lane, true);
       CopyTile<kLevels>(to + kTile, source + kTileBytes, lane, true);
@@ -168,11 +169,22 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
         ++ahead_tile;
       }
     }
+  };
+  const auto fetch = [&](int slot) {
+    ask(slot);
     CommitCopies();
   };
   constexpr int kAhead = ItemsAhead<kWork, kInput, kSlots>();
+  ask(0);
+  // With the first item, of every sixteenth row tile the scales and the counts of outliers: those that this warp adds.
 #pragma unroll 1
-  for (int s = 0; s < kAhead; ++s) fetch(s);
+  for (int i = warp; i < tiles; i += kDecodeWarps) {
+    const uint8_t* const record = stored_tile(i).record;
+    CopyAsync<16>(SharedAddress(shared) + at.headers + i * p.record_books + lane * 16, record + lane * 16, lane * 16 < p.record_books);
+  }
+  CommitCopies();
+#pragma unroll 1
+  for (int s = 1; s < kAhead; ++s) fetch(s);
 
   // While they are on their way.
   if constexpr (kWork == DecodeWork::kMatmul) {  // what the convolution will ask for at the end
@@ -182,7 +194,7 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
     }
   }
 #pragma unroll 1
-  for (int i = thread; i < (at.headers - at.sums) / 4; i += kDecodeThreads) reinterpret_cast<uint32_t*>(shared + at.sums)[i] = 0;
+  for (int i = thread; i < (at.headers - kSharedHeader) / 4; i += kDecodeThreads) reinterpret_cast<uint32_t*>(shared + kSharedHeader)[i] = 0;
   if constexpr (kInput == TokenInput::kFloat) {
     if (thread < kMaxDecodeTop) largest[thread] = 0;
     __syncthreads();
@@ -191,10 +203,8 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
     WaitForKernelInFront();
     load_activations();
   }
-  if constexpr (kAhead < kSlots) {
 #pragma unroll 1
-    for (int s = kAhead; s < kSlots; ++s) fetch(s);
-  }
+  for (int s = kAhead; s < kSlots; ++s) fetch(s);
   uint8_t* const input_rows = shared + at.input;
   if constexpr (kGiven) {
 #pragma unroll
@@ -258,28 +268,32 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
       *reinterpret_cast<uint32_t*>(p.norm.rounded + to + kLowOffset) = low;
     }
   } else {
+    if (kWork == DecodeWork::kDown && thread < p.all) {
+      const bool is_logit = thread == p.top && p.shared_gate != nullptr;
+      route_weights[thread] = is_logit ? __fdividef(1.0f, 1 + expf(-route_weight)) : route_weight;
+    }
     // A warp's fours of one n are of one row.
-    const auto row_of = [&]([[maybe_unused]] int n) {
-      return kWork == DecodeWork::kDown ? min(Quotient(warp * 32 + n * kDecodeThreads, fours_a_row), p.input_rows - 1) : 0;
-    };
+    int rows[kFours];
     uint32_t most = 0;
 #pragma unroll
     for (int n = 0; n < kFours; ++n) {
+      rows[n] = kWork == DecodeWork::kDown ? min(QuotientBy(warp * 32 + n * kDecodeThreads, p.four_reciprocal), p.all - 1) : 0;
       most = max(most, LargestBits(kept[n]));
       if (kWork != DecodeWork::kDown && n + 1 < kFours) continue;
       most = __reduce_max_sync(0xFFFFFFFFu, most);
-      if (lane == 0) atomicMax(largest + row_of(n), most);
+      if (lane == 0) atomicMax(largest + rows[n], most);
       most = 0;
     }
     __syncthreads();
+    const float inverse = lane < p.all ? InverseScale(largest[lane]) : 0.0f;  // of row `lane`
 #pragma unroll
     for (int n = 0; n < kFours; ++n) {
       const int i = thread + n * kDecodeThreads;
+      const float row_inverse = __shfl_sync(0xFFFFFFFFu, inverse, rows[n]);
       if (i >= fours) break;
-      const int row = row_of(n);
       uint32_t high, low;
-      RoundFour(kept[n], InverseScale(largest[row]), high, low);
-      uint8_t* const to = input_rows + row * p.input_row_bytes + RoundedOffset((i - row * fours_a_row) * 4);
+      RoundFour(kept[n], row_inverse, high, low);
+      uint8_t* const to = input_rows + rows[n] * p.input_row_bytes + RoundedOffset((i - rows[n] * fours_a_row) * 4);
       *reinterpret_cast<uint32_t*>(to) = high;
       *reinterpret_cast<uint32_t*>(to + kLowOffset) = low;
     }
@@ -293,7 +307,22 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
     const int row = kWork == DecodeWork::kDown ? TilePlaceOf<kWork>(p, first, units, tile).chosen : 0;
     return lane_x + row * p.input_row_bytes + pair * 1024;
   };
-  int32_t* const sums = reinterpret_cast<int32_t*>(shared + at.sums);
+  int32_t* const sums = reinterpret_cast<int32_t*>(shared + kSharedHeader);
+  const uint8_t* const headers = shared + at.headers;
+  float* const outlier_sums = reinterpret_cast<float*>(shared + at.outlier_sums);
+  const auto each_outlier_tile = [&](const auto& what) {
+#pragma unroll 1
+    for (int i = warp; i < tiles; i += kDecodeWarps) {
+      Outliers outliers;
+      outliers.Begin(p, headers + i * p.record_books, lane);
+      what(i, OutliersOf<kWork>(p, own, TilePlaceOf<kWork>(p, first, units, i)), outliers);
+    }
+  };
+  if (p.has_outliers) {  // they are wanted in the L2 when the items are done
+    WaitForCopies<kSlots - 1>();
+    __syncwarp();
+    each_outlier_tile([&](int, const OutlierPlace& place, const Outliers& outliers) { outliers.Prefetch(p, place, lane); });
+  }
   int32_t sum[2][4] = {};
   uint32_t table[Expand::kTableWords];
   bool is_paired = false;
@@ -354,23 +383,33 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
       }
     }
   }
-  __syncthreads();
-
-  const uint8_t* const headers = shared + at.headers;
-  float* const outlier_sums = reinterpret_cast<float*>(shared + at.outlier_sums);
+  WaitForCopies<0>();
+  __syncwarp();
   if (p.has_outliers) {
-#pragma unroll 1
-    for (int i = warp; i < tiles; i += kDecodeWarps) {
-      const TilePlace place = TilePlaceOf<kWork>(p, first, units, i);
-      const OutlierPlace outlier_place = OutliersOf<kWork>(p, own, place);
-      Outliers outliers;
-      outliers.Begin(p, headers + i * p.record_books, lane);
-      outliers.Fetch(p, outlier_place);
-      outliers.template Add<1>(p, outlier_place, reinterpret_cast<const int8_t*>(input_rows) + place.chosen * (kWork == DecodeWork::kDown ? p.input_row_bytes : 0),
-                               p.input_row_bytes, outlier_sums + i * kTileRows, lane);
-    }
-    __syncthreads();
+    each_outlier_tile([&](int i, const OutlierPlace& place, Outliers& outliers) {
+      outliers.Fetch(p, place);
+      const int row = kWork == DecodeWork::kDown ? TilePlaceOf<kWork>(p, first, units, i).chosen : 0;
+      outliers.template Add<1>(p, place, reinterpret_cast<const int8_t*>(input_rows) + row * p.input_row_bytes, p.input_row_bytes,
+                               outlier_sums + i * kTileRows, lane);
+    });
   }
+
+  // Where this thread's first row goes and, of a convolution, what it comes to: asked for before the last warp is done.
+  const int rows = kWork == DecodeWork::kMatmul ? min(units * kTileRows, own.rows - first * kTileRows) : units * kTileRows;
+  const auto output_of = [&](int i) {
+    const int row = first * kTileRows + i;
+    if constexpr (kWork == DecodeWork::kGateUp) {
+      const int routed = p.top * own.rows;  // row in [all, width)
+      return row < routed ? own.output + token * int64_t{routed} + row : p.parts[1].output + token * int64_t{own.rows} + row - routed;
+    } else {
+      return own.output + (kWork == DecodeWork::kDown ? token * own.output_stride : 0) + row;
+    }
+  };
+  float* const to = output_of(thread);
+  [[maybe_unused]] const bool convolves = kWork == DecodeWork::kMatmul && own_at == 0 && p.convolution.weight != nullptr;
+  [[maybe_unused]] ConvolvedChannel channel;
+  if (convolves && thread < rows) channel.Ask(p.convolution, 0, first * kTileRows + thread);
+  __syncthreads();
 
   const auto value = [&](int i, int r, float input_scale) {
     const int index = i * kTileRows + r;
@@ -378,31 +417,29 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
     const int2 whole = reinterpret_cast<const int2*>(sums)[index];
     return scale * input_scale * (static_cast<float>(whole.x) * 256.0f + static_cast<float>(whole.y) + outlier_sums[index]);
   };
-#pragma unroll 1
-  for (int i = thread; i < units * kTileRows; i += kDecodeThreads) {
+  const auto finish = [&](int i, float* output) {
     const int unit = i / kTileRows;
     const int r = i % kTileRows;
-    const int row = first * kTileRows + i;
     if constexpr (kWork == DecodeWork::kGateUp) {
       const float gate = value(2 * unit, r, given_scale);
       const float up = value(2 * unit + 1, r, given_scale);
-      const int routed = p.top * own.rows;  // row in [all, width)
-      float* const to = row < routed ? own.output + token * int64_t{routed} + row
-                                     : p.parts[1].output + token * int64_t{own.rows} + row - routed;
-      *to = __fdividef(gate, 1 + __expf(-gate)) * up;
+      *output = __fdividef(gate, 1 + __expf(-gate)) * up;
     } else if constexpr (kWork == DecodeWork::kDown) {
       float result = 0;
-#pragma unroll 1
+#pragma unroll 4
       for (int e = 0; e < p.all; ++e) result += route_weights[e] * value(e * units + unit, r, ScaleOf(largest[e]));
-      float* const to = own.output + token * own.output_stride + row;
-      *to = p.accumulate ? *to + result : result;
+      *output = p.accumulate ? *output + result : result;
     } else {
       float result = value(unit, r, kInput == TokenInput::kFloat ? ScaleOf(largest[0]) : given_scale);
-      if (row >= own.rows) continue;
-      if (own_at == 0 && p.convolution.weight != nullptr) result = Convolved(p.convolution, 0, row, result);
-      float* const to = own.output + row;
-      *to = p.accumulate ? *to + result : result;
+      if (convolves) result = channel.Convolved(p.convolution, 0, first * kTileRows + i, result);
+      *output = p.accumulate ? *output + result : result;
     }
+  };
+  if (thread < rows) finish(thread, to);
+#pragma unroll 1
+  for (int i = thread + kDecodeThreads; i < rows; i += kDecodeThreads) {
+    if (convolves) channel.Ask(p.convolution, 0, first * kTileRows + i);
+    finish(i, output_of(i));
   }
 }
 

@@ -43,6 +43,18 @@ TEST_P(DecodeTokenGpuLevels, GivesATokenTheBitsItHasAmongOthers) {
 INSTANTIATE_TEST_SUITE_P(Every, DecodeTokenGpuLevels, testing::ValuesIn(quant::kLevelCounts),
                          [](const auto& test) { return "K" + std::to_string(test.param); });
 
+TEST_F(DecodeTokenGpu, ABlockMayHaveMoreRowsThanThreads) {
+  int device = 0, multiprocessors = 0;
+  HPROC_CUDA_CHECK(cudaGetDevice(&device));
+  HPROC_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  const int64_t rows = multiprocessors * int64_t{520} + 1;  // 512 threads
+  const Weight weight(rows, 512, {.mode = Mode::kV2, .levels = 16}, 3, 5);
+  const std::vector<float> x = RandomFloats(size_t{3 * 512}, 30, 7);
+  const std::vector<float> one(x.begin(), x.begin() + 512);
+  const std::vector<float> of_three = Product(weight, x, 3);
+  EXPECT_EQ(Product(weight, one, 1, true), std::vector<float>(of_three.begin(), of_three.begin() + rows));
+}
+
 TEST_F(DecodeTokenGpu, ShowsNonFiniteInputsAndKeepsZeros) {
   const Weight weight(40, 512, {.mode = Mode::kV2, .levels = 16}, 3, 1);
   std::vector<float> x(512, 0);
