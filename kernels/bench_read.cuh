@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 namespace hproc::kernels {
@@ -142,21 +143,12 @@ inline void LaunchRead(const ReadKernel& read, const void* data, int64_t bytes, 
                        bool overlap, cudaStream_t stream) {
   const int64_t count = bytes / 16;
   const int64_t a_block = int64_t{read.threads} * (read.in_flight > 0 ? read.in_flight : 1);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(read.blocks_per_sm > 0 ? multiprocessors * read.blocks_per_sm
-                                                                     : (count + a_block - 1) / a_block));
-  config.blockDim = dim3(static_cast<unsigned>(read.threads));
-  config.dynamicSmemBytes = static_cast<size_t>(read.shared_bytes);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
+  const dim3 grid(static_cast<unsigned>(read.blocks_per_sm > 0 ? multiprocessors * read.blocks_per_sm : (count + a_block - 1) / a_block));
   if (read.shared_bytes > 0) {
     HPROC_CUDA_CHECK(cudaFuncSetAttribute(read.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, read.shared_bytes));
   }
-  HPROC_CUDA_CHECK(cudaLaunchKernelEx(&config, read.kernel, static_cast<const uint4*>(data), count, sink));
+  HPROC_CUDA_CHECK(cuda::Enqueue(read.kernel, grid, dim3(static_cast<unsigned>(read.threads)), read.shared_bytes, overlap, stream,
+                                 static_cast<const uint4*>(data), count, sink));
 }
 
 }  // namespace hproc::kernels

@@ -117,8 +117,6 @@ std::optional<cuda::DecodeTokenLayout> TokenLayoutOf(const DecodeParams& p, int3
   if (p.tokens != 1 || p.library_bytes != 0 || !p.whole_pairs || p.input_rows == 0) return std::nullopt;
   if (p.work == DecodeWork::kGateUp && p.rounded == nullptr) return std::nullopt;
   if (p.work == DecodeWork::kDown && p.rounded != nullptr) return std::nullopt;
-  // Its few tiles' outliers are asked for when the products are done: 10.0 us for 8.6 at 3072x8192.
-  if (p.has_outliers && p.work == DecodeWork::kMatmul && p.columns > 4096) return std::nullopt;
   if (p.rounded != nullptr) {
     if (p.column_tiles * kTileColumns > 8 * cuda::kTokenPieces * cuda::kDecodeThreads) return std::nullopt;
   } else {

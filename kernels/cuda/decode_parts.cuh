@@ -277,16 +277,6 @@ __device__ __forceinline__ float4 LoadFour(const float* row, int column, int col
   if (column + 3 >= columns) x.w = 0;
   return x;
 }
-// Four weights of 16 bits.
-__device__ __forceinline__ float4 FourHalves(uint2 bits, Storage storage) {
-  if (storage == Storage::kBfloat16) {
-    return {__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xFFFF0000u), __uint_as_float(bits.y << 16),
-            __uint_as_float(bits.y & 0xFFFF0000u)};
-  }
-  const float2 first = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
-  const float2 second = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
-  return {first.x, first.y, second.x, second.y};
-}
 __device__ __forceinline__ uint32_t LargestBits(float4 x) {
   // As bits, so that NaN is larger than all and shows in the output.
   const uint32_t a = max(__float_as_uint(x.x) & 0x7FFFFFFFu, __float_as_uint(x.y) & 0x7FFFFFFFu);
@@ -364,14 +354,15 @@ struct Outliers {
   }
   __device__ __forceinline__ void Begin(const DecodeParams& p, const uint8_t* record, int lane) {
     const uint8_t* counts = record + kTileRows * 2 + 4;
-    const auto count_of = [&](int r) -> uint32_t {
-      return p.wide_counts ? reinterpret_cast<const uint16_t*>(counts)[r] : counts[r];
-    };
-    uint32_t before = *reinterpret_cast<const uint32_t*>(record + kTileRows * 2);
-#pragma unroll 1
-    for (int r = 0; r < lane / 4; ++r) before += count_of(r);
-    next = before + lane % 4;
-    end = before + count_of(lane / 4);
+    const uint32_t count = p.wide_counts ? reinterpret_cast<const uint16_t*>(counts)[lane / 4] : counts[lane / 4];
+    end = count;  // of the rows up to this one
+#pragma unroll
+    for (int rows = 1; rows < kTileRows; rows *= 2) {
+      const uint32_t above = __shfl_up_sync(0xFFFFFFFFu, end, rows * 4);
+      if (lane / 4 >= rows) end += above;
+    }
+    end += *reinterpret_cast<const uint32_t*>(record + kTileRows * 2);
+    next = end - count + lane % 4;
   }
   // Has the L2 fetch them, sector by sector.
   __device__ __forceinline__ void Prefetch(const DecodeParams& p, const OutlierPlace& place, int lane) const {

@@ -310,18 +310,15 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   int32_t* const sums = reinterpret_cast<int32_t*>(shared + kSharedHeader);
   const uint8_t* const headers = shared + at.headers;
   float* const outlier_sums = reinterpret_cast<float*>(shared + at.outlier_sums);
-  const auto each_outlier_tile = [&](const auto& what) {
+  if (kWork == DecodeWork::kMatmul && p.has_outliers) {  // they are wanted in the L2 when the items are done
+    WaitForCopies<kSlots - 1>();
+    __syncwarp();
 #pragma unroll 1
     for (int i = warp; i < tiles; i += kDecodeWarps) {
       Outliers outliers;
       outliers.Begin(p, headers + i * p.record_books, lane);
-      what(i, OutliersOf<kWork>(p, own, TilePlaceOf<kWork>(p, first, units, i)), outliers);
+      outliers.Prefetch(p, OutliersOf<kWork>(p, own, TilePlaceOf<kWork>(p, first, units, i)), lane);
     }
-  };
-  if (p.has_outliers) {  // they are wanted in the L2 when the items are done
-    WaitForCopies<kSlots - 1>();
-    __syncwarp();
-    each_outlier_tile([&](int, const OutlierPlace& place, const Outliers& outliers) { outliers.Prefetch(p, place, lane); });
   }
   int32_t sum[2][4] = {};
   uint32_t table[Expand::kTableWords];
@@ -386,12 +383,28 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   WaitForCopies<0>();
   __syncwarp();
   if (p.has_outliers) {
-    each_outlier_tile([&](int i, const OutlierPlace& place, Outliers& outliers) {
-      outliers.Fetch(p, place);
-      const int row = kWork == DecodeWork::kDown ? TilePlaceOf<kWork>(p, first, units, i).chosen : 0;
-      outliers.template Add<1>(p, place, reinterpret_cast<const int8_t*>(input_rows) + row * p.input_row_bytes, p.input_row_bytes,
-                               outlier_sums + i * kTileRows, lane);
-    });
+    // Two tiles at a time, so that one waits for the L2 with the other.
+#pragma unroll 1
+    for (int i = warp; i < tiles; i += 2 * kDecodeWarps) {
+      Outliers outliers[2];
+      TilePlace place[2];
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const int at_tile = i + n * kDecodeWarps;
+        if (at_tile >= tiles) break;
+        place[n] = TilePlaceOf<kWork>(p, first, units, at_tile);
+        outliers[n].Begin(p, headers + at_tile * p.record_books, lane);
+        outliers[n].Fetch(p, OutliersOf<kWork>(p, own, place[n]));
+      }
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const int at_tile = i + n * kDecodeWarps;
+        if (at_tile >= tiles) break;
+        const int row = kWork == DecodeWork::kDown ? place[n].chosen : 0;
+        outliers[n].template Add<1>(p, OutliersOf<kWork>(p, own, place[n]), reinterpret_cast<const int8_t*>(input_rows) + row * p.input_row_bytes,
+                                    p.input_row_bytes, outlier_sums + at_tile * kTileRows, lane);
+      }
+    }
   }
 
   // Where this thread's first row goes and, of a convolution, what it comes to: asked for before the last warp is done.

@@ -1,4 +1,4 @@
-// Launches of kernels that want more shared memory than a launch gets unasked.
+// Launches that may overlap with the kernel in front, and of kernels that want more shared memory than a launch gets unasked.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -28,20 +28,27 @@ void RaiseSharedLimit(void (*kernel)(Params), std::atomic<uint64_t>& raised) {
   raised.fetch_or(bit, std::memory_order_release);
 }
 
-template <typename Params>
-void LaunchWithShared(void (*kernel)(Params), const std::decay_t<Params>& params, dim3 grid, int threads, int shared_bytes, bool overlap,
-                      cudaStream_t stream) {
+// Enqueues kernel(args…); with `overlap` it may start before the kernel in front of it ends.
+template <typename... Params, typename... Args>
+cudaError_t Enqueue(void (*kernel)(Params...), dim3 grid, dim3 threads, int shared_bytes, bool overlap, cudaStream_t stream,
+                    const Args&... args) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.blockDim = threads;
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = overlap ? 1 : 0;
-  HPROC_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
+  return cudaLaunchKernelEx(&config, kernel, Params(args)...);
+}
+
+template <typename Params>
+void LaunchWithShared(void (*kernel)(Params), const std::decay_t<Params>& params, dim3 grid, int threads, int shared_bytes, bool overlap,
+                      cudaStream_t stream) {
+  HPROC_CUDA_CHECK(Enqueue(kernel, grid, dim3(static_cast<unsigned>(threads)), shared_bytes, overlap, stream, params));
 }
 
 }  // namespace hproc::kernels::cuda

@@ -8,6 +8,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/stored_value.cuh"
 #include "kernels/moe.h"
@@ -25,16 +26,7 @@ __device__ __forceinline__ void StartBehindKernelInFront() {
 // Launches a kernel that begins with StartBehindKernelInFront, so that its launch overlaps with the kernel in front.
 template <typename... Params, typename... Args>
 void LaunchOverlapped(const char* name, void (*kernel)(Params...), dim3 grid, dim3 threads, cudaStream_t stream, const Args&... args) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = threads;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  const cudaError_t code = cudaLaunchKernelEx(&config, kernel, Params(args)...);
+  const cudaError_t code = Enqueue(kernel, grid, threads, 0, true, stream, args...);
   if (code != cudaSuccess) CheckCuda(code, (std::string("launch of ") + name).c_str(), __FILE__, __LINE__);
 }
 
@@ -98,7 +90,7 @@ struct PlainWeights {
     if (storage == Storage::kFloat32) {
       return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
     }
-    return {Value(bits.x & 0xFFFF), Value(bits.x >> 16), Value(bits.y & 0xFFFF), Value(bits.y >> 16)};
+    return FourHalves({bits.x, bits.y}, storage);
   }
 };
 inline PlainWeights PlainOf(const Matrix& matrix) { return {matrix.data, matrix.storage}; }

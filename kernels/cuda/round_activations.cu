@@ -1,5 +1,6 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/decode_parts.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace hproc::kernels::cuda {
 namespace {
@@ -37,17 +38,8 @@ __global__ void __launch_bounds__(kThreads)
 
 void LaunchRoundActivations(const float* input, int64_t input_stride, int32_t tokens, int32_t columns, int32_t padded,
                             int8_t* rounded, float* scales, bool overlap, cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(tokens));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
-  HPROC_CUDA_CHECK(
-      cudaLaunchKernelEx(&config, RoundActivationsKernel, input, input_stride, columns, padded, rounded, scales));
+  HPROC_CUDA_CHECK(Enqueue(RoundActivationsKernel, dim3(static_cast<unsigned>(tokens)), dim3(kThreads), 0, overlap, stream, input,
+                           input_stride, columns, padded, rounded, scales));
 }
 
 }  // namespace hproc::kernels::cuda
