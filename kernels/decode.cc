@@ -19,6 +19,8 @@ using cuda::DecodeWork;
 // Row tiles with sums of their own in a batch: enough that a warp's activations serve many tiles, few enough to leave the
 // shared memory to the ring of weights.
 constexpr int32_t kBatchTiles = 32;
+// Fewer than so many cost more than activations through the L2 do: 8192x3072 by 16 tokens takes 45 us a tile at a time.
+constexpr int32_t kLeastBatchTiles = 4;
 // So many activations are rounded on chip, from a block's registers; more by a kernel of their own, and read through the L2.
 // More would have to be read twice, behind the weights; see kernels/RESULTS.md.
 constexpr int64_t kOnChipInputs = int64_t{4} * cuda::kDecodeThreads * cuda::kKeptFours;
@@ -150,7 +152,11 @@ void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t
     return cuda::DecodeSharedOf(p).total <= limits.shared_bytes;
   };
   p.input_rows = static_cast<int32_t>(input_rows);
-  if (!fit_batch()) {
+  const auto fits_well = [&] {
+    if (!fit_batch()) return false;
+    return p.work != DecodeWork::kMatmul || p.rounded == nullptr || p.batch_units >= std::min(kLeastBatchTiles, shares.most_units);
+  };
+  if (!fits_well()) {
     HPROC_CHECK(p.rounded != nullptr, "activations and sums of a decode product fit into shared memory");
     HPROC_CHECK(p.work == DecodeWork::kMatmul, "activations of experts fit into shared memory");
     p.input_rows = 0;  // through the L2 then, by the kernel for more tokens
