@@ -19,7 +19,8 @@ using cuda::DecodeWork;
 // Row tiles with sums of their own in a batch: enough that a warp's activations serve many tiles, few enough to leave the
 // shared memory to the ring of weights.
 constexpr int32_t kBatchTiles = 32;
-// Fewer than so many cost more than activations through the L2 do: 8192x3072 by 16 tokens takes 45 us a tile at a time.
+// Where more than eight tokens on chip leave room for fewer, they are read through the L2: 8192x3072 by 16 tokens takes 45 us a tile at a
+// time and 19 so (NVIDIA H200 and H100).
 constexpr int32_t kLeastBatchTiles = 4;
 // So many activations are rounded on chip, from a block's registers; more by a kernel of their own, and read through the L2.
 // More would have to be read twice, behind the weights; see kernels/RESULTS.md.
@@ -152,11 +153,12 @@ void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t
     return cuda::DecodeSharedOf(p).total <= limits.shared_bytes;
   };
   p.input_rows = static_cast<int32_t>(input_rows);
-  const auto fits_well = [&] {
-    if (!fit_batch()) return false;
-    return p.work != DecodeWork::kMatmul || p.rounded == nullptr || p.batch_units >= std::min(kLeastBatchTiles, shares.most_units);
+  const auto leaves_room = [&] {
+    p.virtual_tiles = std::min(kLeastBatchTiles, shares.most_units);
+    return cuda::DecodeSharedOf(p).total <= limits.shared_bytes;
   };
-  if (!fits_well()) {
+  const bool by_l2 = p.work == DecodeWork::kMatmul && p.rounded != nullptr && p.tokens > 8 && !leaves_room();
+  if (by_l2 || !fit_batch()) {
     HPROC_CHECK(p.rounded != nullptr, "activations and sums of a decode product fit into shared memory");
     HPROC_CHECK(p.work == DecodeWork::kMatmul, "activations of experts fit into shared memory");
     p.input_rows = 0;  // through the L2 then, by the kernel for more tokens
@@ -170,7 +172,6 @@ void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t
   const auto launch = [&]<int kLevels> {
     if (token) {
       p.token = token->at;
-      p.virtual_tiles = shares.most_units * virtual_per_unit;
       p.pair_reciprocal = cuda::ReciprocalOf(static_cast<uint32_t>(p.column_tiles / 2));
       p.four_reciprocal = cuda::ReciprocalOf(static_cast<uint32_t>(p.column_tiles * kTileColumns / 4));
       return cuda::LaunchDecodeToken<kLevels>(p, token->total_bytes, grid, stream.overlap, stream.stream);
@@ -254,6 +255,7 @@ void MatmulOf(const DecodeStream& stream, const DecodeNorm* norm, std::span<cons
   p.input_stride = call.input_stride;
   p.accumulate = call.accumulate;
   if (convolution != nullptr) {
+    HPROC_CHECK(convolution->kernel >= 1 && convolution->kernel <= kMaxDecodeTaps, "taps of a convolution");
     p.convolution = {.runs = convolution->runs.data(),
                      .weight = convolution->weight->data,
                      .storage = convolution->weight->storage,

@@ -28,6 +28,7 @@ namespace hproc::kernels {
 
 inline constexpr int kMaxDecodeTokens = 16;
 inline constexpr int kMaxDecodeTop = 32;
+inline constexpr int kMaxDecodeTaps = 8;  // of a convolution in a product's launch
 // 127 * 256 + 127: the largest number whose rounded high byte is 127.
 inline constexpr int kDecodeActivationMax = 32639;
 // A token whose largest |x| is below this counts as zero.

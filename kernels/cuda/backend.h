@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/nccl_ranks.h"
+#include "kernels/decode.h"
 #include "kernels/device_backend.h"
 #include "kernels/prefill.h"
 
@@ -21,7 +22,7 @@ namespace hproc::kernels {
 // What the kernels are programmed for; a model beyond is refused before it is loaded.
 inline constexpr int64_t kMostHeadDim = 256;
 inline constexpr int64_t kMostKeyDim = 256;
-inline constexpr int64_t kMostConvKernel = 8;
+inline constexpr int64_t kMostConvKernel = kMaxDecodeTaps;
 inline constexpr int64_t kMostExperts = 1024;
 inline constexpr int64_t kMostNormColumns = 16384;
 

@@ -100,8 +100,8 @@ struct DecodeTokenShared {
   int32_t ring, headers, input, outlier_sums;
 };
 
-// Parameters are fetched by lines as they are read, and a warp waits for each. They begin 16 bytes into a line of 256; what a block needs
-// before it can ask for its first weights and for its activations is in it, by lines of 64.
+// Parameters are fetched by lines as they are read, and a warp waits for each. On sm_90 they begin 16 bytes into a line of 256; what a block of
+// the first two parts needs before it can ask for its first weights and for its activations is in it, but for a norm's and the route weights.
 struct DecodeParams {
   int32_t first_blocks[kMostDecodeParts - 1];  // of the parts but the first; no block's where there is none
   int32_t column_tiles;
@@ -151,7 +151,8 @@ struct DecodeParams {
   DecodeConvolution convolution;
   DecodeNormParams norm;
 };
-static_assert(offsetof(DecodeParams, rounded) == 48 && offsetof(DecodeParams, parts) == 112);
+static_assert(offsetof(DecodeParams, rounded) == 48 && offsetof(DecodeParams, parts) == 112 &&
+              offsetof(DecodeParams, parts) + sizeof(DecodePart) + offsetof(DecodePart, output) <= 240);
 
 // Rows of rounded activations on chip have a whole number of pairs of column tiles, and are this much longer, so that tokens fall
 // on other banks.
@@ -208,8 +209,7 @@ inline DecodeTokenLayout DecodeTokenLayoutOf(const DecodeParams& p, int32_t tile
   layout.total_bytes = end + kDecodeWarps * slots * slot_bytes;
   return layout;
 }
-// Enqueues it, for a launch whose `virtual_tiles` are all that a block has; `token` and `shared_bytes` are of that layout. Instantiated
-// likewise.
+// Enqueues it; `token` and `shared_bytes` are of the layout for all row tiles of the block that has the most. Instantiated likewise.
 template <int kLevels>
 void LaunchDecodeToken(const DecodeParams& params, int shared_bytes, dim3 grid, bool overlap, cudaStream_t stream);
 

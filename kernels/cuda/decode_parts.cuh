@@ -294,7 +294,7 @@ __device__ __forceinline__ void PrefetchConvolved(const DecodeConvolution& conv,
 // A channel's convolution of its newest input and the ones before it, which move on by one. All that is there before the newest input is
 // asked for at once, by Ask.
 struct ConvolvedChannel {
-  static constexpr int kMostHistory = 7;
+  static constexpr int kMostHistory = kMaxDecodeTaps - 1;
   float inputs[kMostHistory];
   uint32_t taps[kMostHistory + 1];
 
@@ -364,11 +364,11 @@ struct Outliers {
     end += *reinterpret_cast<const uint32_t*>(record + kTileRows * 2);
     next = end - count + lane % 4;
   }
-  // Has the L2 fetch them, sector by sector.
-  __device__ __forceinline__ void Prefetch(const DecodeParams& p, const OutlierPlace& place, int lane) const {
+  // Has the L2 fetch them, sector by sector, where columns are of 16 bits.
+  __device__ __forceinline__ void Prefetch(const OutlierPlace& place, int lane) const {
 #pragma unroll 1
     for (uint32_t i = next + lane % 4 * 15; i < end; i += 64) {
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(place.columns + i * (p.wide_columns ? 4 : 2)));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(place.columns + i * 2));
       asm volatile("prefetch.global.L2 [%0];" ::"l"(place.values + i));
     }
   }

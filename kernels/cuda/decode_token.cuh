@@ -1,8 +1,9 @@
 // The decode kernel of one token, for what most of a model is: matrices of V2 whose columns are whole pairs of tiles. Its sums are those of
-// decode_kernel.cuh, to the bit, whose words and items it has; what is different is what stands before the first item. A warp has
+// decode_kernel.cuh, to the bit, whose words and items it has; what is different is what stands before the first item and behind the last. A warp has
 // the codebook of a row tile with the tile's first item, in the same group of copies, so that no barrier and no place of the block's
-// stands between them and it begins as its own weights are there; a block has all its rows in one batch; and what the one does by
-// cases is left out here, since instructions that run once cost as they are fetched.
+// stands between them and it begins as its own weights are there; a block has all its rows in one batch; outliers are added and what an
+// output needs is asked for in front of the last barrier; and what the one does by cases is left out here, since instructions that run once
+// cost as they are fetched.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -310,14 +311,14 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   int32_t* const sums = reinterpret_cast<int32_t*>(shared + kSharedHeader);
   const uint8_t* const headers = shared + at.headers;
   float* const outlier_sums = reinterpret_cast<float*>(shared + at.outlier_sums);
-  if (kWork == DecodeWork::kMatmul && p.has_outliers) {  // they are wanted in the L2 when the items are done
+  if (kWork == DecodeWork::kMatmul && p.has_outliers) {  // wanted in the L2 when the items are done; experts have too few a tile
     WaitForCopies<kSlots - 1>();
     __syncwarp();
 #pragma unroll 1
     for (int i = warp; i < tiles; i += kDecodeWarps) {
       Outliers outliers;
       outliers.Begin(p, headers + i * p.record_books, lane);
-      outliers.Prefetch(p, OutliersOf<kWork>(p, own, TilePlaceOf<kWork>(p, first, units, i)), lane);
+      outliers.Prefetch(OutliersOf<kWork>(p, own, TilePlaceOf<kWork>(p, first, units, i)), lane);
     }
   }
   int32_t sum[2][4] = {};
@@ -401,8 +402,8 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
         const int at_tile = i + n * kDecodeWarps;
         if (at_tile >= tiles) break;
         const int row = kWork == DecodeWork::kDown ? place[n].chosen : 0;
-        outliers[n].template Add<1>(p, OutliersOf<kWork>(p, own, place[n]), reinterpret_cast<const int8_t*>(input_rows) + row * p.input_row_bytes,
-                                    p.input_row_bytes, outlier_sums + at_tile * kTileRows, lane);
+        const auto* const input_row = reinterpret_cast<const int8_t*>(input_rows) + row * p.input_row_bytes;
+        outliers[n].template Add<1>(p, OutliersOf<kWork>(p, own, place[n]), input_row, p.input_row_bytes, outlier_sums + at_tile * kTileRows, lane);
       }
     }
   }

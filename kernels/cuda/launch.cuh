@@ -30,7 +30,7 @@ void RaiseSharedLimit(void (*kernel)(Params), std::atomic<uint64_t>& raised) {
 
 // Enqueues kernel(args…); with `overlap` it may start before the kernel in front of it ends.
 template <typename... Params, typename... Args>
-cudaError_t Enqueue(void (*kernel)(Params...), dim3 grid, dim3 threads, int shared_bytes, bool overlap, cudaStream_t stream,
+[[nodiscard]] cudaError_t Enqueue(void (*kernel)(Params...), dim3 grid, dim3 threads, int shared_bytes, bool overlap, cudaStream_t stream,
                     const Args&... args) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -42,7 +42,7 @@ cudaError_t Enqueue(void (*kernel)(Params...), dim3 grid, dim3 threads, int shar
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = overlap ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, Params(args)...);
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
 }
 
 template <typename Params>

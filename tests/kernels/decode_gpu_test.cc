@@ -143,23 +143,24 @@ TEST_F(DecodeGpu, MatricesOfOneInputShareALaunchAndGiveTheBitsTheyGiveAlone) {
 
 // The convolution of the first product's rows, each token of a sequence of its own, in the launch of the products.
 TEST_F(DecodeGpu, ConvolvesTheFirstProductOfALaunch) {
-  constexpr int64_t kRows = 300, kColumns = 512, kKernel = 4;
-  for (const int64_t tokens : {1, 3}) {
+  constexpr int64_t kRows = 300, kColumns = 512;
+  for (const auto& [tokens, taps_a_row] : {std::pair<int64_t, int64_t>{1, 4}, {3, 4}, {1, 1}, {1, kMaxDecodeTaps}, {3, kMaxDecodeTaps}}) {
+    const auto history = static_cast<size_t>(taps_a_row - 1);
     const quant::XfpFormat format{.mode = Mode::kV2, .levels = 16};
     const Weight convolved(kRows, kColumns, format, 0, 1);
     const Weight plain(80, kColumns, format, 0, 2);
     const std::vector<float> x = RandomFloats(static_cast<size_t>(tokens * kColumns), 1, 3);
-    const std::vector<float> state = RandomFloats(4 * kRows * (kKernel - 1), 1, 4);
-    const std::vector<float> taps = RandomFloats(kRows * kKernel, 1, 5);
+    const std::vector<float> state = RandomFloats(4 * kRows * history, 1, 4);
+    const std::vector<float> taps = RandomFloats(static_cast<size_t>(kRows * taps_a_row), 1, 5);
     const std::vector<SequenceRun> runs = {{.slot = 2, .first_position = 9, .first_row = 0, .tokens = 1},
                                            {.slot = 0, .first_position = 4, .first_row = 1, .tokens = 1},
                                            {.slot = 3, .first_position = 0, .first_row = 2, .tokens = 1}};
-    const DeviceArray<float> input(x), device_state(state), device_taps(taps);
+    const DeviceArray<float> input(x), device_state(history > 0 ? state : std::vector<float>(1)), device_taps(taps);
     const DeviceArray<SequenceRun> device_runs(runs);
     const DeviceArray<float> output(static_cast<size_t>(tokens * kRows)), other(static_cast<size_t>(tokens * 80));
-    const Matrix weight{.storage = Storage::kFloat32, .rows = 1, .columns = kRows * kKernel, .data = device_taps.get(), .xfp = {}, .decode = {}};
+    const Matrix weight{.storage = Storage::kFloat32, .rows = 1, .columns = kRows * taps_a_row, .data = device_taps.get(), .xfp = {}, .decode = {}};
     const CausalConvCall convolution{.runs = {device_runs.get(), static_cast<size_t>(tokens)}, .rows = tokens, .values = output.get(),
-                                     .channels = kRows, .kernel = kKernel, .weight = &weight, .state = device_state.get()};
+                                     .channels = kRows, .kernel = taps_a_row, .weight = &weight, .state = device_state.get()};
     const DecodeMatmulCall calls[] = {{.weight = convolved.matrix, .input = input.get(), .input_stride = kColumns, .tokens = tokens,
                                        .output = output.get(), .output_stride = kRows},
                                       {.weight = plain.matrix, .input = input.get(), .input_stride = kColumns, .tokens = tokens,
@@ -172,17 +173,16 @@ TEST_F(DecodeGpu, ConvolvesTheFirstProductOfALaunch) {
     EXPECT_EQ(other.ToHost(), Product(plain, x, tokens));
     for (size_t t = 0; t < static_cast<size_t>(tokens); ++t) {
       for (size_t r = 0; r < kRows; ++r) {
-        const size_t at = (static_cast<size_t>(runs[t].slot) * kRows + r) * 3;
+        const size_t at = (static_cast<size_t>(runs[t].slot) * kRows + r) * history;
         const float newest = products[t * kRows + r];
-        double sum = static_cast<double>(taps[r * 4 + 3]) * newest;
-        for (size_t k = 0; k < 3; ++k) sum += static_cast<double>(taps[r * 4 + k]) * state[at + k];
+        const float* const tap = taps.data() + r * (history + 1);
+        double sum = static_cast<double>(tap[history]) * newest;
+        for (size_t k = 0; k < history; ++k) sum += static_cast<double>(tap[k]) * state[at + k];
         ASSERT_NEAR(got[t * kRows + r], Silu(sum), 1e-5 * (1 + std::abs(sum))) << t << " " << r;
-        EXPECT_EQ(got_state[at], state[at + 1]);
-        EXPECT_EQ(got_state[at + 1], state[at + 2]);
-        EXPECT_EQ(got_state[at + 2], newest);
+        for (size_t k = 0; k < history; ++k) ASSERT_EQ(got_state[at + k], k + 1 < history ? state[at + k + 1] : newest) << t << " " << r;
       }
     }
-    for (size_t i = 0; i < 3 * kRows; ++i) EXPECT_EQ(got_state[3 * kRows + i], state[3 * kRows + i]) << "slot 1 has no token";
+    for (size_t i = kRows * history; i < 2 * kRows * history; ++i) EXPECT_EQ(got_state[i], state[i]) << "slot 1 has no token";
   }
 }
 

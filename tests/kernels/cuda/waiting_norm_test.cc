@@ -29,13 +29,14 @@ class WaitingNorm : public GpuTest {
 
   // Rows and their norms.
   struct Row {
-    explicit Row(const std::vector<float>& values)
-        : input(values), output(std::vector<float>(values.size(), std::nanf(""))), rounded(values.size()), scales(size_t{2}),
+    explicit Row(const std::vector<float>& of)
+        : values(of), input(values), output(std::vector<float>(values.size(), std::nanf(""))), rounded(values.size()), scales(size_t{2}),
           product(std::vector<float>(2 * kRows, std::nanf(""))) {
       activations = {.tokens = static_cast<int64_t>(values.size()) / kColumns, .columns = kColumns, .values = output.get(),
                      .quantized = rounded.get(), .scales = scales.get(), .rounded = true};
     }
     bool HasNorm() const { return !std::isnan(output.ToHost().front()); }
+    std::vector<float> values;
     DeviceArray<float> input, output;
     DeviceArray<int16_t> rounded;
     DeviceArray<float> scales, product;
@@ -49,24 +50,25 @@ class WaitingNorm : public GpuTest {
     const MatmulCall call = WholeProduct(packed_, row.activations, output);
     backend_->Matmul({&call, 1});
   }
-  // The norm by the device's row of it, the product by its own reference.
-  void ExpectNormAndProduct(const Row& row, const std::vector<float>& product) const {
-    const std::vector<float> output = row.output.ToHost();
+  // Row `row` of the norms against their definition, its product against the norm as the device has it.
+  void ExpectNormAndProduct(const Row& rows, const std::vector<float>& products, size_t row = 0) const {
+    const std::vector<float> outputs = rows.output.ToHost();
+    const float* const output = outputs.data() + row * kColumns;
     double square = 0;
-    for (int64_t i = 0; i < kColumns; ++i) square += std::pow(static_cast<double>(values_[static_cast<size_t>(i)]), 2);
+    for (size_t i = 0; i < kColumns; ++i) square += std::pow(static_cast<double>(rows.values[row * kColumns + i]), 2);
     const double root = std::sqrt(square / kColumns + 1e-6);
     const double relative = kFloatEpsilon * (32 + std::sqrt(static_cast<double>(kColumns)));
     const auto* weights = reinterpret_cast<const uint16_t*>(norm_weight_.bytes.get());
     for (size_t i = 0; i < kColumns; ++i) {
-      const double expected = values_[i] / root * static_cast<double>(quant::Bfloat16ToFloat(weights[i]));
+      const double expected = rows.values[row * kColumns + i] / root * static_cast<double>(quant::Bfloat16ToFloat(weights[i]));
       ASSERT_NEAR(output[i], expected, relative * std::abs(expected) + 1e-30) << i;
     }
     for (int64_t r = 0; r < kRows; ++r) {
-      const Expected expected = DotOf(weight_->container.view, r, output.data());
-      ASSERT_NEAR(product[static_cast<size_t>(r)], expected.value, expected.tolerance) << r;
+      const Expected expected = DotOf(weight_->container.view, r, output);
+      ASSERT_NEAR(products[row * kRows + static_cast<size_t>(r)], expected.value, expected.tolerance) << r;
     }
   }
-  std::vector<float> OneRow() const { return {values_.begin(), values_.begin() + kColumns}; }
+  std::vector<float> OneRow(int64_t row = 0) const { return {values_.begin() + row * kColumns, values_.begin() + (row + 1) * kColumns}; }
 
   StoredMatrix norm_weight_;
   std::unique_ptr<DeviceArray<std::byte>> norm_bytes_, workspace_;
@@ -76,14 +78,13 @@ class WaitingNorm : public GpuTest {
   std::unique_ptr<CudaBackend> backend_;
 };
 
-TEST_F(WaitingNorm, BecomesPartOfTheProductThatReadsIt) {
+TEST_F(WaitingNorm, IsNotMadeBeforeTheProductThatReadsIt) {
   const Row row(OneRow());
   backend_->RmsNorm(NormOf(row));
   HPROC_CUDA_CHECK(cudaDeviceSynchronize());
   EXPECT_FALSE(row.HasNorm());
   Multiply(row, row.product.get());
   HPROC_CUDA_CHECK(cudaDeviceSynchronize());
-  EXPECT_TRUE(row.HasNorm());
   ExpectNormAndProduct(row, row.product.ToHost());
 }
 
@@ -97,24 +98,20 @@ TEST_F(WaitingNorm, GoesAheadOfWhateverElseComesFirst) {
   Multiply(row, row.product.get());
   HPROC_CUDA_CHECK(cudaDeviceSynchronize());
   ExpectNormAndProduct(row, row.product.ToHost());
+}
 
-  const Row first(OneRow()), second(OneRow());
+TEST_F(WaitingNorm, IsOneAtATime) {
+  const Row first(OneRow(0)), second(OneRow(1));
   backend_->RmsNorm(NormOf(first));
-  backend_->RmsNorm(NormOf(second));  // one waits at a time
+  backend_->RmsNorm(NormOf(second));
+  HPROC_CUDA_CHECK(cudaDeviceSynchronize());
+  EXPECT_TRUE(first.HasNorm());
+  EXPECT_FALSE(second.HasNorm());
   Multiply(first, first.product.get());
   Multiply(second, second.product.get());
   HPROC_CUDA_CHECK(cudaDeviceSynchronize());
   ExpectNormAndProduct(first, first.product.ToHost());
   ExpectNormAndProduct(second, second.product.ToHost());
-}
-
-// Blocks of a product read the norm's input until they end.
-TEST_F(WaitingNorm, IsNotOfAProductThatWritesWhereTheNormReads) {
-  const Row row(OneRow());
-  backend_->RmsNorm(NormOf(row));
-  Multiply(row, row.input.get());
-  HPROC_CUDA_CHECK(cudaDeviceSynchronize());
-  ExpectNormAndProduct(row, row.input.ToHost());
 }
 
 TEST_F(WaitingNorm, IsOfOneRow) {
@@ -124,7 +121,9 @@ TEST_F(WaitingNorm, IsOfOneRow) {
   EXPECT_TRUE(rows.HasNorm());
   Multiply(rows, rows.product.get());
   HPROC_CUDA_CHECK(cudaDeviceSynchronize());
-  ExpectNormAndProduct(rows, rows.product.ToHost());
+  const std::vector<float> products = rows.product.ToHost();
+  ExpectNormAndProduct(rows, products, 0);
+  ExpectNormAndProduct(rows, products, 1);
 }
 
 }  // namespace
