@@ -19,8 +19,8 @@ using cuda::DecodeWork;
 // Row tiles with sums of their own in a batch: enough that a warp's activations serve many tiles, few enough to leave the
 // shared memory to the ring of weights.
 constexpr int32_t kBatchTiles = 32;
-// Where more than eight tokens on chip leave room for fewer, they are read through the L2: 8192x3072 by 16 tokens takes 45 us a tile at a
-// time and 19 so (NVIDIA H200 and H100).
+// Where the tokens on chip leave room for fewer, they are read through the L2: 8192x3072 by 16 tokens takes 45 us a tile at a time and 18
+// so, 8192x6144 by 8 25 us two at a time and 17 so (NVIDIA H200).
 constexpr int32_t kLeastBatchTiles = 4;
 // So many activations are rounded on chip, from a block's registers; more by a kernel of their own, and read through the L2.
 // More would have to be read twice, behind the weights; see kernels/RESULTS.md.
@@ -157,7 +157,7 @@ void Launch(DecodeParams& p, const DecodeMatrix& weight, std::span<const int32_t
     p.virtual_tiles = std::min(kLeastBatchTiles, shares.most_units);
     return cuda::DecodeSharedOf(p).total <= limits.shared_bytes;
   };
-  const bool by_l2 = p.work == DecodeWork::kMatmul && p.rounded != nullptr && p.tokens > 8 && !leaves_room();
+  const bool by_l2 = p.work == DecodeWork::kMatmul && p.rounded != nullptr && token_tiles > 1 && !leaves_room();
   if (by_l2 || !fit_batch()) {
     HPROC_CHECK(p.rounded != nullptr, "activations and sums of a decode product fit into shared memory");
     HPROC_CHECK(p.work == DecodeWork::kMatmul, "activations of experts fit into shared memory");
