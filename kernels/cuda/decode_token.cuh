@@ -108,9 +108,9 @@ __global__ void __maxnreg__(kTokenRegisters) DecodeTokenKernel(const __grid_cons
   // The warp's items: pairs of column tiles, row tile by row tile.
   const int pairs = p.column_tiles / 2;
   const int items = pairs * tiles;
-  const int each = (items + kDecodeWarps - 1) / kDecodeWarps;
-  const int begin = min(warp * each, items);
-  int left = min(each, items - begin);
+  const int each = items / kDecodeWarps;
+  const int begin = warp * each + min(warp, items % kDecodeWarps);
+  int left = each + (warp < items % kDecodeWarps ? 1 : 0);
   int tile = QuotientBy(begin, p.pair_reciprocal);
   int pair = begin - tile * pairs;
 
