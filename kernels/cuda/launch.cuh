@@ -31,7 +31,7 @@ void RaiseSharedLimit(void (*kernel)(Params), std::atomic<uint64_t>& raised) {
 // Enqueues kernel(args…); with `overlap` it may start before the kernel in front of it ends.
 template <typename... Params, typename... Args>
 [[nodiscard]] cudaError_t Enqueue(void (*kernel)(Params...), dim3 grid, dim3 threads, int shared_bytes, bool overlap, cudaStream_t stream,
-                    const Args&... args) {
+                                  const Args&... args) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
